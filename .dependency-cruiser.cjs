@@ -1,0 +1,69 @@
+// The layers of ARCHITECTURE.md, checked: imports go downwards only, type imports included.
+const only = (name, from, to) => ({
+  name,
+  severity: 'error',
+  from: { path: from },
+  to: { pathNot: [...to, 'node_modules', '^node:'], dependencyTypesNot: ['core', 'npm', 'npm-dev', 'npm-optional'] },
+})
+const fromOneFolder = (module, folder) => ({
+  name: `only-${folder.replace(/[^a-z0-9]+/g, '-')}-imports-${module.replace(/[^a-z0-9]+/g, '-')}`,
+  severity: 'error',
+  from: { pathNot: `^${folder}` },
+  to: { path: `node_modules/${module}/` },
+})
+
+const MODEL = '^src/model/'
+const PORTS = '^src/ports/'
+const FORMAT = '^src/format/'
+
+module.exports = {
+  forbidden: [
+    { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true } },
+    { name: 'no-unresolved', severity: 'error', from: {}, to: { couldNotResolve: true } },
+    only('model-imports-nothing', MODEL, [MODEL]),
+    only('format-sees-model', FORMAT, [FORMAT, MODEL]),
+    only('ports-see-model-and-format', PORTS, [PORTS, FORMAT, MODEL]),
+    only('ledger-sees-ports', '^src/ledger/', ['^src/ledger/', PORTS, FORMAT, MODEL]),
+    only('append-sees-ledger', '^src/append/', ['^src/append/', '^src/ledger/', PORTS, FORMAT, MODEL]),
+    only('read-sees-ledger-and-archive', '^src/read/', ['^src/read/', '^src/ledger/', '^archive/[^/]+\\.ts$', PORTS, FORMAT, MODEL]),
+    only('archive-sees-ports', '^archive/[^/]+\\.ts$', ['^archive/[^/]+\\.ts$', PORTS, FORMAT, MODEL]),
+    only('tiering-sees-ledger-and-archive', '^tiering/', ['^tiering/', '^src/ledger/', '^archive/[^/]+\\.ts$', PORTS, FORMAT, MODEL]),
+    only('engine-directory', '^archive/directory/', ['^archive/directory/', PORTS, FORMAT, MODEL]),
+    only('engine-local-store', '^src/store/local/', ['^src/store/local/', PORTS, FORMAT, MODEL]),
+    only('engine-sqlite', '^src/metadata/sqlite/', ['^src/metadata/sqlite/', PORTS, FORMAT, MODEL]),
+    only('system-sees-ports', '^src/system/', ['^src/system/', PORTS, MODEL]),
+    only('config-sees-model', '^src/config/', ['^src/config/', MODEL]),
+    only('client-sees-model', '^src/client/', ['^src/client/', FORMAT, MODEL]),
+    {
+      name: 'flow-never-imports-an-engine',
+      severity: 'error',
+      from: { path: '^(src/(append|ledger|read|serve)/|src/log\\.ts|tiering/)' },
+      to: { path: '^(src/store/|src/metadata/|archive/[^/]+/|src/system/)' },
+    },
+    {
+      name: 'no-ambient-io',
+      comment: 'Disk, network and time come in by argument.',
+      severity: 'error',
+      from: { path: '^(src|tiering|archive)/', pathNot: ['^src/(system|store|metadata|cli|serve|client)/', '^src/open\\.ts$', '^archive/[^/]+/'] },
+      to: { path: '^(node:fs|node:net|node:http|node:https|node:child_process|node:worker_threads|node:timers|fs|net|http|https|child_process|worker_threads|timers)$' },
+    },
+    fromOneFolder('better-sqlite3', 'src/metadata/sqlite/'),
+    fromOneFolder('pino', 'src/system/'),
+    fromOneFolder('node-cron', 'tiering/'),
+    fromOneFolder('fastify', 'src/serve/'),
+    fromOneFolder('commander', 'src/cli/'),
+    fromOneFolder('yaml', 'src/config/'),
+    fromOneFolder('ajv', 'src/config/'),
+    fromOneFolder('typebox', 'src/config/'),
+    fromOneFolder('lz4-napi', 'src/format/'),
+    fromOneFolder('@node-rs/crc32', 'src/format/'),
+    fromOneFolder('@bufbuild/protobuf', 'src/format/'),
+  ],
+  options: {
+    tsPreCompilationDeps: true,
+    tsConfig: { fileName: 'tsconfig.json' },
+    doNotFollow: { path: 'node_modules' },
+    exclude: { path: '^dist/' },
+    enhancedResolveOptions: { extensions: ['.ts', '.js'], exportsFields: ['exports'], conditionNames: ['import', 'node', 'default', 'types'] },
+  },
+}

@@ -1,0 +1,80 @@
+import { assert } from '../src/model/assert.js'
+
+/** A block decompressed and checked. */
+export interface DecodedBlock {
+  readonly firstEntryId: bigint
+  readonly raw: Uint8Array
+  /** Payload i lies in [offsets[i], offsets[i + 1] − 12). */
+  readonly offsets: readonly number[]
+}
+
+interface Slot {
+  readonly block: Promise<DecodedBlock>
+  readonly sizeBytes: number
+  loaded: boolean
+}
+
+/**
+ * Decoded blocks in memory, least recently used first out, shared by readers. A block under way is in it too,
+ * so that many readers of a block make one request. What is under way is not evicted and counts: the cache
+ * exceeds `bytesMax` by no more than its readers' read-ahead.
+ */
+export class BlockCache {
+  readonly bytesMax: number
+  readonly #slots = new Map<string, Slot>()
+  #sizeBytes = 0
+
+  constructor(bytesMax: number = 32 * 2 ** 20) {
+    assert(bytesMax >= 0, 'a cache of negative size')
+    this.bytesMax = bytesMax
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes
+  }
+
+  has(id: string): boolean {
+    return this.#slots.has(id)
+  }
+
+  /** The block, loaded or under way; null if neither. Makes it the most recently used. */
+  get(id: string): Promise<DecodedBlock> | null {
+    const slot = this.#slots.get(id)
+    if (slot === undefined) return null
+    this.#slots.delete(id)
+    this.#slots.set(id, slot)
+    return slot.block
+  }
+
+  /** Takes a block that is being loaded; one whose loading fails leaves at once, and is asked for again. */
+  put(id: string, block: Promise<DecodedBlock>, sizeBytes: number): void {
+    assert(!this.#slots.has(id), `block ${id} is loaded twice`)
+    const slot: Slot = { block, sizeBytes, loaded: false }
+    this.#slots.set(id, slot)
+    this.#sizeBytes += sizeBytes
+    block.then(
+      () => {
+        slot.loaded = true
+        this.#evict()
+      },
+      // Whoever waits for the block gets the error from the promise itself; read-ahead that nobody waits for
+      // is simply requested again when it is wanted.
+      () => this.#remove(id, slot),
+    )
+    this.#evict()
+  }
+
+  #evict(): void {
+    if (this.#sizeBytes <= this.bytesMax) return
+    for (const [id, slot] of this.#slots) {
+      if (slot.loaded) this.#remove(id, slot)
+      if (this.#sizeBytes <= this.bytesMax) return
+    }
+  }
+
+  #remove(id: string, slot: Slot): void {
+    if (this.#slots.get(id) !== slot) return
+    this.#slots.delete(id)
+    this.#sizeBytes -= slot.sizeBytes
+  }
+}

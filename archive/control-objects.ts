@@ -1,0 +1,217 @@
+import {
+  ATTEMPT_BYTES,
+  attemptOf,
+  type ControlKey,
+  type ControlKind,
+  controlPrefix,
+  decodeControlKey,
+  encodeControlKey,
+} from '../src/format/archive-names.js'
+import { corrupt, unsupportedVersion } from '../src/format/bytes.js'
+import { assert } from '../src/model/assert.js'
+import { Dlsn } from '../src/model/dlsn.js'
+import { StratalogError } from '../src/model/errors.js'
+import type { Incarnation, TxidMode } from '../src/model/segment.js'
+import type { ArchiveStore } from '../src/ports/archive-store.js'
+import type { Random } from '../src/ports/random.js'
+import { type ForeignKey, listKeys } from './listing.js'
+
+/*
+ * Decisions that no segment states, kept in the archive so that it knows alone what was named, trimmed, held
+ * or ended on purpose. Immutable and numbered; the highest (number, attempt) of a kind is the latest. The
+ * body is JSON with `format` (1) and `kind`, then the kind's own fields; numbers that may exceed 2^53 are
+ * decimal strings.
+ */
+
+const FORMAT = 1
+/** Largest body; what a reader takes memory for. */
+const BODY_BYTES_MAX = 256 * 1024
+/** Control objects of one stream that are read: operators' decisions, not data. */
+const CONTROLS_MAX = 100_000
+
+/** A control object with its body. */
+export interface ControlObject extends ControlKey {
+  readonly key: string
+  readonly body: Readonly<Record<string, unknown>>
+}
+
+/** What a stream is called: the body of kind `name`. */
+export interface NameBinding {
+  readonly name: string
+  readonly txidMode: TxidMode
+  readonly parent: { readonly incarnation: Incarnation; readonly fork: Dlsn | null } | null
+}
+
+/** Whose archive this is: the body of kind `owner`. */
+export interface ArchiveOwner {
+  readonly logId: string
+  readonly epoch: bigint
+}
+
+/**
+ * Stores a decision durably under a new attempt and returns its key. `incarnation` null: of the whole log.
+ */
+export async function putControl(
+  store: ArchiveStore,
+  incarnation: Incarnation | null,
+  number: bigint,
+  kind: ControlKind,
+  body: object,
+  random: Random,
+): Promise<string> {
+  const key = encodeControlKey({ incarnation, number, kind, attempt: attemptOf(random.bytes(ATTEMPT_BYTES)) })
+  const json = { format: FORMAT, kind, ...body }
+  assert(
+    json.format === FORMAT && json.kind === kind,
+    'the body of a control object names another kind or format',
+  )
+  const text = JSON.stringify(json, (_, value: unknown) =>
+    typeof value === 'bigint' ? value.toString() : value,
+  )
+  const bytes = Buffer.from(`${text}\n`, 'utf8')
+  assert(bytes.length <= BODY_BYTES_MAX, `a control object of ${bytes.length} bytes`)
+  await store.putIfAbsent(key, {
+    sizeBytes: bytes.length,
+    async *open() {
+      yield bytes
+    },
+  })
+  return key
+}
+
+/**
+ * Every decision on a stream (null: on the log) in order of (number, attempt). One that can't be read or is
+ * of a newer format is an error, never left out: a hold that is overlooked costs data (invariant 8).
+ */
+export async function readControls(
+  store: ArchiveStore,
+  incarnation: Incarnation | null,
+  foreign: ForeignKey = () => undefined,
+  signal?: AbortSignal,
+): Promise<ControlObject[]> {
+  const controls: ControlObject[] = []
+  for await (const { key, sizeBytes } of listKeys(store, controlPrefix(incarnation), '', signal)) {
+    const parsed = decodeControlKey(key)
+    if (parsed === null) {
+      foreign(key)
+      continue
+    }
+    if (controls.length >= CONTROLS_MAX) {
+      throw new StratalogError(
+        'refused',
+        `${store.location} has more than ${CONTROLS_MAX} control objects of a stream`,
+      )
+    }
+    controls.push({ ...parsed, key, body: await readBody(store, key, parsed, sizeBytes, signal) })
+  }
+  return controls.sort(byNumber)
+}
+
+/** Keys sort by number, then by kind; decisions go by number, then attempt. */
+function byNumber(a: ControlKey, b: ControlKey): number {
+  if (a.number !== b.number) return a.number < b.number ? -1 : 1
+  return a.attempt < b.attempt ? -1 : a.attempt > b.attempt ? 1 : 0
+}
+
+async function readBody(
+  store: ArchiveStore,
+  key: string,
+  parsed: ControlKey,
+  sizeBytes: number,
+  signal: AbortSignal | undefined,
+): Promise<Readonly<Record<string, unknown>>> {
+  if (sizeBytes > BODY_BYTES_MAX) throw damaged(key, `it has ${sizeBytes} bytes`)
+  const bytes = await store.readRange(key, 0, sizeBytes, signal)
+  let body: unknown
+  try {
+    body = JSON.parse(Buffer.from(bytes).toString('utf8'))
+  } catch (cause) {
+    throw damaged(key, 'it is not JSON', cause)
+  }
+  if (typeof body !== 'object' || body === null || !('format' in body))
+    throw damaged(key, 'it states no format')
+  if (typeof body.format === 'number' && body.format > FORMAT) {
+    throw unsupportedVersion(
+      `${key} has format ${body.format}; this stratalog reads ${FORMAT}: use a newer one`,
+      {
+        expected: FORMAT,
+        found: body.format,
+      },
+    )
+  }
+  if (body.format !== FORMAT || !('kind' in body) || body.kind !== parsed.kind) {
+    throw damaged(key, 'it is another one than its name says')
+  }
+  return body as Readonly<Record<string, unknown>>
+}
+
+function damaged(key: string, why: string, cause?: unknown): StratalogError {
+  return corrupt(`control object ${key} is damaged: ${why}; put a copy of it back from a backup`, { cause })
+}
+
+function latest(controls: readonly ControlObject[], kind: ControlKind): ControlObject | null {
+  return (
+    controls
+      .filter((control) => control.kind === kind)
+      .sort(byNumber)
+      .at(-1) ?? null
+  )
+}
+
+/** What the stream is called now: the `name` of the highest (number, attempt); null if none was given. */
+export function bindingOf(controls: readonly ControlObject[]): NameBinding | null {
+  const control = latest(controls, 'name')
+  if (control === null) return null
+  const { name, txidMode, parent } = control.body
+  if (typeof name !== 'string' || name === '' || (txidMode !== 'ms' && txidMode !== 'custom')) {
+    throw damaged(control.key, 'it gives no name')
+  }
+  return { name, txidMode, parent: parentOf(control, parent) }
+}
+
+function parentOf(control: ControlObject, parent: unknown): NameBinding['parent'] {
+  if (parent === null || parent === undefined) return null
+  const { incarnation, fork } = parent as { incarnation?: unknown; fork?: unknown }
+  if (typeof incarnation !== 'string' || !/^[0-9a-f]{32}$/.test(incarnation)) {
+    throw damaged(control.key, 'its parent is no incarnation')
+  }
+  return { incarnation, fork: fork === null || fork === undefined ? null : dlsnOf(control, fork) }
+}
+
+/**
+ * Where the stream begins: the largest `below` of all trims, whatever their numbers; null if it was never
+ * trimmed.
+ */
+export function trimmedBelow(controls: readonly ControlObject[]): Dlsn | null {
+  let below: Dlsn | null = null
+  for (const control of controls) {
+    if (control.kind !== 'trim') continue
+    const found = dlsnOf(control, control.body.below)
+    if (below === null || found.compare(below) > 0) below = found
+  }
+  return below
+}
+
+function dlsnOf(control: ControlObject, value: unknown): Dlsn {
+  try {
+    return Dlsn.parse(typeof value === 'string' ? value : '')
+  } catch (cause) {
+    throw damaged(control.key, `${JSON.stringify(value)} is no position`, cause)
+  }
+}
+
+/**
+ * The log that the archive belongs to now, with the number to go above for the next owner; null if it has
+ * none.
+ */
+export async function ownerOf(
+  store: ArchiveStore,
+  signal?: AbortSignal,
+): Promise<(ArchiveOwner & { readonly number: bigint }) | null> {
+  const control = latest(await readControls(store, null, undefined, signal), 'owner')
+  if (control === null) return null
+  const { logId, epoch } = control.body
+  if (typeof logId !== 'string' || logId === '') throw damaged(control.key, 'it names no log')
+  if (typeof epoch !== 'string' || !/^\d{1,19}$/.test(epoch)) throw damaged(control.key, 'it has no epoch')
+  return { logId, epoch: BigInt(epoch), number: control.number }
+}

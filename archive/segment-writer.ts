@@ -1,0 +1,203 @@
+import { corrupt } from '../src/format/bytes.js'
+import { decodeLedgerMetadata } from '../src/format/ledger-metadata.js'
+import {
+  BLOCK_BYTES_TARGET,
+  BLOCK_HEADER_BYTES,
+  type BlockRow,
+  blockCrc,
+  blockPayloadOffsets,
+  ENTRY_HEADER_BYTES,
+  encodeBlock,
+  encodeObjectHeader,
+  encodeObjectIndex,
+  OBJECT_ENTRY_BYTES_MAX,
+  objectIndexBytes,
+  type SegmentObjectFooter,
+} from '../src/format/segment-object.js'
+import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
+import { assert, present } from '../src/model/assert.js'
+import { StratalogError } from '../src/model/errors.js'
+import type { ReplayableBody } from '../src/ports/archive-store.js'
+import { contentDigest } from './restore-digest.js'
+import { SegmentTally } from './segment-tally.js'
+
+/** An entry of a ledger: its payload is the envelope, verbatim. */
+export interface ArchivedEntry {
+  readonly entryId: bigint
+  readonly payload: Uint8Array
+}
+
+/**
+ * A segment's entries from 0 to the last, in batches; each `open` gives the same. Batches are copied at once.
+ */
+export interface EntrySource {
+  open(): AsyncIterable<readonly ArchivedEntry[]>
+}
+
+/** Everything about an object that must be known before its first byte is stored: its name and its size. */
+export interface PlannedObject {
+  readonly meta: SegmentObjectMeta
+  readonly header: Uint8Array
+  readonly rows: readonly BlockRow[]
+  /** CRC32C of each block. */
+  readonly blockCrcs: readonly number[]
+  readonly footer: SegmentObjectFooter
+  readonly contentDigest: string
+  /** Bytes of index and footer at the end of the object. */
+  readonly indexBytes: number
+  readonly sizeBytes: number
+}
+
+interface RawBlock {
+  readonly firstEntryId: bigint
+  readonly lastEntryId: bigint
+  readonly entryCount: number
+  /** Valid until the next block is asked for. */
+  readonly raw: Uint8Array
+}
+
+/**
+ * First pass over the entries: where blocks are cut, what they compress to, the content digest, and whether
+ * the entries are the segment that `meta` describes (`corrupt` if not). Memory is one block and a row per
+ * block; the compressed bytes are made again by the second pass.
+ */
+export async function planSegmentObject(
+  meta: SegmentObjectMeta,
+  entries: EntrySource,
+  signal?: AbortSignal,
+): Promise<PlannedObject> {
+  const where = `segment ${meta.segment} of ${meta.streamName}`
+  const password = decodeLedgerMetadata(meta.ledgerMetadata).password
+  assert(password === null || password.length === 0, 'the password of a ledger must not reach the archive')
+  const header = encodeObjectHeader(meta)
+  const tally = new SegmentTally(meta, where)
+  const digest = contentDigest()
+  const cuts: Omit<BlockRow, 'firstSequenceId' | 'firstTxid' | 'lastTxid'>[] = []
+  const blockCrcs: number[] = []
+  let offset = header.length
+  for await (const block of rawBlocks(entries, where)) {
+    signal?.throwIfAborted()
+    tallyBlock(tally, block.raw, block, where)
+    digest.raw(block.raw)
+    const encoded = encodeBlock(block.raw, block.firstEntryId, block.entryCount)
+    const blockBytes = BLOCK_HEADER_BYTES + encoded.data.length
+    const { firstEntryId, lastEntryId } = block
+    cuts.push({ firstEntryId, lastEntryId, offset, blockBytes, rawBytes: block.raw.length })
+    blockCrcs.push(blockCrc(encoded.header))
+    offset += blockBytes
+  }
+  const columns = tally.finish()
+  const rows = cuts.map((cut, i) => ({ ...cut, ...present(columns[i], 'block columns') }))
+  const indexBytes = objectIndexBytes(rows.length)
+  const footer: SegmentObjectFooter = {
+    headerBytes: header.length,
+    entryCount: tally.entryCount,
+    lengthBytes: tally.lengthBytes,
+    recordCount: meta.recordCount,
+    contentDigest: digest.hex(),
+  }
+  const sizeBytes = offset + indexBytes
+  return { meta, header, rows, blockCrcs, footer, contentDigest: footer.contentDigest, indexBytes, sizeBytes }
+}
+
+/** Counts the entries of a raw block in `tally` and ends it there. */
+export function tallyBlock(
+  tally: SegmentTally,
+  raw: Uint8Array,
+  block: Pick<BlockRow, 'firstEntryId' | 'lastEntryId'>,
+  where: string,
+): void {
+  const row = {
+    ...block,
+    firstSequenceId: 0n,
+    firstTxid: 0n,
+    lastTxid: 0n,
+    offset: 0,
+    blockBytes: 0,
+    rawBytes: 0,
+  }
+  const offsets = blockPayloadOffsets(raw, row, where)
+  let entryId = block.firstEntryId
+  for (let i = 0; i + 1 < offsets.length; i++) {
+    tally.add(entryId, raw.subarray(offsets[i], present(offsets[i + 1], 'offset') - ENTRY_HEADER_BYTES))
+    entryId += 1n
+  }
+  tally.cut()
+}
+
+/** Second pass: the object's bytes, as often as an upload has to begin again. */
+export function segmentObjectBody(planned: PlannedObject, entries: EntrySource): ReplayableBody {
+  return { sizeBytes: planned.sizeBytes, open: () => objectBytes(planned, entries) }
+}
+
+async function* objectBytes(planned: PlannedObject, entries: EntrySource): AsyncIterable<Uint8Array> {
+  yield planned.header
+  let index = 0
+  for await (const block of rawBlocks(
+    entries,
+    `segment ${planned.meta.segment} of ${planned.meta.streamName}`,
+  )) {
+    const row = planned.rows[index]
+    const { header, data } = encodeBlock(block.raw, block.firstEntryId, block.entryCount)
+    // The name and the index promise the first pass's bytes; a source that changed in between must not be
+    // stored.
+    const same = row?.firstEntryId === block.firstEntryId && blockCrc(header) === planned.blockCrcs[index]
+    assert(same && row.blockBytes === header.length + data.length, `block ${index} differs from its plan`)
+    yield header
+    yield data
+    index += 1
+  }
+  assert(index === planned.rows.length, `${index} blocks where ${planned.rows.length} were planned`)
+  yield encodeObjectIndex(planned.rows, planned.footer)
+}
+
+/** Entries gathered to raw blocks. Both passes cut here, so they cut alike. */
+async function* rawBlocks(entries: EntrySource, where: string): AsyncIterable<RawBlock> {
+  let buffer: Buffer = Buffer.allocUnsafe(64 * 1024)
+  let used = 0
+  let first: bigint | null = null
+  let last = -1n
+  let count = 0
+  for await (const batch of entries.open()) {
+    for (const { entryId, payload } of batch) {
+      if (payload.length > OBJECT_ENTRY_BYTES_MAX) throw tooLarge(where, entryId, payload.length)
+      if (entryId !== last + 1n) {
+        throw corrupt(`${where}: entry ${entryId} follows ${last}: read the segment again`, {
+          expected: last + 1n,
+          found: entryId,
+        })
+      }
+      const end = used + ENTRY_HEADER_BYTES + payload.length
+      if (end > buffer.length) buffer = grown(buffer, used, end)
+      buffer.writeBigInt64BE(entryId, used)
+      buffer.writeInt32BE(payload.length, used + 8)
+      buffer.set(payload, used + ENTRY_HEADER_BYTES)
+      used = end
+      first ??= entryId
+      last = entryId
+      count += 1
+      if (used >= BLOCK_BYTES_TARGET) {
+        yield { firstEntryId: first, lastEntryId: last, entryCount: count, raw: buffer.subarray(0, used) }
+        used = 0
+        first = null
+        count = 0
+      }
+    }
+  }
+  if (first !== null)
+    yield { firstEntryId: first, lastEntryId: last, entryCount: count, raw: buffer.subarray(0, used) }
+}
+
+function grown(buffer: Buffer, used: number, needed: number): Buffer {
+  const larger = Buffer.allocUnsafe(Math.max(needed, buffer.length * 2))
+  buffer.copy(larger, 0, 0, used)
+  return larger
+}
+
+function tooLarge(where: string, entryId: bigint, found: number): StratalogError {
+  return new StratalogError(
+    'unsupported',
+    `${where}: entry ${entryId} has ${found} bytes; an archived entry has at most ${OBJECT_ENTRY_BYTES_MAX}`,
+    { expected: OBJECT_ENTRY_BYTES_MAX, found },
+  )
+}

@@ -1,0 +1,164 @@
+import { ENVELOPE_HEADER_BYTES, writeEnvelopeHeader } from '../format/entry.js'
+import { entryHeaderBytes } from '../format/ledger-digest.js'
+import { writeRecordHeader } from '../format/record.js'
+import { assert } from '../model/assert.js'
+import { Dlsn } from '../model/dlsn.js'
+import { type Ack, ENTRY_BYTES_MAX, RECORD_HEADER_BYTES } from '../model/record.js'
+
+/** Bytes in front of the records: the ledger's header and digest, then the envelope's header. */
+const RESERVED_BYTES = entryHeaderBytes('CRC32C') + ENVELOPE_HEADER_BYTES
+const INITIAL_BYTES = 4_096
+
+/** Who waits for one record of a batch. */
+export interface Waiter {
+  resolve(ack: Ack): void
+  reject(error: Error): void
+}
+
+/**
+ * A segment as records are taken for it, before and while it is open: positions count within it, and whether it is
+ * full is decided when a record is taken, not when it is written.
+ */
+export class SegmentPlan {
+  readonly startSequenceId: bigint
+  records = 0
+  takenBytes = 0
+  /** Once ended no record is taken for it any more. */
+  ended = false
+  /** Told when the segment is sealed or failed. */
+  readonly onSealed: (() => void)[] = []
+
+  constructor(startSequenceId: bigint) {
+    this.startSequenceId = startSequenceId
+  }
+}
+
+/**
+ * The records of one entry on their way in, written once, straight into the buffer that goes to the disks: room for
+ * the ledger header, digest and envelope is left in front. Starts small and grows, so that idle streams cost little.
+ */
+export class Batch {
+  readonly plan: SegmentPlan
+  /** Position of the first record in its segment, from 1. */
+  readonly firstPosition: number
+  readonly #waiters: Waiter[] = []
+  readonly #txids: bigint[] = []
+  #buffer: Buffer = Buffer.allocUnsafeSlow(INITIAL_BYTES)
+  #end = RESERVED_BYTES
+
+  constructor(plan: SegmentPlan) {
+    this.plan = plan
+    this.firstPosition = plan.records + 1
+  }
+
+  get count(): number {
+    return this.#waiters.length
+  }
+
+  /** Bytes of records, headers included. */
+  get recordBytes(): number {
+    return this.#end - RESERVED_BYTES
+  }
+
+  /** Position of the last record in its segment. */
+  get lastPosition(): number {
+    return this.firstPosition + this.count - 1
+  }
+
+  get firstTxid(): bigint {
+    return this.#txids[0] ?? 0n
+  }
+
+  get lastTxid(): bigint {
+    return this.#txids.at(-1) ?? 0n
+  }
+
+  /** Whether a record of that payload still fits into the entry (DistributedLog's bound). */
+  fits(payloadBytes: number): boolean {
+    return this.recordBytes + RECORD_HEADER_BYTES + payloadBytes <= ENTRY_BYTES_MAX
+  }
+
+  /** Copies a record in; the payload is the caller's again on return. */
+  add(payload: Uint8Array | string, payloadBytes: number, txid: bigint, waiter: Waiter): void {
+    assert(this.fits(payloadBytes), 'record does not fit into its entry')
+    this.#reserve(RECORD_HEADER_BYTES + payloadBytes)
+    const position = this.firstPosition + this.#waiters.length
+    const at = writeRecordHeader(this.#buffer, this.#end, 0, position, txid, payloadBytes)
+    if (typeof payload === 'string') this.#buffer.write(payload, at, payloadBytes, 'utf8')
+    else this.#buffer.set(payload, at)
+    this.#end = at + payloadBytes
+    this.plan.records += 1
+    this.plan.takenBytes += RECORD_HEADER_BYTES + payloadBytes
+    this.#txids.push(txid)
+    this.#waiters.push(waiter)
+  }
+
+  /** The entry's buffer with its payload closed by the envelope's header; nothing may be added after this. */
+  finish(): { buffer: Buffer; payloadBytes: number } {
+    const recordBytes = this.recordBytes
+    writeEnvelopeHeader(this.#buffer, RESERVED_BYTES - ENVELOPE_HEADER_BYTES, 'none', recordBytes, recordBytes)
+    return { buffer: this.#buffer.subarray(0, this.#end), payloadBytes: recordBytes + ENVELOPE_HEADER_BYTES }
+  }
+
+  /** Tells every waiter its position. */
+  acknowledge(segment: bigint, entryId: bigint, copies: number, timeMs: number): void {
+    const sequenceId = this.plan.startSequenceId + BigInt(this.firstPosition - 1)
+    for (let slot = 0; slot < this.#waiters.length; slot += 1) {
+      const txid = this.#txids[slot] ?? 0n
+      this.#waiters[slot]?.resolve(new RecordAck(segment, entryId, slot, sequenceId, txid, timeMs, copies))
+    }
+  }
+
+  fail(error: Error): void {
+    for (const waiter of this.#waiters) waiter.reject(error)
+  }
+
+  #reserve(bytes: number): void {
+    const needed = this.#end + bytes
+    if (needed <= this.#buffer.length) return
+    const grown = Buffer.allocUnsafeSlow(Math.min(Math.max(needed, this.#buffer.length * 4), RESERVED_BYTES + ENTRY_BYTES_MAX))
+    this.#buffer.copy(grown, 0, 0, this.#end)
+    this.#buffer = grown
+  }
+}
+
+/** An acknowledgement that makes its bigints only when somebody looks: there are hundreds of thousands a second. */
+class RecordAck implements Ack {
+  readonly txid: bigint
+  readonly time: number
+  readonly copies: number
+  readonly duplicate: boolean = false
+  readonly #segment: bigint
+  readonly #entryId: bigint
+  readonly #slot: number
+  readonly #batchSequenceId: bigint
+
+  constructor(segment: bigint, entryId: bigint, slot: number, batchSequenceId: bigint, txid: bigint, time: number, copies: number) {
+    this.#segment = segment
+    this.#entryId = entryId
+    this.#slot = slot
+    this.#batchSequenceId = batchSequenceId
+    this.txid = txid
+    this.time = time
+    this.copies = copies
+  }
+
+  get dlsn(): Dlsn {
+    return new Dlsn(this.#segment, this.#entryId, BigInt(this.#slot))
+  }
+
+  get sequenceId(): bigint {
+    return this.#batchSequenceId + BigInt(this.#slot)
+  }
+
+  toJSON(): Record<string, unknown> {
+    return {
+      dlsn: this.dlsn.toString(),
+      sequenceId: this.sequenceId.toString(),
+      txid: this.txid.toString(),
+      time: this.time,
+      copies: this.copies,
+      duplicate: this.duplicate,
+    }
+  }
+}

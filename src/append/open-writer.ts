@@ -1,0 +1,63 @@
+import { present } from '../model/assert.js'
+import { isStratalogError } from '../model/errors.js'
+import { isClosed, type SegmentRow, type StreamRow } from '../model/segment.js'
+import type { Coordination } from '../ports/coordination.js'
+import { recoverSegment, type SegmentContext } from './segment-writer.js'
+import { type StreamTail, StreamWriter, type StreamWriterOptions } from './stream-writer.js'
+
+/** How often a compare-and-set of the writer epoch is tried again when another changed the row meanwhile. */
+const EPOCH_ROUNDS_MAX = 8
+
+/**
+ * Becomes the writer of a stream: takes its lease, raises its epoch (so that an older writer starts no segment any
+ * more), recovers what the last writer left open, then continues its numbering. Invariant 3.
+ */
+export async function openWriter(
+  context: SegmentContext,
+  coordination: Coordination,
+  stream: StreamRow,
+  options: StreamWriterOptions,
+): Promise<StreamWriter> {
+  const lease = await coordination.acquire(`writer/${stream.incarnation}`, { holder: 'writer', waitMs: 0 })
+  try {
+    const claimed = await raiseEpoch(context, stream)
+    const newest = await recoverNewest(context, stream)
+    return new StreamWriter(context, options, lease, tailOf(claimed, newest))
+  } catch (error) {
+    await lease.release()
+    throw error
+  }
+}
+
+async function raiseEpoch(context: SegmentContext, stream: StreamRow): Promise<StreamRow> {
+  for (let round = 1; ; round += 1) {
+    const row = present(await context.index.stream(stream.incarnation), `stream ${stream.name}`)
+    try {
+      return await context.index.updateStream(row.incarnation, row.version, { epoch: row.epoch + 1n })
+    } catch (error) {
+      if (!isStratalogError(error, 'conflict') || round >= EPOCH_ROUNDS_MAX) throw error
+    }
+  }
+}
+
+/** Recovers the newest segment if its writer left it open; the newest closed one, or null for a stream without any. */
+async function recoverNewest(context: SegmentContext, stream: StreamRow): Promise<SegmentRow | null> {
+  for (;;) {
+    const newest = await context.index.newestSegment(stream.incarnation)
+    if (newest === null || isClosed(newest.state)) return newest
+    const recovered = await recoverSegment(context, newest)
+    if (recovered !== null) return recovered
+    // It was empty and is gone; its number may be used again (FORMATS.md §5.4). Look at the one before it.
+  }
+}
+
+function tailOf(stream: StreamRow, newest: SegmentRow | null): StreamTail {
+  if (newest === null) return { stream, newest, nextSegment: 1n, nextSequenceId: 0n, lastTxid: -1n }
+  return {
+    stream,
+    newest,
+    nextSegment: newest.segment + 1n,
+    nextSequenceId: newest.startSequenceId + newest.recordCount,
+    lastTxid: newest.lastTxid,
+  }
+}

@@ -1,0 +1,134 @@
+import type { LedgerContext } from '../ledger/context.js'
+import { recoverLedger } from '../ledger/recovery.js'
+import { LedgerReader } from '../ledger/reader.js'
+import { LedgerWriter } from '../ledger/writer.js'
+import { openEnvelope } from '../format/entry.js'
+import { decodeRecords } from '../format/record.js'
+import { present } from '../model/assert.js'
+import { StratalogError } from '../model/errors.js'
+import type { Quorum } from '../model/quorum.js'
+import type { SegmentRow, StreamRow } from '../model/segment.js'
+import type { LedgerSeal } from '../ports/segment-store.js'
+import type { SegmentIndex } from '../ports/segment-index.js'
+
+/** What opening, sealing and recovering segments needs. */
+export interface SegmentContext {
+  readonly ledger: LedgerContext
+  readonly index: SegmentIndex
+}
+
+/** What a new segment builds on. */
+export interface SegmentStart {
+  readonly segment: bigint
+  readonly firstTxid: bigint
+  readonly startSequenceId: bigint
+}
+
+/** An open segment with the writer of its ledger. */
+export interface OpenSegment {
+  readonly row: SegmentRow
+  readonly ledger: LedgerWriter
+}
+
+/**
+ * Begins a segment: its ledger, then its row. The row is durable before the first entry is sent, so whatever is
+ * acknowledged is found. A crash between the two leaves an empty ledger nobody refers to; it stays (invariant 8: a
+ * ledger is not deleted because a row is missing).
+ */
+export async function beginSegment(
+  context: SegmentContext,
+  stream: StreamRow,
+  quorum: Quorum,
+  start: SegmentStart,
+  preceding: (LedgerSeal & { ledgerId: bigint }) | null,
+): Promise<OpenSegment> {
+  const openedMs = context.ledger.clock.nowMs()
+  const ledger = await LedgerWriter.create(context.ledger, {
+    quorum,
+    segment: { incarnation: stream.incarnation, stream: stream.name, epoch: stream.epoch, openedMs, ...start },
+    preceding,
+  })
+  const row = await context.index.beginSegment({
+    incarnation: stream.incarnation,
+    state: 'open',
+    epoch: stream.epoch,
+    ledgerId: ledger.ledgerId,
+    ...start,
+    openedMs,
+    lastTxid: -1n,
+    lastEntryId: -1n,
+    lastSlot: -1n,
+    recordCount: 0n,
+    lengthBytes: 0,
+    sealedMs: null,
+    contentDigest: null,
+    object: null,
+    archivedMs: null,
+    evictedMs: null,
+    version: 0,
+  })
+  return { row, ledger }
+}
+
+/** What the writer knows of its last acknowledged record. */
+export interface SegmentEnd {
+  readonly lastTxid: bigint
+  readonly lastSlot: bigint
+  readonly recordCount: bigint
+}
+
+/**
+ * Closes the ledger, then the row. A crash between the two leaves an open row over a closed ledger: recovery finds
+ * the ledger CLOSED and finishes the row. Null where nothing was ever acknowledged: the segment is gone.
+ */
+export async function sealSegment(context: SegmentContext, open: OpenSegment, end: () => SegmentEnd): Promise<SegmentRow | null> {
+  const seal = await open.ledger.close()
+  if (seal.lastEntryId < 0n) {
+    await context.index.removeSegment(open.row)
+    return null
+  }
+  return context.index.updateSegment(open.row, {
+    state: 'sealed',
+    lastEntryId: seal.lastEntryId,
+    lengthBytes: seal.lengthBytes,
+    sealedMs: context.ledger.clock.nowMs(),
+    // Asked only now: the last acknowledgements came while the ledger drained.
+    ...end(),
+  })
+}
+
+/**
+ * Closes a segment whose writer is gone and learns from its last entry what the writer knew. Idempotent: each step
+ * finds what the one before it left. Null where it held no acknowledged record. Rejects with `ledger_recovering`
+ * while too few stores answer; the segment then stays `recovering`.
+ */
+export async function recoverSegment(context: SegmentContext, found: SegmentRow): Promise<SegmentRow | null> {
+  let row = found
+  if (row.state === 'open') row = await context.index.updateSegment(row, { state: 'recovering' })
+  const ledgerId = present(row.ledgerId, 'ledger of a segment in recovery')
+  const seal = await recoverLedger(context.ledger, ledgerId)
+  if (seal.lastEntryId < 0n) {
+    await context.index.removeSegment(row)
+    return null
+  }
+  const end = await readSegmentEnd(context.ledger, ledgerId, seal.lastEntryId)
+  return context.index.updateSegment(row, {
+    state: 'sealed',
+    lastEntryId: seal.lastEntryId,
+    lengthBytes: seal.lengthBytes,
+    sealedMs: context.ledger.clock.nowMs(),
+    ...end,
+  })
+}
+
+/** The last user record's position counts the segment's records (FORMATS.md §5.5). */
+async function readSegmentEnd(context: LedgerContext, ledgerId: bigint, lastEntryId: bigint): Promise<SegmentEnd> {
+  const reader = await LedgerReader.open(context, ledgerId)
+  const [entry] = await reader.readEntries(lastEntryId, lastEntryId, 1)
+  const records = decodeRecords(openEnvelope(present(entry, 'last entry').payload))
+  const last = records.findLast((record) => !record.control)
+  if (last === undefined) {
+    throw new StratalogError('corrupt', `the last entry ${lastEntryId} of ledger ${ledgerId} holds no record`, { found: records.length })
+  }
+  return { lastTxid: last.txid, lastSlot: BigInt(last.slot), recordCount: BigInt(last.position) }
+}

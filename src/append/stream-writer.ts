@@ -1,0 +1,312 @@
+import { assert, present } from '../model/assert.js'
+import { StratalogError } from '../model/errors.js'
+import type { Policy } from '../model/policy.js'
+import type { Quorum } from '../model/quorum.js'
+import { type Ack, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, TXID_MAX } from '../model/record.js'
+import type { SegmentRow, StreamRow } from '../model/segment.js'
+import type { Lease } from '../ports/coordination.js'
+import { Batch, SegmentPlan, type Waiter } from './batch.js'
+import { beginSegment, type OpenSegment, type SegmentContext, type SegmentEnd, sealSegment } from './segment-writer.js'
+
+/** An entry is sent at the latest when it holds this many bytes of records. */
+const ENTRY_TARGET_BYTES = 256 * 1024
+
+export interface StreamWriterOptions {
+  /** Looked at for each record, so that a changed policy counts from the next one on. */
+  readonly policy: () => Policy
+  readonly quorum: () => Quorum
+  /** Record bytes sent and not acknowledged; beyond it batches wait. */
+  readonly inFlightBytesMax: number
+  /** Record bytes taken and not acknowledged; beyond it appends are refused with `backpressure`. */
+  readonly takenBytesMax: number
+}
+
+/** What a writer takes over from the history of its stream. */
+export interface StreamTail {
+  readonly stream: StreamRow
+  /** Newest segment, closed; null for none. */
+  readonly newest: SegmentRow | null
+  readonly nextSegment: bigint
+  readonly nextSequenceId: bigint
+  readonly lastTxid: bigint
+}
+
+/**
+ * The one writer of a stream: gathers records into entries, entries into segments. An entry is sent at once when
+ * nothing is in flight (a lone record never lingers), else when it is full or the one before it is acknowledged, so
+ * entries grow with what is in flight.
+ *
+ * After a failure everything pending is rejected with the first cause and the writer stays failed: records after a
+ * lost one are never acknowledged by the same writer. Invariants 1 to 3.
+ */
+export class StreamWriter {
+  readonly #context: SegmentContext
+  readonly #options: StreamWriterOptions
+  readonly #lease: Lease
+  readonly #stream: StreamRow
+  #newest: SegmentRow | null
+  #nextSegment: bigint
+  #nextSequenceId: bigint
+  #lastTxid: bigint
+  #lastAppendMs: number
+  /** The segment records are taken for now; null: the next record begins one. */
+  #plan: SegmentPlan | null = null
+  /** Entries not sent yet, in order; only the last one still takes records. */
+  readonly #queue: Batch[] = []
+  #open: (OpenSegment & { readonly plan: SegmentPlan }) | null = null
+  #acked: SegmentEnd = { lastTxid: -1n, lastSlot: -1n, recordCount: 0n }
+  #takenBytes = 0
+  #inFlightBytes = 0
+  #pumpScheduled = false
+  /** A segment is being begun or sealed: nothing is sent meanwhile. */
+  #turning = false
+  #failure: StratalogError | null = null
+  #closing: Promise<void> | null = null
+
+  constructor(context: SegmentContext, options: StreamWriterOptions, lease: Lease, tail: StreamTail) {
+    this.#context = context
+    this.#options = options
+    this.#lease = lease
+    this.#stream = tail.stream
+    this.#newest = tail.newest
+    this.#nextSegment = tail.nextSegment
+    this.#nextSequenceId = tail.nextSequenceId
+    this.#lastTxid = tail.lastTxid
+    this.#lastAppendMs = context.ledger.clock.nowMs()
+    const lost = () => this.#fail(new StratalogError('fenced', `another writer took over ${tail.stream.name}`))
+    lease.lost.addEventListener('abort', lost, { once: true })
+  }
+
+  /** Why this writer takes nothing any more; null while it works. */
+  get failure(): StratalogError | null {
+    return this.#failure
+  }
+
+  /** The open segment as it is planned with; null: none is open. */
+  get openSegment(): { row: SegmentRow; lengthBytes: number; lastAppendMs: number; records: bigint } | null {
+    if (this.#open === null) return null
+    const { row, plan } = this.#open
+    return { row, lengthBytes: plan.takenBytes, lastAppendMs: this.#lastAppendMs, records: this.#acked.recordCount }
+  }
+
+  /** sequenceId the next record will get. */
+  get nextSequenceId(): bigint {
+    return this.#nextSequenceId
+  }
+
+  get lastTxid(): bigint {
+    return this.#lastTxid
+  }
+
+  /**
+   * Takes a record; resolves once it is durable on Qa stores, in append order. The payload is copied before this
+   * returns. `txid` null: max(last, now).
+   */
+  append(payload: Uint8Array | string, txid: bigint | null): Promise<Ack> {
+    return new Promise((resolve, reject) => this.appendTo(payload, txid, { resolve, reject }))
+  }
+
+  /** As `append`, for callers that bring their own waiter. Never throws. */
+  appendTo(payload: Uint8Array | string, txid: bigint | null, waiter: Waiter): void {
+    const payloadBytes = typeof payload === 'string' ? Buffer.byteLength(payload, 'utf8') : payload.byteLength
+    const nowMs = this.#context.ledger.clock.nowMs()
+    const id = txid ?? max(this.#lastTxid, BigInt(nowMs))
+    const refused = this.#refuse(payloadBytes, id)
+    if (refused !== null) {
+      waiter.reject(refused)
+      return
+    }
+    this.#batchFor(payloadBytes).add(payload, payloadBytes, id, waiter)
+    this.#nextSequenceId += 1n
+    this.#lastTxid = id
+    this.#lastAppendMs = nowMs
+    this.#takenBytes += RECORD_HEADER_BYTES + payloadBytes
+    this.#schedulePump()
+  }
+
+  /**
+   * Seals the open segment with everything taken so far; resolves when it is sealed, at once if there is nothing to
+   * seal. Rejects with the writer's failure.
+   */
+  async roll(): Promise<void> {
+    if (this.#failure !== null) throw this.#failure
+    const plan = this.#plan ?? this.#open?.plan
+    if (plan === undefined) return
+    plan.ended = true
+    this.#plan = null
+    await new Promise<void>((resolve) => {
+      plan.onSealed.push(resolve)
+      this.#schedulePump()
+    })
+    if (this.#failure !== null) throw this.#failure
+  }
+
+  /** Seals what is open and gives the stream up; nothing is taken from here on. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.roll()
+    } catch (error) {
+      // Whoever appended was told; what is on the stores is recovered at the next start.
+      this.#context.ledger.logger.warn({ err: error, stream: this.#stream.name }, 'segment left open, it is recovered at the next start')
+    }
+    await this.#lease.release()
+  }
+
+  #refuse(payloadBytes: number, txid: bigint): StratalogError | null {
+    const name = this.#stream.name
+    if (this.#failure !== null) return this.#failure
+    if (this.#closing !== null) return new StratalogError('closed', `the writer of ${name} is closed`)
+    if (payloadBytes > PAYLOAD_BYTES_MAX) return tooLarge(name, payloadBytes)
+    if (txid < 0n || txid >= TXID_MAX) {
+      return new StratalogError('txid_out_of_range', `txid ${txid} can't be used in ${name}: it must lie in 0 … 2^63−2`, { found: txid })
+    }
+    if (txid < this.#lastTxid) {
+      return new StratalogError('txid_not_monotonic', `txid ${txid} is below ${this.#lastTxid}, the last one of ${name}: txids must not go back`, {
+        expected: this.#lastTxid,
+        found: txid,
+      })
+    }
+    if (this.#takenBytes > 0 && this.#takenBytes + payloadBytes > this.#options.takenBytesMax) {
+      return new StratalogError('backpressure', `${this.#takenBytes} bytes of ${name} wait for their disks: await acknowledgements before appending more`, {
+        retryable: true,
+        expected: this.#options.takenBytesMax,
+        found: this.#takenBytes,
+      })
+    }
+    return null
+  }
+
+  #batchFor(payloadBytes: number): Batch {
+    const plan = this.#planFor()
+    const last = this.#queue.at(-1)
+    if (last?.plan === plan && last.recordBytes < ENTRY_TARGET_BYTES && last.fits(payloadBytes)) return last
+    const batch = new Batch(plan)
+    this.#queue.push(batch)
+    return batch
+  }
+
+  #planFor(): SegmentPlan {
+    if (this.#plan !== null && this.#plan.takenBytes >= this.#options.policy().roll.sizeBytes) {
+      this.#plan.ended = true
+      this.#plan = null
+    }
+    this.#plan ??= new SegmentPlan(this.#nextSequenceId)
+    return this.#plan
+  }
+
+  /** After this turn's microtasks, so that records appended together share an entry. */
+  #schedulePump(): void {
+    if (this.#pumpScheduled) return
+    this.#pumpScheduled = true
+    queueMicrotask(() => {
+      this.#pumpScheduled = false
+      this.#pump()
+    })
+  }
+
+  /** Sends what may be sent, and turns from one segment to the next where the entries do. */
+  #pump(): void {
+    while (this.#failure === null && !this.#turning) {
+      const head = this.#queue[0]
+      if (this.#open?.plan.ended && head?.plan !== this.#open.plan) this.#turn(this.#seal(this.#open))
+      else if (head === undefined) return
+      else if (this.#open === null) this.#turn(this.#begin(head))
+      else if (this.#maySend(head)) this.#send(present(this.#queue.shift(), 'head'), this.#open)
+      else return
+    }
+  }
+
+  #maySend(head: Batch): boolean {
+    const ledger = present(this.#open, 'segment').ledger
+    if (ledger.inFlight === 0) return true
+    if (this.#inFlightBytes + head.recordBytes > this.#options.inFlightBytesMax) return false
+    return this.#queue.length > 1 || head.plan.ended || head.recordBytes >= ENTRY_TARGET_BYTES
+  }
+
+  #turn(work: Promise<void>): void {
+    this.#turning = true
+    const done = () => {
+      this.#turning = false
+      this.#pump()
+    }
+    work.then(done, (error: unknown) => {
+      this.#fail(asFailure(error, this.#stream.name))
+      done()
+    })
+  }
+
+  async #begin(head: Batch): Promise<void> {
+    assert(head.firstPosition === 1, 'a segment begins with its first record')
+    const newest = this.#newest
+    const preceding =
+      newest === null || newest.ledgerId === null
+        ? null
+        : { ledgerId: newest.ledgerId, lastEntryId: newest.lastEntryId, lengthBytes: newest.lengthBytes }
+    const start = { segment: this.#nextSegment, firstTxid: head.firstTxid, startSequenceId: head.plan.startSequenceId }
+    const open = await beginSegment(this.#context, this.#stream, this.#options.quorum(), start, preceding)
+    this.#open = { ...open, plan: head.plan }
+    this.#acked = { lastTxid: -1n, lastSlot: -1n, recordCount: 0n }
+    if (this.#failure !== null) open.ledger.abandon(this.#failure)
+  }
+
+  async #seal(open: OpenSegment & { readonly plan: SegmentPlan }): Promise<void> {
+    const sealed = await sealSegment(this.#context, open, () => this.#acked)
+    this.#open = null
+    if (sealed !== null) {
+      this.#newest = sealed
+      this.#nextSegment = sealed.segment + 1n
+    }
+    for (const tell of open.plan.onSealed.splice(0)) tell()
+  }
+
+  #send(batch: Batch, open: OpenSegment): void {
+    const bytes = batch.recordBytes
+    const { buffer, payloadBytes } = batch.finish()
+    const timeMs = this.#context.ledger.clock.nowMs()
+    this.#inFlightBytes += bytes
+    open.ledger.append(buffer, payloadBytes).then(
+      ({ entryId, copies }) => {
+        this.#inFlightBytes -= bytes
+        this.#takenBytes -= bytes
+        this.#acked = { lastTxid: batch.lastTxid, lastSlot: BigInt(batch.count - 1), recordCount: BigInt(batch.lastPosition) }
+        batch.acknowledge(open.row.segment, entryId, copies, timeMs)
+        this.#schedulePump()
+      },
+      (error: unknown) => batch.fail(this.#fail(asFailure(error, this.#stream.name))),
+    )
+  }
+
+  /** The first failure is the one everybody hears. */
+  #fail(error: StratalogError): StratalogError {
+    if (this.#failure !== null) return this.#failure
+    this.#failure = error
+    const plans = new Set(this.#queue.map((batch) => batch.plan))
+    if (this.#open !== null) plans.add(this.#open.plan)
+    this.#open?.ledger.abandon(error)
+    for (const batch of this.#queue.splice(0)) batch.fail(error)
+    for (const plan of plans) for (const tell of plan.onSealed.splice(0)) tell()
+    return error
+  }
+}
+
+function tooLarge(name: string, payloadBytes: number): StratalogError {
+  return new StratalogError(
+    'record_too_large',
+    `a record of ${payloadBytes} bytes can't be appended to ${name}: ${PAYLOAD_BYTES_MAX} are the limit; split it`,
+    { expected: PAYLOAD_BYTES_MAX, found: payloadBytes },
+  )
+}
+
+function asFailure(error: unknown, name: string): StratalogError {
+  if (error instanceof StratalogError) return error
+  return new StratalogError('internal', `the writer of ${name} failed: ${String(error)}`, { cause: error })
+}
+
+function max(a: bigint, b: bigint): bigint {
+  return a > b ? a : b
+}

@@ -1,0 +1,56 @@
+#!/usr/bin/env node
+import process from 'node:process'
+import { EXIT_INTERRUPTED, type ProcessIo, processIo } from './io.js'
+import { type CommandModule, createProgram, HelpShown, refuseWithHints } from './program.js'
+
+/** Every command, in the order of the help. Modules are small: what a command needs it imports when it runs. */
+const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
+  () => import('./demo.js'),
+  () => import('./init.js'),
+  () => import('./append.js'),
+  () => import('./read.js'),
+  () => import('./tail.js'),
+  () => import('./import.js'),
+  () => import('./stream.js'),
+  () => import('./tier.js'),
+  () => import('./policy.js'),
+  () => import('./segment.js'),
+  () => import('./restore.js'),
+]
+
+/** Runs one command line and returns the exit code; everything said has been written. */
+async function run(argv: readonly string[], io: ProcessIo): Promise<number> {
+  const program = createProgram(io)
+  for (const module of await Promise.all(COMMANDS.map((load) => load()))) module.register(program, io)
+  refuseWithHints(program)
+  try {
+    if (argv.length === 0) program.help()
+    await program.parseAsync(argv, { from: 'user' })
+    return io.exitCode
+  } catch (error) {
+    if (error instanceof HelpShown) return helpExit(error, argv, io)
+    if (io.stopped === 'pipe-closed') return io.exitCode
+    if (io.stopped === 'interrupted' && io.signal.reason === error) return EXIT_INTERRUPTED
+    return io.fail(error)
+  }
+}
+
+function helpExit(shown: HelpShown, argv: readonly string[], io: ProcessIo): number {
+  if (shown.exitCode !== 0) io.note(`stratalog: ${argv.join(' ')} is a group of commands: see "stratalog ${argv[0]} --help"`)
+  return shown.exitCode
+}
+
+const argv = process.argv.slice(2)
+const io = processIo(argv)
+run(argv, io).then(
+  (code) => finish(code),
+  (error: unknown) => finish(io.fail(error)),
+)
+
+/** Exits once stdout has taken everything: leaving at once would cut off what a pipe has not read yet. */
+function finish(code: number): void {
+  process.exitCode = code
+  // Whatever still holds the event loop (a terminal's stdin, an idle connection) must not keep the command alive.
+  if (io.stopped === 'pipe-closed') process.exit(code)
+  process.stdout.write('', () => process.exit(code))
+}

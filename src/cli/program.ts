@@ -1,0 +1,105 @@
+import { Command, CommanderError } from 'commander'
+import { nearest } from '../config/suggest.js'
+import { StratalogError } from '../model/errors.js'
+import type { CliIo, ProcessIo } from './io.js'
+import { packageVersion } from './package.js'
+
+/** A command of its own file: adds itself to the program. What it needs to run it imports when it runs. */
+export interface CommandModule {
+  register(program: Command, io: CliIo): void
+}
+
+/** Help or the version was asked for and has been printed. */
+export class HelpShown extends Error {
+  readonly exitCode: number
+  constructor(exitCode: number) {
+    super('help shown')
+    this.exitCode = exitCode
+  }
+}
+
+/** The program with its options, without commands. */
+export function createProgram(io: ProcessIo): Command {
+  const program = new Command('stratalog')
+  program
+    .description('A tiered storage log: hot on replicated local stores, cold in an archive, one history to read.')
+    .version(packageVersion(), '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'show help')
+    .helpCommand('help [command]', 'show help for a command')
+    .option('--dir <directory>', "the log's directory (else STRATALOG_DIR, the nearest stratalog.yaml upwards, ./data)")
+    .option('--json', 'JSON on stdout: one value, or one a line')
+    .showSuggestionAfterError(false)
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({ writeErr: () => undefined })
+    .hook('preAction', () => {
+      const { dir } = program.opts<{ dir?: string }>()
+      if (dir === '') throw new StratalogError('usage', '--dir is empty: name a directory')
+      io.setDirectory(dir)
+    })
+  return program
+}
+
+/** Makes every wrong use an error of ours that names the command and what was probably meant. */
+export function refuseWithHints(command: Command): void {
+  command.exitOverride((error) => {
+    throw usageError(command, error)
+  })
+  for (const inner of command.commands) refuseWithHints(inner)
+}
+
+function usageError(command: Command, error: CommanderError): Error {
+  const quoted = /'([^']*)'/.exec(error.message)?.[1] ?? ''
+  const path = pathOf(command)
+  const usage = (text: string) => new StratalogError('usage', text, { found: quoted })
+  switch (error.code) {
+    case 'commander.helpDisplayed':
+    case 'commander.version':
+      return new HelpShown(0)
+    case 'commander.help':
+      // A group of commands without one of them named; asked for by "help" the exit code is 0.
+      return new HelpShown(error.exitCode === 0 ? 0 : 2)
+    case 'commander.unknownCommand':
+      return usage(unknownCommand(command, quoted))
+    case 'commander.unknownOption':
+      return usage(`unknown option "${quoted.split('=')[0]}" of ${path}.${meant(quoted.split('=')[0] ?? '', optionsOf(command), path)}`)
+    case 'commander.missingArgument':
+      return usage(`${path} needs ${quoted.toUpperCase()}: see "${path} --help"`)
+    case 'commander.excessArguments': {
+      // A group with a default action never sees its unknown commands otherwise.
+      return usage(`${path} takes fewer arguments: see "${path} --help"`)
+    }
+    case 'commander.optionMissingArgument':
+      return usage(`${quoted.split(' ').slice(0, -1).join(' ') || quoted} needs a value: see "${path} --help"`)
+    default:
+      return usage(`${error.message.replace(/^error: /, '').replaceAll("'", '"')}: see "${path} --help"`)
+  }
+}
+
+function unknownCommand(command: Command, name: string): string {
+  const group = pathOf(command).split(' ').slice(1)
+  const whole = (one: string) => [...group, one].join(' ')
+  const found = nearest(name, command.commands.map((one) => one.name()))
+  const hint = found === null ? `See "${pathOf(command)} --help".` : `Did you mean "${whole(found)}"?`
+  return `unknown command "${whole(name)}". ${hint}`
+}
+
+function meant(word: string, candidates: readonly string[], path: string): string {
+  const found = nearest(word, candidates)
+  return found === null ? ` See "${path} --help".` : ` Did you mean "${found}"?`
+}
+
+function optionsOf(command: Command | null): string[] {
+  if (command === null) return []
+  const own = command.options.flatMap((option) => [option.long, option.short].filter((one): one is string => typeof one === 'string'))
+  return [...own, ...optionsOf(command.parent)]
+}
+
+/** `stratalog tier status`. */
+function pathOf(command: Command): string {
+  return command.parent === null ? command.name() : `${pathOf(command.parent)} ${command.name()}`
+}
+
+/** Whether it is the parser's own error, before `refuseWithHints` had its say. */
+export function isParserError(error: unknown): error is CommanderError {
+  return error instanceof CommanderError
+}

@@ -1,0 +1,349 @@
+import type { TSchema } from 'typebox'
+import { Type } from 'typebox'
+
+/** Versions of the configuration file that are read. */
+export const CONFIG_VERSIONS: readonly number[] = [1]
+
+/** Annotation of a schema: what is expected there, as the end of the sentence "… is not". */
+export const EXPECTS = 'x-expects'
+
+const LATER = 'Used from a later version: accepted and checked, without effect yet.'
+const DURATION = String.raw`\d+(\.\d+)?\s*(ms|milliseconds?|s|seconds?|m|min|minutes?|h|hours?|d|days?|w|weeks?|y|years?)?`
+const SIZE = String.raw`\d+(\.\d+)?\s*([KMGT]i?B|B)?`
+
+type Annotations = { readonly description: string; readonly default?: unknown }
+
+/** `archive-down` → `archiveDown`. */
+export const camelKey = (key: string): string =>
+  key.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())
+/** `archiveDown` → `archive-down`. */
+export const kebabKey = (key: string): string => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+
+const strict = (properties: Record<string, TSchema>, annotations: Annotations): TSchema =>
+  Type.Object(properties, {
+    additionalProperties: false,
+    ...annotations,
+    [EXPECTS]: 'a group of keys: write keys under it, or remove it',
+  })
+const optional = (properties: Record<string, TSchema>): Record<string, TSchema> =>
+  Object.fromEntries(Object.entries(properties).map(([key, schema]) => [key, Type.Optional(schema)]))
+const oneOf = (values: readonly string[], annotations: Annotations): TSchema =>
+  Type.Enum([...values], { ...annotations, [EXPECTS]: `one of ${values.join(', ')}` })
+const text = (expects: string, annotations: Annotations): TSchema =>
+  Type.String({ minLength: 1, ...annotations, [EXPECTS]: expects })
+const count = (annotations: Annotations): TSchema =>
+  Type.Integer({ minimum: 1, ...annotations, [EXPECTS]: 'a whole number of at least 1' })
+
+function measure(pattern: string, word: string | null, expects: string, annotations: Annotations): TSchema {
+  const source = word === null ? `^${pattern}$` : `^(${word}|${pattern})$`
+  return Type.Union([Type.String({ pattern: source }), Type.Number({ minimum: 0 })], {
+    ...annotations,
+    [EXPECTS]: word === null ? expects : `${expects}, or ${word}`,
+  })
+}
+const duration = (annotations: Annotations, word: string | null = null): TSchema =>
+  measure(
+    DURATION,
+    word,
+    'a duration: write a number and ms, s, m, h, d, w or y, as 90s or 7 years',
+    annotations,
+  )
+const size = (annotations: Annotations, word: string | null = null): TSchema =>
+  measure(
+    SIZE,
+    word,
+    'a size: write a number and B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, as 64 MiB',
+    annotations,
+  )
+const rate = (annotations: Annotations): TSchema =>
+  Type.String({ pattern: `^${SIZE}/s$`, ...annotations, [EXPECTS]: 'a rate, as 80 MiB/s' })
+
+function archive(description: string): TSchema {
+  const pattern = String.raw`^(?![A-Za-z][A-Za-z0-9+.-]*://)\S.*$|^(s3|hdfs)://\S+$`
+  return Type.String({
+    pattern,
+    description: `${description} A directory, s3://bucket/prefix, hdfs://host:port/path, or none. Never credentials.`,
+    default: 'none',
+    [EXPECTS]: 'an archive: write a directory, s3://bucket/prefix, hdfs://host:port/path, or none',
+  })
+}
+
+function quorum(description: string): TSchema {
+  return strict(
+    optional({
+      ensemble: count({ description: 'Stores a segment is striped over. Default: as many as copies.' }),
+      copies: count({ description: 'Copies of every record.', default: 3 }),
+      ack: count({ description: 'Copies that are durable before an append is acknowledged.', default: 2 }),
+      min: count({
+        description:
+          'With fewer writable stores than copies the log goes on down to this many. Default: ack.',
+      }),
+    }),
+    { description },
+  )
+}
+
+function copyWindow(): TSchema {
+  const window = strict(
+    {
+      cron: text('a cron expression of five fields, as "0 1-5 * * *"', {
+        description:
+          'Five fields: minute (0 or *), hour, day, month, weekday. Open in every hour in which it fires.',
+      }),
+      zone: Type.Optional(
+        text('a time zone, as Europe/Berlin', {
+          description: 'IANA time zone of the hours.',
+          default: 'UTC',
+        }),
+      ),
+    },
+    { description: 'Hours in which copies may start.' },
+  )
+  return Type.Union([oneOf(['always'], { description: 'At any time.' }), window], {
+    description: 'When copies may start.',
+    default: 'always',
+    [EXPECTS]: 'a window: write { cron: "0 1-5 * * *", zone: Europe/Berlin }, or always',
+  })
+}
+
+function keep(): TSchema {
+  const limits = strict(
+    optional({
+      for: duration({ description: 'Age at which history is trimmed.', default: 'forever' }, 'forever'),
+      max: size(
+        { description: 'Bytes of a stream above which its oldest is trimmed.', default: 'unlimited' },
+        'unlimited',
+      ),
+      by: oneOf(['completion', 'event'], {
+        description: 'Age counts from when a segment was completed, or from the time of its last record.',
+        default: 'completion',
+      }),
+    }),
+    { description: 'Limits; whichever is reached first.' },
+  )
+  return Type.Union([oneOf(['forever'], { description: 'Nothing is ever trimmed.' }), limits], {
+    description:
+      'How much history is kept in both tiers together; what is older is trimmed in whole segments.',
+    default: 'forever',
+    [EXPECTS]: 'a retention: write forever, or { for: 90d, max: 5 TiB }',
+  })
+}
+
+function hold(): TSchema {
+  const position = Type.Union(
+    [
+      Type.String({ minLength: 1 }),
+      strict({ time: text('a time', { description: 'ISO 8601, UTC.' }) }, { description: 'By time.' }),
+      strict({ txid: Type.Union([Type.Integer(), Type.String()]) }, { description: 'By txid.' }),
+    ],
+    { [EXPECTS]: 'a position: write "12:340:7", { time: 2026-01-01T00:00:00Z } or { txid: 5 }' },
+  )
+  return strict(
+    {
+      id: text('a name', { description: 'Names the hold.' }),
+      ...optional({ from: position, until: position, reason: text('a text', { description: 'Why.' }) }),
+    },
+    { description: 'A range of history that is not trimmed until the hold is released.' },
+  )
+}
+
+/** Keys of `defaults` and of each policy that have an effect in this version. */
+function activeProperties(): Record<string, TSchema> {
+  return optional({
+    create: oneOf(['allow', 'refuse'], {
+      description: 'Whether an append creates its stream.',
+      default: 'allow',
+    }),
+    quorum: quorum('How many stores hold each record and how many must answer.'),
+    roll: strict(
+      optional({
+        size: size({ description: 'Bytes at which the open segment is sealed.', default: '64 MiB' }),
+        age: duration({
+          description: 'Age at which it is sealed; never above half of hot.for.',
+          default: '1h',
+        }),
+        idle: duration({ description: 'Time without an append after which it is sealed.', default: '10m' }),
+      }),
+      { description: 'When the open segment is sealed: whichever comes first.' },
+    ),
+    copy: strict(
+      optional({
+        after: duration({ description: 'Time between sealed and copied to the archive.', default: '0s' }),
+        window: copyWindow(),
+      }),
+      { description: 'When sealed segments are copied to the archive.' },
+    ),
+    hot: strict(
+      optional({
+        for: duration({ description: 'Time a segment stays in the hot tier.', default: '24h' }, 'forever'),
+        max: size(
+          { description: 'Hot bytes of a stream above which its oldest is freed.', default: 'unlimited' },
+          'unlimited',
+        ),
+      }),
+      {
+        description:
+          'What stays on the local stores: a target, kept longer while not verified in the archive.',
+      },
+    ),
+    evict: strict(
+      optional({
+        lag: duration({ description: 'Time between verified in the archive and freed.', default: '4h' }),
+      }),
+      { description: 'When hot copies are freed.' },
+    ),
+    keep: keep(),
+    'archive-down': oneOf(['hold', 'backpressure', 'drop'], {
+      description:
+        'While the archive does not answer: keep all hot, slow writers down, or free the oldest with a gap.',
+      default: 'hold',
+    }),
+  })
+}
+
+/** Keys of later versions: their shape is checked so that a file written for them is not refused here. */
+function laterProperties(): Record<string, TSchema> {
+  const later = (schema: Record<string, TSchema>, description: string): TSchema =>
+    strict(optional(schema), { description: `${description} ${LATER}` })
+  return optional({
+    storage: later(
+      {
+        class: text('a storage class', { description: `Storage class of objects, as GLACIER_IR. ${LATER}` }),
+        'kms-key': text('a key', { description: `Key the object store encrypts with. ${LATER}` }),
+      },
+      'How objects are stored.',
+    ),
+    holds: Type.Array(hold(), {
+      description: `Ranges that must not be trimmed. ${LATER}`,
+      [EXPECTS]: 'a list of holds',
+    }),
+    limits: later(
+      {
+        upload: rate({ description: `Bytes a second written to the archive. ${LATER}` }),
+        'cold-read': rate({ description: `Bytes a second read from the archive. ${LATER}` }),
+        'replica-lag': size({ description: `Bytes a store may be behind its peers. ${LATER}` }),
+      },
+      'Bandwidth.',
+    ),
+    scrub: later(
+      {
+        'full-pass': duration({
+          description: `Time in which every copy is read once. ${LATER}`,
+          default: '7d',
+        }),
+      },
+      'Reading every copy to find damage.',
+    ),
+    encryption: later(
+      {
+        ring: text('a key ring', { description: `Where keys are. ${LATER}` }),
+        key: text('a key', { description: `Key of these streams. ${LATER}` }),
+      },
+      'Encryption of objects.',
+    ),
+  })
+}
+
+/** Names of the sections that have no effect in this version. */
+export const LATER_SECTIONS: readonly string[] = [...Object.keys(laterProperties()), 'cache']
+
+const stores = (): TSchema =>
+  Type.Array(text('a directory', { description: 'A directory; each is one replica node.' }), {
+    minItems: 1,
+    uniqueItems: true,
+    description: 'Directories of the hot tier, each on a disk of its own. Relative ones start at this file.',
+    [EXPECTS]: 'a list of different directories, as [/disk1/strata, /disk2/strata]',
+  })
+
+const policyProperties = (): Record<string, TSchema> => ({ ...activeProperties(), ...laterProperties() })
+
+const policies = (): TSchema =>
+  Type.Array(
+    strict(
+      {
+        match: text('a pattern of stream names, as audit/** or clicks/*', {
+          description: 'Streams it is for: * within a part of the name, ** across parts.',
+        }),
+        archive: Type.Optional(archive('Archive of these streams instead of the one of the log.')),
+        ...policyProperties(),
+      },
+      {
+        description: 'For the streams that match. Field by field the first that matches and says it decides.',
+      },
+    ),
+    {
+      description: 'Policies by stream name, in order.',
+      [EXPECTS]: 'a list of policies, each beginning with "- match:"',
+    },
+  )
+
+/** stratalog.yaml. */
+export const CONFIG_SCHEMA: TSchema = Type.Object(
+  {
+    version: Type.Integer({ enum: [...CONFIG_VERSIONS], description: 'Version of this file format: 1.' }),
+    ...optional({
+      archive: archive('Where sealed segments are copied to.'),
+      stores: stores(),
+      quorum: quorum('The same as defaults.quorum, which is nearer.'),
+      defaults: strict(policyProperties(), {
+        description: 'What a stream gets unless something nearer decides.',
+      }),
+      policies: policies(),
+      cache: strict(
+        optional({
+          disk: size({ description: `Bytes of disk for cold blocks. ${LATER}` }),
+          index: size({ description: `Bytes of memory for indexes. ${LATER}` }),
+        }),
+        { description: `Caches of the log. ${LATER}` },
+      ),
+    }),
+  },
+  {
+    $schema: 'http://json-schema.org/draft-07/schema#',
+    title: 'stratalog.yaml',
+    description: 'Configuration of a stratalog log: docs/configuration.md.',
+    additionalProperties: false,
+  },
+)
+
+/** Policies as programs write them: the same with camelCase keys. */
+export const POLICY_INPUT_SCHEMA: TSchema = camelKeys(
+  strict(policyProperties(), { description: 'A policy as programs write it.' }),
+)
+
+/** What `openLog` takes of a configuration, in camelCase. */
+export const CODE_SCHEMA: TSchema = camelKeys(
+  strict(
+    {
+      ...optional({
+        archive: archive('Where sealed segments are copied to.'),
+        stores: stores(),
+        policies: policies(),
+      }),
+      ...policyProperties(),
+    },
+    { description: 'Configuration in code.' },
+  ),
+)
+
+function camelKeys(schema: TSchema): TSchema {
+  const walk = (node: unknown): unknown => {
+    if (Array.isArray(node)) return node.map(walk)
+    if (typeof node !== 'object' || node === null) return node
+    return Object.fromEntries(
+      Object.entries(node).map(([key, value]) => {
+        if (key !== 'properties') return [key, walk(value)]
+        const renamed = Object.entries(value as object).map(([name, inner]) => [camelKey(name), walk(inner)])
+        return [key, Object.fromEntries(renamed)]
+      }),
+    )
+  }
+  return walk(schema) as TSchema
+}
+
+/** config/stratalog.schema.json, which editors complete and check the file by. */
+export function schemaText(): string {
+  // Short lists stand on one line, as the formatter of this repository wants them.
+  const short = /\[\s+((?:"[^"\n]*"|\d+)(?:,\s+(?:"[^"\n]*"|\d+))*)\s+\]/g
+  return `${JSON.stringify(CONFIG_SCHEMA, null, 2).replace(short, (_, items: string) => `[${items.replace(/\s*\n\s*/g, ' ')}]`)}\n`
+}

@@ -1,0 +1,23 @@
+import { crc32 as nativeCrc32, crc32c as nativeCrc32c } from '@node-rs/crc32'
+
+/*
+ * The two cyclic redundancy checks of the formats, with the usual initial value and final xor, so that a
+ * checksum of nothing is 0 and a checksum can be continued from the value of the bytes before:
+ *
+ *   crc32c(b, crc32c(a)) === crc32c(a ‖ b)
+ *
+ * The one file that imports the native module.
+ */
+
+/**
+ * CRC-32C (Castagnoli), unsigned 32 bit: digests of embedded ledgers, frames of local stores, blocks of
+ * archive objects. `seed` is the checksum of the bytes that stand before these.
+ */
+export function crc32c(bytes: Uint8Array, seed = 0): number {
+  return nativeCrc32c(bytes, seed)
+}
+
+/** CRC-32 (zlib, IEEE), unsigned 32 bit: digests of DistributedLog's ledgers. `seed` as in {@link crc32c}. */
+export function crc32(bytes: Uint8Array, seed = 0): number {
+  return nativeCrc32(bytes, seed)
+}

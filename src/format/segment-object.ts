@@ -1,0 +1,363 @@
+import { assert } from '../model/assert.js'
+import { asBuffer, corrupt, unsupportedVersion } from './bytes.js'
+import { crc32c } from './checksum.js'
+import { lz4Compress, lz4Decompress } from './compression.js'
+import { decodeHeaderJson, encodeHeaderJson, type SegmentObjectMeta } from './segment-object-meta.js'
+
+/*
+ * A segment as one object of an archive, version 1. docs/formats/segment-object.md describes every byte.
+ * Big-endian.
+ *
+ *   ┌────────┬─────────┬─────────┬─────┬───────┬────────┐
+ *   │ header │ block 0 │ block 1 │  …  │ index │ footer │
+ *   └────────┴─────────┴─────────┴─────┴───────┴────────┘
+ *
+ *   header   magic "STRATSEG" · version u32 · headerBytes u32 · jsonBytes u32 · ledgerMetadataBytes u32
+ *            · json · ledgerMetadata · crc32c u32 (of all before it)
+ *   block    magic "SBLK" · codec u8 · 0 0 0 · firstEntryId i64 · entryCount u32 · rawBytes u32 · storedBytes u32
+ *            · crc32c u32 (of the 28 bytes before it, then the data) · data
+ *            data decompressed: { entryId i64 · payloadBytes i32 · payload }*
+ *   index    one row of 56 bytes per block: firstEntryId i64 · lastEntryId i64 · firstSequenceId i64 · firstTxid i64
+ *            · lastTxid i64 · offset u64 · blockBytes u32 (block header included) · rawBytes u32
+ *   footer   indexOffset u64 · indexBytes u32 · indexCrc32c u32 · blockCount u32 · headerBytes u32 · entryCount u64
+ *            · lengthBytes u64 · recordCount u64 · contentDigest 32 bytes · version u32 · crc32c u32 (of the 84 bytes
+ *            before it) · magic "STRATEND"
+ */
+
+/** The version written, and the newest one read. */
+export const SEGMENT_OBJECT_VERSION = 1
+/** A block is cut once its raw bytes reach this: about 1 MiB, whole entries. */
+export const BLOCK_BYTES_TARGET: number = 2 ** 20
+/** Largest payload of an entry that an object takes; BookKeeper's frames end at 5 MiB. */
+export const OBJECT_ENTRY_BYTES_MAX: number = 16 * 2 ** 20
+/** Bytes before each payload in a block: entry id and length. */
+export const ENTRY_HEADER_BYTES = 12
+/** No block holds more raw bytes: the last entry starts below the target. */
+export const BLOCK_RAW_BYTES_MAX: number = BLOCK_BYTES_TARGET + ENTRY_HEADER_BYTES + OBJECT_ENTRY_BYTES_MAX
+export const HEADER_PREFIX_BYTES = 24
+export const HEADER_BYTES_MAX: number = 2 * 2 ** 20
+export const BLOCK_HEADER_BYTES = 32
+export const INDEX_ROW_BYTES = 56
+export const FOOTER_BYTES = 96
+/** Blocks of one object: what bounds an index before it is read. */
+export const BLOCK_COUNT_MAX = 1_000_000
+
+const HEADER_MAGIC = 'STRATSEG'
+const FOOTER_MAGIC = 'STRATEND'
+const BLOCK_MAGIC = 0x53424c4b
+const CODEC_NONE = 0
+const CODEC_LZ4 = 1
+const FOOTER_VERSION_AT = 80
+const FOOTER_CRC_AT = 84
+const BLOCK_CRC_AT = 28
+
+/** One row of the index. */
+export interface BlockRow {
+  readonly firstEntryId: bigint
+  readonly lastEntryId: bigint
+  /** Of the first user record in this block or after it; one above the last where none follows. */
+  readonly firstSequenceId: bigint
+  /** Of the first user record in this block or after it. */
+  readonly firstTxid: bigint
+  /** Largest up to the end of this block. */
+  readonly lastTxid: bigint
+  /** Where the block stands in the object. */
+  readonly offset: number
+  /** Its bytes there, block header included. */
+  readonly blockBytes: number
+  /** Its bytes decompressed. */
+  readonly rawBytes: number
+}
+
+/** What the footer says of the object. */
+export interface SegmentObjectFooter {
+  readonly headerBytes: number
+  readonly entryCount: number
+  readonly lengthBytes: number
+  readonly recordCount: bigint
+  /** SHA-256, lower-case hex. */
+  readonly contentDigest: string
+}
+
+/** The header's bytes. */
+export function encodeObjectHeader(meta: SegmentObjectMeta): Uint8Array {
+  const json = encodeHeaderJson(meta)
+  const headerBytes = HEADER_PREFIX_BYTES + json.length + meta.ledgerMetadata.length + 4
+  assert(headerBytes <= HEADER_BYTES_MAX, `an object header of ${headerBytes} bytes`)
+  const header = Buffer.alloc(headerBytes)
+  header.write(HEADER_MAGIC, 0, 'latin1')
+  header.writeUInt32BE(SEGMENT_OBJECT_VERSION, 8)
+  header.writeUInt32BE(headerBytes, 12)
+  header.writeUInt32BE(json.length, 16)
+  header.writeUInt32BE(meta.ledgerMetadata.length, 20)
+  header.set(json, HEADER_PREFIX_BYTES)
+  header.set(meta.ledgerMetadata, HEADER_PREFIX_BYTES + json.length)
+  header.writeUInt32BE(crc32c(header.subarray(0, headerBytes - 4)), headerBytes - 4)
+  return header
+}
+
+/** Size of the header, from at least its first 24 bytes. `where` names the object in errors. */
+export function objectHeaderBytes(bytes: Uint8Array, where: string): number {
+  const header = asBuffer(bytes)
+  if (header.length < HEADER_PREFIX_BYTES || header.toString('latin1', 0, 8) !== HEADER_MAGIC) {
+    throw corrupt(`${where} does not begin as a segment object: read another copy`, {
+      expected: HEADER_MAGIC,
+    })
+  }
+  checkVersion(header.readUInt32BE(8), where)
+  const headerBytes = header.readUInt32BE(12)
+  const needed = HEADER_PREFIX_BYTES + header.readUInt32BE(16) + header.readUInt32BE(20) + 4
+  if (headerBytes > HEADER_BYTES_MAX || headerBytes !== needed) {
+    throw corrupt(`${where}: the header's lengths contradict each other: read another copy`, {
+      expected: needed,
+      found: headerBytes,
+    })
+  }
+  return headerBytes
+}
+
+/** Reads the header from the object's first bytes; more may follow it. */
+export function decodeObjectHeader(bytes: Uint8Array, where: string): SegmentObjectMeta {
+  const headerBytes = objectHeaderBytes(bytes, where)
+  const header = asBuffer(bytes).subarray(0, headerBytes)
+  if (header.length < headerBytes) throw corrupt(`${where} ends within its header: read another copy`)
+  compareCrc(
+    crc32c(header.subarray(0, headerBytes - 4)),
+    header.readUInt32BE(headerBytes - 4),
+    `${where}: header`,
+  )
+  const jsonEnd = HEADER_PREFIX_BYTES + header.readUInt32BE(16)
+  const ledgerMetadata = Uint8Array.from(header.subarray(jsonEnd, headerBytes - 4))
+  return { ...decodeHeaderJson(header.subarray(HEADER_PREFIX_BYTES, jsonEnd), where), ledgerMetadata }
+}
+
+/** One block: its header, and its data as stored (`raw` itself when LZ4 does not make it smaller). */
+export function encodeBlock(
+  raw: Uint8Array,
+  firstEntryId: bigint,
+  entryCount: number,
+): { header: Uint8Array; data: Uint8Array } {
+  assert(raw.length <= BLOCK_RAW_BYTES_MAX, `a block of ${raw.length} bytes`)
+  const compressed = lz4Compress(raw)
+  const smaller = compressed.length < raw.length
+  const data = smaller ? compressed : raw
+  const header = Buffer.alloc(BLOCK_HEADER_BYTES)
+  header.writeUInt32BE(BLOCK_MAGIC, 0)
+  header.writeUInt8(smaller ? CODEC_LZ4 : CODEC_NONE, 4)
+  header.writeBigInt64BE(firstEntryId, 8)
+  header.writeUInt32BE(entryCount, 16)
+  header.writeUInt32BE(raw.length, 20)
+  header.writeUInt32BE(data.length, 24)
+  header.writeUInt32BE(crc32c(data, crc32c(header.subarray(0, BLOCK_CRC_AT))), BLOCK_CRC_AT)
+  return { header, data }
+}
+
+/** CRC32C that a block's header states: tells whether two encodings of a block are the same. */
+export function blockCrc(blockHeader: Uint8Array): number {
+  return asBuffer(blockHeader).readUInt32BE(BLOCK_CRC_AT)
+}
+
+/**
+ * The raw bytes of the block that index row `row` describes, checked against its checksum and the row. A view
+ * of `bytes` where it is stored uncompressed.
+ */
+export function decodeBlock(bytes: Uint8Array, row: BlockRow, where: string): Uint8Array {
+  const at = `${where}: block at ${row.offset}`
+  const block = asBuffer(bytes)
+  if (block.length !== row.blockBytes || block.length < BLOCK_HEADER_BYTES) {
+    throw corrupt(`${at} is cut short: read another copy`, { expected: row.blockBytes, found: block.length })
+  }
+  // The checksum covers every byte of the block, so nothing in it is believed before.
+  const sum = crc32c(block.subarray(BLOCK_HEADER_BYTES), crc32c(block.subarray(0, BLOCK_CRC_AT)))
+  compareCrc(sum, block.readUInt32BE(BLOCK_CRC_AT), at)
+  const codec = block.readUInt8(4)
+  const known = block.readUInt32BE(0) === BLOCK_MAGIC && codec <= CODEC_LZ4 && block.readUIntBE(5, 3) === 0
+  if (!known) throw corrupt(`${at} is not a block of version ${SEGMENT_OBJECT_VERSION}: read another copy`)
+  const expected = `${row.firstEntryId}+${row.lastEntryId - row.firstEntryId + 1n} ${row.rawBytes} ${row.blockBytes}`
+  const stored = BLOCK_HEADER_BYTES + block.readUInt32BE(24)
+  const found = `${block.readBigInt64BE(8)}+${block.readUInt32BE(16)} ${block.readUInt32BE(20)} ${stored}`
+  if (found !== expected) throw corrupt(`${at} is another one than the index says`, { expected, found })
+  const data = block.subarray(BLOCK_HEADER_BYTES)
+  if (codec === CODEC_LZ4) return lz4Decompress(data, row.rawBytes)
+  if (data.length !== row.rawBytes) throw corrupt(`${at} has another length than it says: read another copy`)
+  return data
+}
+
+/**
+ * Offsets of the payloads of a raw block, and one past its end: payload i lies in
+ * [offsets[i], offsets[i + 1] − 12), and its entry id is the row's first + i.
+ */
+export function blockPayloadOffsets(raw: Uint8Array, row: BlockRow, where: string): number[] {
+  const view = asBuffer(raw)
+  const offsets: number[] = []
+  let at = 0
+  for (let entryId = row.firstEntryId; entryId <= row.lastEntryId; entryId++) {
+    const payloadBytes = at + ENTRY_HEADER_BYTES <= view.length ? view.readInt32BE(at + 8) : -1
+    if (payloadBytes < 0 || view.readBigInt64BE(at) !== entryId) {
+      throw corrupt(
+        `${where}: block at ${row.offset} has no entry ${entryId} where it should be: read another copy`,
+      )
+    }
+    offsets.push(at + ENTRY_HEADER_BYTES)
+    at += ENTRY_HEADER_BYTES + payloadBytes
+  }
+  if (at !== view.length) {
+    throw corrupt(
+      `${where}: block at ${row.offset} does not end with entry ${row.lastEntryId}: read another copy`,
+    )
+  }
+  offsets.push(at + ENTRY_HEADER_BYTES)
+  return offsets
+}
+
+/** Bytes of index and footer of an object with so many blocks. */
+export function objectIndexBytes(blockCount: number): number {
+  return blockCount * INDEX_ROW_BYTES + FOOTER_BYTES
+}
+
+/** Index and footer: the end of the object. */
+export function encodeObjectIndex(rows: readonly BlockRow[], footer: SegmentObjectFooter): Uint8Array {
+  assert(rows.length > 0 && rows.length <= BLOCK_COUNT_MAX, `an object of ${rows.length} blocks`)
+  const bytes = Buffer.alloc(objectIndexBytes(rows.length))
+  rows.forEach((row, i) => {
+    writeRow(bytes, i * INDEX_ROW_BYTES, row)
+  })
+  const indexBytes = rows.length * INDEX_ROW_BYTES
+  const last = rows[rows.length - 1]
+  const end = bytes.subarray(indexBytes)
+  end.writeBigUInt64BE(BigInt(last === undefined ? 0 : last.offset + last.blockBytes), 0)
+  end.writeUInt32BE(indexBytes, 8)
+  end.writeUInt32BE(crc32c(bytes.subarray(0, indexBytes)), 12)
+  end.writeUInt32BE(rows.length, 16)
+  end.writeUInt32BE(footer.headerBytes, 20)
+  end.writeBigUInt64BE(BigInt(footer.entryCount), 24)
+  end.writeBigUInt64BE(BigInt(footer.lengthBytes), 32)
+  end.writeBigUInt64BE(footer.recordCount, 40)
+  end.write(footer.contentDigest, 48, 'hex')
+  end.writeUInt32BE(SEGMENT_OBJECT_VERSION, FOOTER_VERSION_AT)
+  end.writeUInt32BE(crc32c(end.subarray(0, FOOTER_CRC_AT)), FOOTER_CRC_AT)
+  end.write(FOOTER_MAGIC, 88, 'latin1')
+  return bytes
+}
+
+function writeRow(bytes: Buffer, at: number, row: BlockRow): void {
+  bytes.writeBigInt64BE(row.firstEntryId, at)
+  bytes.writeBigInt64BE(row.lastEntryId, at + 8)
+  bytes.writeBigInt64BE(row.firstSequenceId, at + 16)
+  bytes.writeBigInt64BE(row.firstTxid, at + 24)
+  bytes.writeBigInt64BE(row.lastTxid, at + 32)
+  bytes.writeBigUInt64BE(BigInt(row.offset), at + 40)
+  bytes.writeUInt32BE(row.blockBytes, at + 48)
+  bytes.writeUInt32BE(row.rawBytes, at + 52)
+}
+
+/** Reads the end of an object of `sizeBytes` bytes: exactly its index and footer. */
+export function decodeObjectIndex(
+  bytes: Uint8Array,
+  sizeBytes: number,
+  where: string,
+): { rows: BlockRow[]; footer: SegmentObjectFooter } {
+  const buffer = asBuffer(bytes)
+  const indexBytes = buffer.length - FOOTER_BYTES
+  const end = buffer.subarray(Math.max(0, indexBytes))
+  if (indexBytes < INDEX_ROW_BYTES || end.toString('latin1', 88) !== FOOTER_MAGIC) {
+    throw corrupt(`${where} does not end as a segment object: read another copy`, { expected: FOOTER_MAGIC })
+  }
+  checkVersion(end.readUInt32BE(FOOTER_VERSION_AT), where)
+  compareCrc(crc32c(end.subarray(0, FOOTER_CRC_AT)), end.readUInt32BE(FOOTER_CRC_AT), `${where}: footer`)
+  const blockCount = end.readUInt32BE(16)
+  const indexOffset = Number(end.readBigUInt64BE(0))
+  const expected = {
+    indexBytes,
+    indexOffset: sizeBytes - buffer.length,
+    blockCount: indexBytes / INDEX_ROW_BYTES,
+  }
+  const found = { indexBytes: end.readUInt32BE(8), indexOffset, blockCount }
+  if (JSON.stringify(found) !== JSON.stringify(expected) || blockCount > BLOCK_COUNT_MAX) {
+    throw corrupt(`${where}: the footer does not fit an object of ${sizeBytes} bytes: read another copy`, {
+      expected,
+      found,
+    })
+  }
+  compareCrc(
+    crc32c(buffer.subarray(0, indexBytes)),
+    end.readUInt32BE(12),
+    `${where}: index at ${indexOffset}`,
+  )
+  const footer = {
+    headerBytes: end.readUInt32BE(20),
+    entryCount: Number(end.readBigUInt64BE(24)),
+    lengthBytes: Number(end.readBigUInt64BE(32)),
+    recordCount: end.readBigUInt64BE(40),
+    contentDigest: end.toString('hex', 48, FOOTER_VERSION_AT),
+  }
+  const rows = Array.from({ length: blockCount }, (_, i) => readRow(buffer, i * INDEX_ROW_BYTES))
+  checkRows(rows, footer, indexOffset, where)
+  return { rows, footer }
+}
+
+function readRow(bytes: Buffer, at: number): BlockRow {
+  return {
+    firstEntryId: bytes.readBigInt64BE(at),
+    lastEntryId: bytes.readBigInt64BE(at + 8),
+    firstSequenceId: bytes.readBigInt64BE(at + 16),
+    firstTxid: bytes.readBigInt64BE(at + 24),
+    lastTxid: bytes.readBigInt64BE(at + 32),
+    offset: Number(bytes.readBigUInt64BE(at + 40)),
+    blockBytes: bytes.readUInt32BE(at + 48),
+    rawBytes: bytes.readUInt32BE(at + 52),
+  }
+}
+
+/** The blocks must fill the object from header to index, and their entries follow one another from 0. */
+function checkRows(
+  rows: readonly BlockRow[],
+  footer: SegmentObjectFooter,
+  indexOffset: number,
+  where: string,
+): void {
+  let offset = footer.headerBytes
+  let entryId = 0n
+  for (const row of rows) {
+    const entries = row.lastEntryId - row.firstEntryId + 1n
+    const fits =
+      row.offset === offset &&
+      row.firstEntryId === entryId &&
+      entries > 0n &&
+      entries * BigInt(ENTRY_HEADER_BYTES) <= BigInt(row.rawBytes) &&
+      row.rawBytes <= BLOCK_RAW_BYTES_MAX &&
+      row.blockBytes > BLOCK_HEADER_BYTES &&
+      row.blockBytes <= BLOCK_HEADER_BYTES + row.rawBytes
+    if (!fits)
+      throw corrupt(`${where}: the index row of entry ${row.firstEntryId} can't be right: read another copy`)
+    offset += row.blockBytes
+    entryId += entries
+  }
+  if (
+    footer.headerBytes > HEADER_BYTES_MAX ||
+    offset !== indexOffset ||
+    entryId !== BigInt(footer.entryCount)
+  ) {
+    throw corrupt(`${where}: the index does not cover the object: read another copy`, {
+      expected: indexOffset,
+      found: offset,
+    })
+  }
+}
+
+function checkVersion(version: number, where: string): void {
+  if (version === SEGMENT_OBJECT_VERSION) return
+  throw unsupportedVersion(
+    `${where} is a segment object of version ${version}; this stratalog reads ${SEGMENT_OBJECT_VERSION}: use a newer one`,
+    { expected: SEGMENT_OBJECT_VERSION, found: version },
+  )
+}
+
+function compareCrc(found: number, expected: number, what: string): void {
+  if (found === expected) return
+  const hex = (value: number): string => value.toString(16).padStart(8, '0')
+  throw corrupt(`${what}: the checksum is wrong: read another copy`, {
+    expected: hex(expected),
+    found: hex(found),
+  })
+}

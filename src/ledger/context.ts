@@ -1,0 +1,35 @@
+import { StratalogError } from '../model/errors.js'
+import type { Clock } from '../ports/clock.js'
+import type { LedgerMetadataStore } from '../ports/ledger-metadata.js'
+import type { Logger } from '../ports/logger.js'
+import type { SegmentStore } from '../ports/segment-store.js'
+
+/** The segment stores there are, by the names ensembles list. */
+export interface StoreDirectory {
+  /** Null for a name that is not configured: its copies are unreachable, not gone. */
+  get(id: string): SegmentStore | null
+  /** Those a new ledger may be placed on, best first. */
+  writable(): Promise<SegmentStore[]>
+  all(): readonly SegmentStore[]
+}
+
+/** What the ledger protocol needs of the world. */
+export interface LedgerContext {
+  readonly stores: StoreDirectory
+  readonly metadata: LedgerMetadataStore
+  readonly clock: Clock
+  readonly logger: Logger
+}
+
+/** A store of an ensemble, or a named error where it is not configured or did not open. */
+export function member(context: LedgerContext, id: string): SegmentStore {
+  const store = context.stores.get(id)
+  if (store === null) {
+    throw new StratalogError('store_unavailable', `segment store ${id} is not among the stores of this log: bring it back under "stores"`, {
+      retryable: true,
+      expected: id,
+      found: context.stores.all().map((one) => one.id),
+    })
+  }
+  return store
+}

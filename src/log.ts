@@ -1,0 +1,242 @@
+import type { LogParts } from './log-parts.js'
+import { randomIncarnation } from './model/incarnation.js'
+import { recoverSegment } from './append/segment-writer.js'
+import { bytes, type Codec } from './model/codec.js'
+import { StratalogError, isStratalogError } from './model/errors.js'
+import type { ResolvedPolicy } from './model/policy.js'
+import type { PolicyInput } from './model/policy-input.js'
+import type { SegmentRow, StreamRow, TxidMode } from './model/segment.js'
+import { checkStreamName } from './model/stream-name.js'
+import type { StoreStatus } from './ports/segment-store.js'
+import { Stream, type StreamServices } from './stream.js'
+import type { PassReport, StreamPlan } from '../tiering/agent.js'
+import type { TieringEvent } from '../tiering/context.js'
+import { tierStatus, type TierStatus } from './tier-status.js'
+
+const STREAMS_PAGE = 1_000
+/** Segments recovered side by side at the start. */
+const RECOVERIES_MAX = 8
+
+/** The streams of a log. */
+export interface Streams {
+  /** Makes a stream; `stream_exists` if there is one. `txid: 'custom'`: txids are the application's own numbers. */
+  create(name: string, options?: { readonly txid?: TxidMode }): Promise<StreamRow>
+  /** All streams by name in code-point order. */
+  list(): AsyncIterable<StreamRow>
+  /** The stream with that name, or null. */
+  find(name: string): Promise<StreamRow | null>
+}
+
+/** The tiering verbs. */
+export interface Tier {
+  /**
+   * Carries out what is due: `once` one pass, `settled` passes until nothing is due now. What fails is in the report
+   * and is tried again by the background agent.
+   */
+  run(options?: { readonly until?: 'once' | 'settled'; readonly signal?: AbortSignal }): Promise<PassReport>
+  /** What is to be done, due or not, with reasons. */
+  plan(stream?: string): Promise<StreamPlan[]>
+  status(): Promise<TierStatus>
+  /** Told of every step of the agent; the returned function ends it. */
+  onEvent(listener: (event: TieringEvent) => void): () => void
+}
+
+/**
+ * An open log. Made by `openLog`; close it, or let `await using` do it.
+ */
+export class Log implements AsyncDisposable {
+  readonly directory: string
+  readonly streams: Streams
+  readonly tier: Tier
+  readonly #parts: LogParts
+  readonly #services: StreamServices
+  /** Streams being created, so that appends made together create one. */
+  readonly #creating = new Map<string, Promise<StreamRow>>()
+  #closing: Promise<void> | null = null
+
+  /** @internal */
+  constructor(parts: LogParts) {
+    this.#parts = parts
+    this.directory = parts.directory
+    this.streams = {
+      create: (name, options) => this.#create(name, options?.txid ?? 'ms'),
+      list: () => this.#list(),
+      find: (name) => this.#index.streamByName(checkStreamName(name)),
+    }
+    this.tier = {
+      run: ({ until = 'settled', signal } = {}) => (until === 'once' ? parts.agent.runOnce(signal) : parts.agent.runUntilSettled(signal)),
+      plan: (stream) => this.#plan(stream),
+      status: () => tierStatus(parts, this.#list()),
+      onEvent: (listener) => parts.agent.onEvent(listener),
+    }
+    this.#services = {
+      hub: parts.hub,
+      read: parts.read,
+      find: (name) => this.#index.streamByName(name),
+      ensure: (name) => this.#ensure(name),
+      notFound: (name) => this.#notFound(name),
+      policy: async (stream) => this.#parts.policies.resolve(stream.name, await this.#index.policyOverride(stream.incarnation)),
+      setPolicy: (stream, policy) => this.#setPolicy(stream, policy),
+      appended: () => parts.agent.wake(100),
+    }
+  }
+
+  get #index(): LogParts['segments']['index'] {
+    return this.#parts.segments.index
+  }
+
+  /** 128 bits that name this log, in hex. */
+  get logId(): string {
+    return this.#parts.logId
+  }
+
+  /** For those who look below streams: `segment dump`, `restore`, checks. Not part of the stable API. @internal */
+  get parts(): LogParts {
+    return this.#parts
+  }
+
+  /** A handle on a stream: no I/O until one of its methods is called. Throws `stream_name_invalid`. */
+  stream(name: string): Stream<Uint8Array | string>
+  stream<T>(name: string, options: { readonly codec: Codec<T> }): Stream<T>
+  stream<T>(name: string, options?: { readonly codec: Codec<T> }): Stream<T> | Stream<Uint8Array | string> {
+    checkStreamName(name)
+    if (options?.codec !== undefined) return new Stream<T>(this.#services, name, options.codec)
+    // Without a codec text is taken as well; payloads come back as bytes.
+    const plain: Codec<Uint8Array | string> = { encode: (value) => value, decode: (payload) => bytes().decode(payload) }
+    return new Stream<Uint8Array | string>(this.#services, name, plain)
+  }
+
+  /** Where each store is and how it is. */
+  stores(): Promise<StoreStatus[]> {
+    return Promise.all(this.#parts.segments.ledger.stores.all().map((store) => store.status()))
+  }
+
+  /** Segments of a stream, oldest first. Rejects with `stream_not_found`. */
+  async *segments(name: string): AsyncGenerator<SegmentRow> {
+    const stream = await this.#index.streamByName(name)
+    if (stream === null) throw await this.#notFound(name)
+    for (let from = 0n; ; ) {
+      const page = await this.#index.listSegments(stream.incarnation, from, STREAMS_PAGE)
+      yield* page
+      const last = page.at(-1)
+      if (last === undefined || page.length < STREAMS_PAGE) return
+      from = last.segment + 1n
+    }
+  }
+
+  /** The policy a stream of that name has or would have, and what was outvoted. */
+  async policyOf(name: string): Promise<{ resolved: ResolvedPolicy; losers: ReturnType<LogParts['policies']['losers']> }> {
+    const stream = await this.#index.streamByName(checkStreamName(name))
+    const override = stream === null ? null : await this.#index.policyOverride(stream.incarnation)
+    return { resolved: this.#parts.policies.resolve(name, override), losers: this.#parts.policies.losers(name, override) }
+  }
+
+  /**
+   * Recovers what earlier processes left open, before anything is appended. A segment whose stores are not all back
+   * stays `recovering`; the rest of the log works. @internal
+   */
+  async recover(): Promise<{ recovered: number; waiting: number }> {
+    const found = { recovered: 0, waiting: 0 }
+    const rows = await this.#index.segmentsInState(['open', 'recovering'], 1_000_000)
+    const queue = [...rows]
+    const work = async () => {
+      for (let row = queue.shift(); row !== undefined; row = queue.shift()) {
+        try {
+          await recoverSegment(this.#parts.segments, row)
+          found.recovered += 1
+        } catch (error) {
+          if (!isStratalogError(error)) throw error
+          found.waiting += 1
+          this.#parts.segments.ledger.logger.warn({ err: error, segment: row.segment.toString(), incarnation: row.incarnation }, 'segment could not be recovered yet')
+        }
+      }
+    }
+    await Promise.all(Array.from({ length: RECOVERIES_MAX }, work))
+    return found
+  }
+
+  /** Seals what is open, finishes the step the agent is in, and lets the directory go. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#parts.close()
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  async *#list(): AsyncGenerator<StreamRow> {
+    for (let after = ''; ; ) {
+      const page = await this.#index.listStreams(after, STREAMS_PAGE)
+      yield* page
+      const last = page.at(-1)
+      if (last === undefined || page.length < STREAMS_PAGE) return
+      after = last.name
+    }
+  }
+
+  async #plan(name: string | undefined): Promise<StreamPlan[]> {
+    if (name !== undefined && (await this.#index.streamByName(name)) === null) throw await this.#notFound(name)
+    return this.#parts.agent.plans(name)
+  }
+
+  async #create(name: string, txid: TxidMode): Promise<StreamRow> {
+    checkStreamName(name)
+    const incarnation = randomIncarnation(this.#parts.random)
+    const row = { incarnation, name, txidMode: txid, createdMs: this.#parts.segments.ledger.clock.nowMs(), parent: null }
+    await storeDecision(this.#parts, `stream/${incarnation}`, 'stream-created', row)
+    return this.#index.createStream(row)
+  }
+
+  async #ensure(name: string): Promise<StreamRow> {
+    const found = await this.#index.streamByName(name)
+    if (found !== null) return found
+    let creating = this.#creating.get(name)
+    if (creating === undefined) {
+      const { policy, origins } = this.#parts.policies.resolve(name, null)
+      if (policy.create === 'refuse') {
+        throw new StratalogError('stream_not_found', `there is no stream ${name} and the policy does not let appends create it (create: refuse, ${origins.create}): stratalog stream create ${name}`)
+      }
+      creating = this.#create(name, 'ms').finally(() => this.#creating.delete(name))
+      this.#creating.set(name, creating)
+    }
+    return creating
+  }
+
+  async #setPolicy(stream: StreamRow, policy: PolicyInput | null): Promise<void> {
+    const encoded = policy === null ? null : this.#parts.policies.encode(policy)
+    // Refused as a whole before anything is stored, if it does not fit with what holds beside it.
+    this.#parts.policies.resolve(stream.name, encoded)
+    const id = `policy/${stream.incarnation}/${this.#parts.segments.ledger.clock.nowMs()}`
+    await storeDecision(this.#parts, id, 'policy', { incarnation: stream.incarnation, policy: encoded })
+    await this.#index.setPolicyOverride(stream.incarnation, encoded)
+    this.#parts.agent.wake(0)
+  }
+
+  async #notFound(name: string): Promise<StratalogError> {
+    const names: string[] = []
+    for await (const stream of this.#list()) names.push(stream.name)
+    const near = this.#parts.nearest(name, names)
+    const hint = near !== null ? `did you mean ${near}?` : names.length === 0 ? 'this log has no streams yet' : 'see "stratalog stream list"'
+    return new StratalogError('stream_not_found', `there is no stream ${name}: ${hint}`, { found: name, expected: near ?? undefined })
+  }
+}
+
+/**
+ * Stores what nothing else would tell (a stream's creation, a policy override) on enough stores before the index has
+ * it: the index can be rebuilt, such a decision can't (DESIGN.md §7).
+ */
+export async function storeDecision(parts: Pick<LogParts, 'segments'>, id: string, kind: string, body: object): Promise<void> {
+  const { stores } = parts.segments.ledger
+  const text = JSON.stringify(body, (_, value: unknown) => (typeof value === 'bigint' ? value.toString() : value))
+  const results = await Promise.allSettled(stores.all().map((store) => store.putControl({ id, kind, body: text })))
+  const stored = results.filter((result) => result.status === 'fulfilled').length
+  const needed = Math.min(2, stores.all().length)
+  if (stored < needed) {
+    const failed = results.find((result) => result.status === 'rejected')
+    throw new StratalogError('not_enough_stores', `a decision must be on ${needed} stores and could be written to ${stored}: see "stratalog tier status"`, {
+      cause: failed?.status === 'rejected' ? failed.reason : undefined,
+      retryable: true,
+    })
+  }
+}

@@ -1,0 +1,115 @@
+import type { Migration } from './database.js'
+
+/*
+ * The tables of index.db. Each row of a table that can't be checked by what it points to carries a CRC32C of its
+ * columns (rows.ts): SQLite has no page checksums, and a flipped bit must not send a reader to a wrong place
+ * (invariant 9). Tables are STRICT: a wrong type is a bug of ours and throws.
+ *
+ *   streams    one row a living stream               policies   its own policy as JSON, where it has one
+ *   sums       what the stream's segments add up to, kept in the transaction that changes them
+ *   segments   one row a segment                     facts      named facts of the whole log
+ *   ledgers    metadata of hot ledgers, in BookKeeper's serialised form
+ *   counters   high-water marks of ids               leases     epochs, growing for ever
+ */
+const VERSION_1 = `
+CREATE TABLE streams (
+  id INTEGER PRIMARY KEY,
+  incarnation TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL UNIQUE,
+  txid_mode TEXT NOT NULL,
+  created_ms INTEGER NOT NULL,
+  parent_incarnation TEXT,
+  fork_segment INTEGER, fork_entry INTEGER, fork_slot INTEGER,
+  epoch INTEGER NOT NULL,
+  trimmed_segment INTEGER, trimmed_entry INTEGER, trimmed_slot INTEGER,
+  version INTEGER NOT NULL,
+  checksum INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE sums (
+  stream INTEGER PRIMARY KEY REFERENCES streams (id),
+  newest_segment INTEGER,
+  segments INTEGER NOT NULL,
+  records INTEGER NOT NULL,
+  hot_segments INTEGER NOT NULL, hot_bytes INTEGER NOT NULL,
+  cold_segments INTEGER NOT NULL, cold_bytes INTEGER NOT NULL,
+  both_bytes INTEGER NOT NULL,
+  checksum INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE segments (
+  id INTEGER PRIMARY KEY,
+  stream INTEGER NOT NULL REFERENCES streams (id),
+  segment INTEGER NOT NULL,
+  state TEXT NOT NULL,
+  epoch INTEGER NOT NULL,
+  ledger_id INTEGER,
+  first_txid INTEGER NOT NULL,
+  start_sequence_id INTEGER NOT NULL,
+  opened_ms INTEGER NOT NULL,
+  last_txid INTEGER NOT NULL,
+  last_entry_id INTEGER NOT NULL,
+  last_slot INTEGER NOT NULL,
+  record_count INTEGER NOT NULL,
+  length_bytes INTEGER NOT NULL,
+  sealed_ms INTEGER,
+  content_digest TEXT,
+  object_key TEXT, object_size_bytes INTEGER, object_index_bytes INTEGER,
+  archived_ms INTEGER,
+  evicted_ms INTEGER,
+  version INTEGER NOT NULL,
+  checksum INTEGER NOT NULL,
+  -- The largest last txid and completion time of this and all earlier segments: they grow with the segment even
+  -- where a clock went back, so a search by them is one step down an index.
+  txid_top INTEGER NOT NULL,
+  sealed_top INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX segments_by_number ON segments (stream, segment);
+CREATE INDEX segments_by_state ON segments (state, stream, segment);
+CREATE INDEX segments_by_txid ON segments (stream, txid_top, segment);
+CREATE INDEX segments_by_time ON segments (stream, sealed_top, segment);
+CREATE INDEX segments_by_sequence_id ON segments (stream, start_sequence_id + record_count, segment)
+  WHERE record_count > 0 AND state NOT IN ('open', 'recovering');
+CREATE INDEX segments_owing ON segments (stream, segment)
+  WHERE (state = 'cold' AND ledger_id IS NOT NULL)
+    OR (state = 'trimmed' AND (ledger_id IS NOT NULL OR object_key IS NOT NULL));
+
+CREATE TABLE policies (
+  stream INTEGER PRIMARY KEY REFERENCES streams (id),
+  policy TEXT NOT NULL,
+  checksum INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE facts (
+  name TEXT PRIMARY KEY,
+  value TEXT NOT NULL,
+  checksum INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE ledgers (
+  ledger_id INTEGER PRIMARY KEY,
+  version INTEGER NOT NULL,
+  metadata BLOB NOT NULL,
+  checksum INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE counters (
+  name TEXT PRIMARY KEY,
+  next INTEGER NOT NULL,
+  checksum INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE leases (
+  name TEXT PRIMARY KEY,
+  epoch INTEGER NOT NULL,
+  holder TEXT NOT NULL,
+  checksum INTEGER NOT NULL
+) STRICT;
+`
+
+/** Every version there was, in order. A released step is never changed; a change is a new step. */
+export const MIGRATIONS: readonly Migration[] = [
+  (database) => {
+    database.exec(VERSION_1)
+  },
+]

@@ -1,0 +1,283 @@
+/**
+ * What the command line asks of a log, in the same process (`serve/control-api.ts`) or through its control socket
+ * (`client/control-client.ts`). Everything but payloads is ready for JSON: positions and ids are decimal strings,
+ * times milliseconds since the epoch. Types only. Failures are `StratalogError`s, equal on both ways.
+ */
+
+/** Version of the routes (`/v1`). */
+export type ControlVersion = 1
+
+export interface PingDto {
+  readonly api: ControlVersion
+  readonly logId: string
+  readonly pid: number
+  /** Device and inode of the log's directory: a copied control.json must not lead to the original. */
+  readonly directoryId: string
+}
+
+export interface TotalsDto {
+  readonly segments: number
+  readonly records: string
+  readonly hotSegments: number
+  readonly hotBytes: number
+  readonly coldSegments: number
+  readonly coldBytes: number
+  readonly bothBytes: number
+}
+
+export interface StreamDto {
+  readonly name: string
+  readonly incarnation: string
+  readonly txid: 'ms' | 'custom'
+  readonly createdMs: number
+  readonly trimmedBelow: string | null
+  readonly totals: TotalsDto
+}
+
+export interface StreamInfoDto extends StreamDto {
+  /** DLSN of the oldest segment. */
+  readonly first: string | null
+  readonly newestSegment: string | null
+  /** sequenceId the next record gets. */
+  readonly nextSequenceId: string
+  readonly lastTxid: string | null
+}
+
+/** A page of a list: what comes above `after`, at most `limit` (and never more than 1,000). */
+export interface PageDto {
+  readonly after?: string
+  readonly limit?: number
+}
+
+export interface AppendRecord {
+  readonly payload: Uint8Array
+  /** Default: max(last, now). */
+  readonly txid?: bigint
+}
+
+export interface AckDto {
+  readonly dlsn: string
+  readonly sequenceId: string
+  readonly txid: string
+  /** When the log took the record. */
+  readonly timeMs: number
+  readonly copies: number
+  readonly duplicate: boolean
+}
+
+export interface AppendResult {
+  /** Of every record that is durable, in order. */
+  readonly acks: readonly AckDto[]
+  /** The first record that is not, by its place in what was sent; null: all are. */
+  readonly failed: { readonly index: number; readonly error: Error } | null
+  /** Copies the policy wants of each record. */
+  readonly copiesWanted: number
+  /** How the stream's txids are to be understood. */
+  readonly txid: 'ms' | 'custom'
+}
+
+/** Positions as the command line writes them: `12:340:7`, `txid:N`, `seq:N`, `earliest`, an ISO time, `-1h`. */
+export interface ReadRequest {
+  readonly from?: string
+  readonly after?: string
+  readonly until?: string
+  readonly limit?: number
+  readonly follow?: boolean
+  /** `throw` (default): a gap rejects with code `gap`. `yield`: gaps are parts. */
+  readonly onGap?: 'throw' | 'yield'
+}
+
+export interface ReadRecord {
+  readonly dlsn: string
+  readonly txid: string
+  readonly sequenceId: string
+  readonly payload: Uint8Array
+}
+
+export interface GapDto {
+  readonly gap: string
+  readonly from: string
+  readonly until: string
+  readonly firstSequenceId: string | null
+  readonly lastSequenceId: string | null
+}
+
+/** What a read yields: first `begin`, last `end`. */
+export type ReadPart =
+  /** The instants that times and ages were taken for; null: the request named none there. */
+  | { readonly type: 'begin'; readonly txid: 'ms' | 'custom'; readonly fromMs: number | null; readonly afterMs: number | null; readonly untilMs: number | null }
+  | { readonly type: 'records'; readonly tier: 'hot' | 'cold'; readonly records: readonly ReadRecord[] }
+  | { readonly type: 'gap'; readonly gap: GapDto }
+  | { readonly type: 'end'; readonly hot: number; readonly cold: number }
+
+export interface SegmentDto {
+  readonly segment: string
+  readonly state: 'open' | 'recovering' | 'sealed' | 'archived' | 'cold' | 'trimmed' | 'gap'
+  readonly epoch: string
+  readonly ledgerId: string | null
+  readonly firstTxid: string
+  readonly lastTxid: string
+  readonly startSequenceId: string
+  readonly lastEntryId: string
+  readonly recordCount: string
+  readonly lengthBytes: number
+  readonly openedMs: number
+  readonly sealedMs: number | null
+  readonly archivedMs: number | null
+  readonly evictedMs: number | null
+  readonly contentDigest: string | null
+  readonly object: { readonly key: string; readonly sizeBytes: number } | null
+}
+
+export interface DumpedRecord {
+  readonly slot: number
+  readonly txid: string
+  readonly sequenceId: string | null
+  readonly kind: 'user' | 'control' | 'end-of-stream'
+  readonly bytes: number
+  /** Only where payloads were asked for. */
+  readonly payload: Uint8Array | null
+}
+
+/** One entry of a segment. `copies` says how each copy compares with its checksum. */
+export interface DumpedEntry {
+  readonly entryId: string
+  readonly bytes: number
+  readonly copies: readonly { readonly where: string; readonly state: 'ok' | 'missing' | 'suspect' | 'bad'; readonly error: string | null }[]
+  readonly records: readonly DumpedRecord[]
+}
+
+/** What a dump yields: first the segment, then its entries in order. */
+export type DumpPart = { readonly type: 'segment'; readonly segment: SegmentDto } | { readonly type: 'entry'; readonly entry: DumpedEntry }
+
+export interface PlannedDto {
+  readonly kind: 'seal' | 'copy' | 'evict' | 'trim'
+  readonly stream: string
+  readonly segment: string
+  readonly dueMs: number
+  /** No time is known: what blocks it must end first. */
+  readonly never: boolean
+  readonly reason: string
+  readonly field: string
+  readonly origin: string
+  readonly bytes: number
+  readonly blockedBy: string | null
+}
+
+export interface TierPlanDto {
+  readonly atMs: number
+  readonly archive: string | null
+  readonly actions: readonly PlannedDto[]
+}
+
+export interface StoreDto {
+  readonly id: string
+  readonly location: string
+  readonly state: string
+  readonly reason: string | null
+  readonly usedBytes: number
+  readonly freeBytes: number
+  readonly totalBytes: number
+  readonly device: string
+  readonly pendingBytes: number
+  readonly corruptBytes: number
+}
+
+export interface StreamTiersDto {
+  readonly stream: StreamDto
+  /** Bytes of the segment that is being written. */
+  readonly openBytes: number
+  readonly oldestUncopied: SegmentDto | null
+  /** What these disks alone hold, and since when. */
+  readonly atRiskBytes: number
+  readonly atRiskSinceMs: number | null
+  readonly next: PlannedDto | null
+  /** When history begins; null for none. */
+  readonly sinceMs: number | null
+}
+
+export interface TierStatusDto {
+  readonly atMs: number
+  readonly archive: {
+    readonly location: string | null
+    readonly state: 'none' | 'ok' | 'down'
+    readonly downSinceMs: number | null
+    readonly lastError: string | null
+    readonly lastOkMs: number | null
+  }
+  readonly stores: readonly StoreDto[]
+  readonly streams: readonly StreamTiersDto[]
+  readonly gaps: number
+}
+
+export interface TierReportDto {
+  readonly sealed: number
+  readonly copied: number
+  readonly evicted: number
+  readonly trimmed: number
+  readonly freedHotBytes: number
+  readonly failed: readonly { readonly stream: string; readonly segment: string; readonly kind: string; readonly error: string }[]
+  readonly waiting: number
+  readonly nextDueMs: number | null
+}
+
+/** What a tiering run yields: its steps, at last the report. */
+export type TierRunPart =
+  | { readonly type: 'step'; readonly kind: string; readonly phase: 'begin' | 'progress' | 'done' | 'failed'; readonly stream: string; readonly segment: string; readonly bytes: number; readonly error: string | null }
+  | { readonly type: 'report'; readonly report: TierReportDto }
+
+export interface PolicyValueDto {
+  readonly field: string
+  /** Times in ms, sizes in bytes, null: no limit. */
+  readonly value: unknown
+  readonly origin: string
+}
+
+export interface PolicyShowDto {
+  readonly stream: string
+  /** Whether there is such a stream; if not, this is what it would get. */
+  readonly exists: boolean
+  readonly values: readonly PolicyValueDto[]
+  readonly losers: readonly (PolicyValueDto & { readonly by: string })[]
+}
+
+export interface PolicyTestDto extends PolicyShowDto {
+  readonly nowMs: number
+  readonly atMs: number
+  /** What the plan does until then with the segments there are now. */
+  readonly seals: number
+  readonly copies: { readonly segments: number; readonly bytes: number }
+  readonly evicts: { readonly segments: number; readonly bytes: number }
+  readonly trims: { readonly segments: number; readonly hotBytes: number; readonly archiveBytes: number; readonly oldestMs: number | null }
+  /** Values that work against each other, as sentences. */
+  readonly conflicts: readonly string[]
+}
+
+/** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
+export interface ControlApi {
+  ping(): Promise<PingDto>
+  /** Streams by name in code-point order. */
+  listStreams(page?: PageDto): Promise<readonly StreamDto[]>
+  streamInfo(name: string): Promise<StreamInfoDto>
+  /** `stream_exists`. */
+  createStream(name: string, options: { readonly txid: 'ms' | 'custom' }): Promise<StreamInfoDto>
+  /**
+   * Appends in order, creating the stream where the policy allows it. Resolves once every record is durable or has
+   * failed; rejects only where nothing was appended.
+   */
+  append(name: string, records: readonly AppendRecord[]): Promise<AppendResult>
+  read(name: string, request: ReadRequest, signal?: AbortSignal): AsyncIterable<ReadPart>
+  /** The last `count` records, then with `follow` what comes. */
+  tail(name: string, count: number, options: { readonly follow: boolean }, signal?: AbortSignal): AsyncIterable<ReadPart>
+  tierStatus(): Promise<TierStatusDto>
+  tierPlan(stream?: string): Promise<TierPlanDto>
+  tierRun(options: { readonly until: 'once' | 'settled' }, signal?: AbortSignal): AsyncIterable<TierRunPart>
+  /** Also for a stream that is not there yet. */
+  policyShow(name: string): Promise<PolicyShowDto>
+  /** Also for a stream that is not there yet. */
+  policyTest(name: string, options: { readonly atMs: number }): Promise<PolicyTestDto>
+  /** Oldest first; `after` is a segment number. */
+  segments(name: string, page?: PageDto): Promise<readonly SegmentDto[]>
+  /** `not_found` for a number the stream does not have. */
+  segmentDump(name: string, segment: string, options: { readonly payloads: boolean }, signal?: AbortSignal): AsyncIterable<DumpPart>
+}

@@ -1,0 +1,119 @@
+import { assert } from './assert.js'
+import type { Dlsn } from './dlsn.js'
+
+/**
+ * States of a segment. `archived` is in both tiers, `cold` only in the archive. Copying, verifying and evicting
+ * are steps of a job, not states.
+ */
+export type SegmentState = 'open' | 'recovering' | 'sealed' | 'archived' | 'cold' | 'trimmed' | 'gap'
+
+/** Every transition there is. A state change is one compare-and-set with the expected state and version. */
+export const SEGMENT_TRANSITIONS: Readonly<Record<SegmentState, readonly SegmentState[]>> = {
+  // seal by the writer · a fencing second opener found it open
+  open: ['sealed', 'recovering'],
+  // recovery closed its ledger
+  recovering: ['sealed'],
+  // copied and read back · history ended before it was copied · declared lost
+  sealed: ['archived', 'trimmed', 'gap'],
+  // hot copy released · history ended
+  archived: ['cold', 'trimmed', 'gap'],
+  // history ended · the object is gone
+  cold: ['trimmed', 'gap'],
+  trimmed: [],
+  gap: ['trimmed'],
+}
+
+export function canTransition(from: SegmentState, to: SegmentState): boolean {
+  return SEGMENT_TRANSITIONS[from].includes(to)
+}
+
+export function isClosed(state: SegmentState): boolean {
+  return state !== 'open' && state !== 'recovering'
+}
+
+/** 128 random bits in lower-case hexadecimal (32 characters): names one life of a stream. */
+export type Incarnation = string
+
+/** How the txids of a stream are to be understood. `ms`: milliseconds since the epoch, UTC. */
+export type TxidMode = 'ms' | 'custom'
+
+/** A stream as the index knows it. */
+export interface StreamRow {
+  readonly incarnation: Incarnation
+  readonly name: string
+  readonly txidMode: TxidMode
+  readonly createdMs: number
+  /** The incarnation this one was restored or cloned from, with the DLSN where it forks. */
+  readonly parent: { readonly incarnation: Incarnation; readonly fork: Dlsn | null } | null
+  /** Highest writer epoch ever given out. */
+  readonly epoch: bigint
+  /** Everything below is trimmed; null: nothing is. */
+  readonly trimmedBelow: Dlsn | null
+  /** Counts changes of this row; a compare-and-set names the version it saw. */
+  readonly version: number
+}
+
+/** Where a segment's cold copy is. */
+export interface ArchivedObject {
+  readonly key: string
+  readonly sizeBytes: number
+  /** Bytes of the index at the end of the object, so that one request fetches it. */
+  readonly indexBytes: number
+}
+
+/** A segment as the index knows it: what maps DLSN, txid and time ranges to tiers. */
+export interface SegmentRow {
+  readonly incarnation: Incarnation
+  /** Log segment sequence number, from 1. */
+  readonly segment: bigint
+  readonly state: SegmentState
+  /** Writer epoch that opened it. */
+  readonly epoch: bigint
+  /** The hot copy; null when there is none. A `cold` or `trimmed` row with a ledger still owes its deletion. */
+  readonly ledgerId: bigint | null
+  readonly firstTxid: bigint
+  /** sequenceId of the first record. */
+  readonly startSequenceId: bigint
+  readonly openedMs: number
+  // Known once closed; before that −1, 0 or null.
+  readonly lastTxid: bigint
+  readonly lastEntryId: bigint
+  /** Slot of the last user record, in entry `lastEntryId`. */
+  readonly lastSlot: bigint
+  readonly recordCount: bigint
+  /** Sum of entry payload bytes: the ledger's length. */
+  readonly lengthBytes: number
+  readonly sealedMs: number | null
+  /** SHA-256 over entry ids, lengths and payloads, lower-case hex; known once copied. */
+  readonly contentDigest: string | null
+  readonly object: ArchivedObject | null
+  readonly archivedMs: number | null
+  /** When the hot copy was given up. */
+  readonly evictedMs: number | null
+  /** Counts changes of this row. */
+  readonly version: number
+}
+
+/** Asserts what must hold of any row; called by index engines before a row is written. */
+export function checkSegmentRow(row: SegmentRow): void {
+  const where = `segment ${row.segment} of ${row.incarnation}`
+  assert(row.segment >= 1n, `${where}: sequence numbers start at 1`)
+  if (isClosed(row.state)) {
+    assert(row.sealedMs !== null, `${where} is ${row.state} without a completion time`)
+    assert(row.lastTxid >= row.firstTxid || row.recordCount === 0n, `${where}: txids go back`)
+  } else {
+    assert(row.ledgerId !== null, `${where} is ${row.state} without a ledger`)
+    assert(row.object === null, `${where} is ${row.state} and has an object`)
+  }
+  if (row.state === 'sealed') assert(row.ledgerId !== null, `${where} is sealed without a hot copy`)
+  // Invariant 4: a hot copy is given up only for a committed, verified object.
+  if (row.state === 'archived' || row.state === 'cold') {
+    assert(row.object !== null && row.archivedMs !== null, `${where} is ${row.state} without a verified object`)
+    assert(row.contentDigest !== null, `${where} is ${row.state} without a digest`)
+  }
+}
+
+/** Whether readers may use the hot copy. */
+export function isHot(row: SegmentRow): boolean {
+  return row.ledgerId !== null && (row.state === 'sealed' || row.state === 'archived' || !isClosed(row.state))
+}

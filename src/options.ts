@@ -1,0 +1,119 @@
+import { StratalogError } from './model/errors.js'
+import type { PolicyInput } from './model/policy-input.js'
+import type { ArchiveEngine } from './ports/archive-store.js'
+import type { Clock } from './ports/clock.js'
+import type { Disk } from './ports/disk.js'
+import type { Logger } from './ports/logger.js'
+import type { Random } from './ports/random.js'
+
+/** What `openLog` takes. Code is the nearest layer of configuration: it wins over environment and file. */
+export interface OpenOptions {
+  /** A directory, `s3://…`, `hdfs://…`, `none`, or an engine instance. Default: what the configuration says, else none. */
+  readonly archive?: string | ArchiveEngine
+  /**
+   * Directories of the segment stores, one a disk.
+   * @default three directories under the log's own
+   */
+  readonly stores?: readonly string[]
+  /** Values for every stream, above what the file's `defaults` say. */
+  readonly defaults?: PolicyInput
+  /**
+   * `run`: the tiering agent works in the background. `off`: only when asked.
+   * @default 'run'
+   */
+  readonly tiering?: 'run' | 'off'
+  /**
+   * `socket`: commands can work beside this process through `control.sock`.
+   * @default 'socket'
+   */
+  readonly control?: 'socket' | 'off'
+  /**
+   * `create`: make the log where there is none. `never`: reject with `file_not_found`.
+   * @default 'create'
+   */
+  readonly create?: 'create' | 'never'
+  /**
+   * Bytes of one file of a store; what is freed comes back in such pieces.
+   * @default 64 MiB
+   */
+  readonly storeFileBytes?: number
+  /**
+   * Record bytes of one stream sent and not yet durable.
+   * @default 8 MiB
+   */
+  readonly inFlightBytesMax?: number
+  /**
+   * Record bytes of one stream taken and not yet durable; beyond it appends reject with `backpressure`.
+   * @default 64 MiB
+   */
+  readonly takenBytesMax?: number
+  /** Configuration file. Default: `stratalog.yaml` in the directory, if it is there. `none`: no file, no environment. */
+  readonly config?: string
+  /** Stand-ins for the world: tests and simulators. */
+  readonly system?: Partial<SystemPorts>
+}
+
+export interface SystemPorts {
+  readonly disk: Disk
+  readonly clock: Clock
+  readonly random: Random
+  readonly logger: Logger
+}
+
+export interface FilledOptions {
+  readonly tiering: 'run' | 'off'
+  readonly control: 'socket' | 'off'
+  readonly create: 'create' | 'never'
+  readonly storeFileBytes: number
+  readonly inFlightBytesMax: number
+  readonly takenBytesMax: number
+}
+
+const MIB = 1024 * 1024
+const KEYS = new Set([
+  'archive',
+  'stores',
+  'defaults',
+  'tiering',
+  'control',
+  'create',
+  'storeFileBytes',
+  'inFlightBytesMax',
+  'takenBytesMax',
+  'config',
+  'system',
+])
+
+/** Fills and checks the options; unknown ones are refused. Throws `invalid_argument`. */
+export function fillOptions(options: OpenOptions): FilledOptions {
+  for (const key of Object.keys(options)) {
+    if (!KEYS.has(key)) {
+      throw new StratalogError('invalid_argument', `openLog has no option "${key}": there are ${[...KEYS].join(', ')}`, { found: key })
+    }
+  }
+  return Object.freeze({
+    tiering: oneOf(options.tiering ?? 'run', 'tiering', ['run', 'off']),
+    control: oneOf(options.control ?? 'socket', 'control', ['socket', 'off']),
+    create: oneOf(options.create ?? 'create', 'create', ['create', 'never']),
+    // A file must hold the largest entry with room to spare; the upper bound keeps offsets well inside a number.
+    storeFileBytes: wholePages(bounded(options.storeFileBytes ?? 64 * MIB, 'storeFileBytes', 4 * MIB, 1024 * MIB)),
+    inFlightBytesMax: bounded(options.inFlightBytesMax ?? 8 * MIB, 'inFlightBytesMax', 64 * 1024, 1024 * MIB),
+    takenBytesMax: bounded(options.takenBytesMax ?? 64 * MIB, 'takenBytesMax', 64 * 1024, 4096 * MIB),
+  })
+}
+
+function oneOf<T extends string>(value: T, name: string, allowed: readonly T[]): T {
+  if (allowed.includes(value)) return value
+  throw new StratalogError('invalid_argument', `${name}: ${JSON.stringify(value)} is not one of ${allowed.join(', ')}`, { found: value })
+}
+
+function bounded(value: number, name: string, min: number, max: number): number {
+  if (Number.isSafeInteger(value) && value >= min && value <= max) return value
+  throw new StratalogError('invalid_argument', `${name}: ${value} is not a whole number of bytes between ${min} and ${max}`, { found: value })
+}
+
+/** Stores write whole pages; a file of half a page would waste the rest. */
+function wholePages(sizeBytes: number): number {
+  if (sizeBytes % 4_096 === 0) return sizeBytes
+  throw new StratalogError('invalid_argument', `storeFileBytes: ${sizeBytes} is not a multiple of 4096`, { found: sizeBytes })
+}

@@ -1,0 +1,70 @@
+import type { Clock } from './clock.js'
+import type { Disk } from './disk.js'
+import type { Logger } from './logger.js'
+import type { Random } from './random.js'
+
+/** Bytes that can be produced more than once: an upload is retried from the start. */
+export interface ReplayableBody {
+  readonly sizeBytes: number
+  /** The bytes in order, from the start, at each call. Chunks belong to the consumer until it asks for the next. */
+  open(): AsyncIterable<Uint8Array>
+}
+
+export interface ArchivedKey {
+  readonly key: string
+  readonly sizeBytes: number
+}
+
+/** What an engine can do; the contract suite probes what these claim. */
+export interface ArchiveCapabilities {
+  /** `native`: the store refuses a taken key atomically. `none`: unique attempt ids are the only guard. */
+  readonly putIfAbsent: 'native' | 'none'
+  readonly checksums: readonly ('crc32c' | 'sha256')[]
+  readonly listFrom: boolean
+  readonly thaw: boolean
+}
+
+/**
+ * A flat store of immutable objects under keys of at most 200 bytes (`[0-9a-z_~/.-]`, parts divided by `/`), in byte
+ * order of keys. Failures: `archive_unavailable` (retryable), `archive_full`, `access_denied`, `object_not_found`,
+ * `object_exists`; never a partial success.
+ */
+export interface ArchiveStore {
+  /** For people: `s3://bucket/prefix`, a path. Never credentials. */
+  readonly location: string
+  readonly capabilities: ArchiveCapabilities
+  /**
+   * Creates the object whole or not at all; durable when it resolves. `object_exists` if the key is taken. A crash
+   * leaves no object under the key. Optional storage class and tags for engines that know them.
+   */
+  putIfAbsent(
+    key: string,
+    body: ReplayableBody,
+    options?: { readonly storageClass?: string; readonly tags?: Readonly<Record<string, string>>; readonly signal?: AbortSignal },
+  ): Promise<void>
+  /** Size, or null if there is no such object. */
+  head(key: string, signal?: AbortSignal): Promise<ArchivedKey | null>
+  /** Exactly the bytes [offset, offset + length), fewer only where the object ends. Owned by the caller. `object_not_found`. */
+  readRange(key: string, offset: number, lengthBytes: number, signal?: AbortSignal): Promise<Uint8Array>
+  /** Keys strictly above `after` in byte order, with prefix `prefix`, at most `limit`. Strongly consistent. */
+  listFrom(prefix: string, after: string, limit: number, signal?: AbortSignal): Promise<ArchivedKey[]>
+  /** Idempotent: an absent key is fine. */
+  delete(key: string, signal?: AbortSignal): Promise<void>
+  close(): Promise<void>
+}
+
+/** What an engine gets from the log. */
+export interface ArchiveContext {
+  readonly clock: Clock
+  readonly random: Random
+  readonly logger: Logger
+  readonly disk: Disk
+  readonly signal: AbortSignal
+}
+
+/** A way to open an archive: built in, or an instance from elsewhere passed to `openLog`. */
+export interface ArchiveEngine {
+  readonly apiVersion: 1
+  readonly name: string
+  open(context: ArchiveContext): Promise<ArchiveStore>
+}

@@ -1,0 +1,19 @@
+/** The right to do something alone, until released or lost. */
+export interface Lease {
+  readonly name: string
+  /** Grows with every grant of the name, also over restarts: a fencing token. */
+  readonly epoch: bigint
+  /** Aborted when the lease is lost. Work begun under the lease must not commit after that. */
+  readonly lost: AbortSignal
+  release(): Promise<void>
+}
+
+/** Who may do what, among processes. SQLite: one process per directory; ZooKeeper: ephemeral nodes. */
+export interface Coordination {
+  /**
+   * Takes the lease or rejects with `conflict` (naming the holder) when another holds it after `waitMs`.
+   * The epoch is durable before this resolves.
+   */
+  acquire(name: string, options: { readonly holder: string; readonly waitMs: number; readonly signal?: AbortSignal }): Promise<Lease>
+  close(): Promise<void>
+}

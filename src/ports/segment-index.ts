@@ -1,0 +1,93 @@
+import type { Incarnation, SegmentRow, StreamRow, TxidMode } from '../model/segment.js'
+
+/** What a new stream is told. */
+export interface NewStream {
+  readonly incarnation: Incarnation
+  readonly name: string
+  readonly txidMode: TxidMode
+  readonly createdMs: number
+  readonly parent: StreamRow['parent']
+}
+
+/** What a change of a segment row may touch; `state` only along SEGMENT_TRANSITIONS. */
+export type SegmentPatch = Partial<Omit<SegmentRow, 'incarnation' | 'segment' | 'epoch' | 'version'>>
+
+/** A subscription; ending it twice is fine. */
+export interface Watch {
+  close(): void
+}
+
+/**
+ * Maps DLSN, txid and time ranges of streams to segments and their tiers. Each change is one atomic, durable
+ * compare-and-set; `conflict` (with what was found) when the row is not as expected. Rows are checked by
+ * `checkSegmentRow` before they are written. Segments of a stream are contiguous and ascending.
+ */
+export interface SegmentIndex {
+  /** `stream_exists` if a living stream has the name. */
+  createStream(stream: NewStream): Promise<StreamRow>
+  /** By its present name; null if there is none. */
+  streamByName(name: string): Promise<StreamRow | null>
+  stream(incarnation: Incarnation): Promise<StreamRow | null>
+  /** By name in code-point order, above `after` ('' for the first), at most `limit`. */
+  listStreams(after: string, limit: number): Promise<StreamRow[]>
+  /** Sets fields of a stream if it still has `expectedVersion`, else `conflict`. */
+  updateStream(incarnation: Incarnation, expectedVersion: number, patch: Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow'>>): Promise<StreamRow>
+
+  /**
+   * Adds an open segment after the newest. `conflict` unless `row.segment` is the newest + 1 (1 for the first; any
+   * for the first of a restored stream) and `row.epoch` is the stream's epoch: a fenced writer starts no segment.
+   */
+  beginSegment(row: SegmentRow): Promise<SegmentRow>
+  /** Adds a segment that is closed already (restore, index rebuild), in order. Same conflicts but for the epoch. */
+  adoptSegment(row: SegmentRow): Promise<SegmentRow>
+  /** Changes a row if it still has `expectedVersion`, else `conflict`. A state moves only along the table. */
+  updateSegment(row: Pick<SegmentRow, 'incarnation' | 'segment' | 'version'>, patch: SegmentPatch): Promise<SegmentRow>
+  /**
+   * Removes the newest segment when recovery found it empty, or a trimmed row that owes nothing any more
+   * (no ledger, no object). Anything else is an assertion.
+   */
+  removeSegment(row: Pick<SegmentRow, 'incarnation' | 'segment' | 'version'>): Promise<void>
+
+  segment(incarnation: Incarnation, segment: bigint): Promise<SegmentRow | null>
+  /** Ascending from `from`, at most `limit`. */
+  listSegments(incarnation: Incarnation, from: bigint, limit: number): Promise<SegmentRow[]>
+  newestSegment(incarnation: Incarnation): Promise<SegmentRow | null>
+  /** Oldest row that is not trimmed. */
+  oldestSegment(incarnation: Incarnation): Promise<SegmentRow | null>
+  /** The first segment that may hold a record with txid ≥ `txid`: lastTxid ≥ txid, or open. */
+  segmentForTxid(incarnation: Incarnation, txid: bigint): Promise<SegmentRow | null>
+  /** The first segment whose last record has sequenceId ≥ `sequenceId`, or an open one. */
+  segmentForSequenceId(incarnation: Incarnation, sequenceId: bigint): Promise<SegmentRow | null>
+  /** The first segment completed at or after `timeMs`, or an open one (streams with custom txids). */
+  segmentForTime(incarnation: Incarnation, timeMs: number): Promise<SegmentRow | null>
+  /** Rows in any of these states over all streams, at most `limit`; how recovery and the agent find work. */
+  segmentsInState(states: readonly SegmentRow['state'][], limit: number): Promise<SegmentRow[]>
+  /** Closed rows (`cold`, `trimmed`) that still owe the deletion of a ledger or an object. */
+  segmentsOwing(limit: number): Promise<SegmentRow[]>
+  /** Sums over all segments of a stream, by tier, computed by the engine. */
+  totals(incarnation: Incarnation): Promise<SegmentTotals>
+
+  /** Calls `changed` after each change of a stream's row or segments; spurious calls are fine, lost ones are not. */
+  watch(incarnation: Incarnation, changed: () => void): Watch
+
+  /** The stream's own policy override as JSON text, null if none. Set: durable. */
+  policyOverride(incarnation: Incarnation): Promise<string | null>
+  setPolicyOverride(incarnation: Incarnation, policy: string | null): Promise<void>
+
+  /** A small named fact of the whole log (log id, last scrub …). */
+  fact(name: string): Promise<string | null>
+  setFact(name: string, value: string): Promise<void>
+
+  close(): Promise<void>
+}
+
+/** Bytes are ledger lengths (payload), segments are counts. A segment in both tiers counts in hot, cold and both. */
+export interface SegmentTotals {
+  readonly segments: number
+  readonly records: bigint
+  readonly hotSegments: number
+  readonly hotBytes: number
+  readonly coldSegments: number
+  readonly coldBytes: number
+  readonly bothBytes: number
+}

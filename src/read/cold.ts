@@ -1,0 +1,46 @@
+import type { BlockCache } from '../../archive/block-cache.js'
+import { openSegmentObject, type SegmentObjectReader } from '../../archive/segment-reader.js'
+import { present } from '../model/assert.js'
+import type { SegmentRow } from '../model/segment.js'
+import type { ArchiveStore } from '../ports/archive-store.js'
+import type { SegmentSource, SourceEntry } from './source.js'
+
+/** The copy of a segment in the archive. */
+export class ColdSource implements SegmentSource {
+  readonly tier = 'cold'
+  readonly #object: SegmentObjectReader
+  readonly #row: SegmentRow
+
+  private constructor(object: SegmentObjectReader, row: SegmentRow) {
+    this.#object = object
+    this.#row = row
+  }
+
+  static async open(archive: ArchiveStore, row: SegmentRow, cache: BlockCache): Promise<ColdSource> {
+    return new ColdSource(await openSegmentObject(archive, present(row.object, 'object of a cold segment'), cache), row)
+  }
+
+  lastEntry(): Promise<bigint> {
+    return Promise.resolve(this.#row.lastEntryId)
+  }
+
+  async readEntries(first: bigint, last: bigint, bytesMax: number, signal?: AbortSignal): Promise<readonly SourceEntry[]> {
+    const entries = await this.#object.readEntries(first, bytesMax, signal)
+    return entries.at(-1)?.entryId !== undefined && present(entries.at(-1), 'entry').entryId > last
+      ? entries.filter((entry) => entry.entryId <= last)
+      : entries
+  }
+
+  entryForTxid(txid: bigint, signal?: AbortSignal): Promise<bigint | null> {
+    return this.#object.entryForTxid(txid, signal)
+  }
+
+  entryForPosition(position: bigint, signal?: AbortSignal): Promise<bigint | null> {
+    return this.#object.entryForSequenceId(this.#row.startSequenceId + position - 1n, signal)
+  }
+
+  /** An archived segment grows no more. */
+  waitAbove(): Promise<void> {
+    return Promise.resolve()
+  }
+}

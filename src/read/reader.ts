@@ -1,0 +1,383 @@
+import { present } from '../model/assert.js'
+import { Dlsn } from '../model/dlsn.js'
+import { isStratalogError, StratalogError } from '../model/errors.js'
+import type { Position } from '../model/position.js'
+import type { Gap, LogRecord } from '../model/record.js'
+import { isClosed, isHot, type SegmentRow, type StreamRow } from '../model/segment.js'
+import type { Clock } from '../ports/clock.js'
+import type { Logger } from '../ports/logger.js'
+import type { SegmentIndex } from '../ports/segment-index.js'
+import { locate, timeOf } from './locate.js'
+import { type SegmentSource, type SourceEntry, userRecords } from './source.js'
+
+/** Bytes of entries fetched at a time, and held while the consumer works on the ones before. */
+const FETCH_BYTES = 1024 * 1024
+/** A tier that fails is tried again this often before the reader gives up on the segment. */
+const SOURCE_ATTEMPTS_MAX = 4
+
+export interface ReadRange {
+  /** First position to read, inclusive. Default `earliest`. */
+  readonly from?: Position
+  /** Read what comes after this position, exclusive. Not together with `from`. */
+  readonly after?: Position
+  /** Where to stop, exclusive. Default: the end as it is when the reader gets there. */
+  readonly until?: Position
+  /** At most so many records. */
+  readonly limit?: number
+  /** Go on with what is appended later, until `until`, `limit` or `signal` ends it. */
+  readonly follow?: boolean
+  readonly signal?: AbortSignal
+}
+
+export interface ReadContext {
+  readonly index: SegmentIndex
+  readonly clock: Clock
+  readonly logger: Logger
+  /** The hot copy of a segment. */
+  openHot(row: SegmentRow): Promise<SegmentSource>
+  /** The copy in the archive. */
+  openCold(row: SegmentRow): Promise<SegmentSource>
+}
+
+/** What a read has served so far, by tier. */
+export interface ReadCounts {
+  hot: number
+  cold: number
+}
+
+/**
+ * Reads records of a stream in order across tiers (DESIGN.md §3). A segment that changes tier while it is read goes
+ * on at the same position from the other tier (invariant 2). Yields batches as they are fetched; a gap is an element
+ * of its own.
+ */
+export async function* readBatches(
+  context: ReadContext,
+  stream: StreamRow,
+  range: ReadRange,
+  counts: ReadCounts,
+): AsyncGenerator<LogRecord[] | Gap, void, undefined> {
+  const { signal } = range
+  try {
+    const bounds = await resolveBounds(context, stream, range)
+    if (bounds.left === 0) return
+    yield* new SegmentWalk(context, stream.incarnation, bounds, range.follow ?? false, signal, counts).run()
+  } catch (error) {
+    // An aborted signal ends a `follow` normally; elsewhere it is the caller's reason that rejects.
+    if (signal?.aborted) {
+      if (range.follow) return
+      throw signal.reason
+    }
+    throw error
+  }
+}
+
+interface Bounds {
+  from: Dlsn
+  readonly until: Dlsn | null
+  /** A txid that ends the read even where its DLSN is not known yet. */
+  readonly untilTxid: bigint | null
+  readonly untilSequenceId: bigint | null
+  /** Records below are passed over: the start lies beyond the end as it was, and only a follower gets there. */
+  readonly fromTxid: bigint | null
+  readonly fromSequenceId: bigint | null
+  left: number
+  /** The caller named a position that may lie below what is kept. */
+  readonly explicit: boolean
+}
+
+async function resolveBounds(context: ReadContext, stream: StreamRow, range: ReadRange): Promise<Bounds> {
+  if (range.from !== undefined && range.after !== undefined) {
+    throw new StratalogError('invalid_argument', 'a read takes either from (inclusive) or after (exclusive), not both')
+  }
+  const left = range.limit ?? Number.POSITIVE_INFINITY
+  if (left !== Number.POSITIVE_INFINITY && (!Number.isSafeInteger(left) || left < 0)) {
+    throw new StratalogError('invalid_argument', `limit ${left} is not a count: use a whole number from 0`, { found: left })
+  }
+  range.signal?.throwIfAborted()
+  const located = {
+    index: context.index,
+    nowMs: () => context.clock.nowMs(),
+    openSource: (row: SegmentRow) => openSource(context, row, null),
+  }
+  const start = range.after ?? range.from ?? 'earliest'
+  const from = await locate(located, stream, start, range.after !== undefined)
+  await checkInRange(context, stream, start, from, range.follow ?? false)
+  const { until } = range
+  const open = { from, left, explicit: start instanceof Dlsn, untilTxid: null, untilSequenceId: null, ...lowerBound(stream, start, range, located.nowMs()) }
+  if (until === undefined || until === 'earliest') {
+    return { ...open, until: until === undefined ? null : from }
+  }
+  // A position beyond the present end has no DLSN yet: such a read ends by what the records say.
+  if (typeof until === 'object' && !(until instanceof Dlsn)) {
+    if ('txid' in until) return { ...open, until: null, untilTxid: until.txid }
+    if ('sequenceId' in until) return { ...open, until: null, untilSequenceId: until.sequenceId }
+  }
+  return untilTime(located, stream, until, open)
+}
+
+/** A DLSN or sequenceId beyond the end is a mistake of the caller's, unless the end is still to come. */
+async function checkInRange(context: ReadContext, stream: StreamRow, start: Position, from: Dlsn, follow: boolean): Promise<void> {
+  if (follow || typeof start !== 'object' || 'txid' in start || 'time' in start) return
+  const newest = await context.index.newestSegment(stream.incarnation)
+  const out = (found: string, end: string) =>
+    new StratalogError('position_out_of_range', `${found} lies beyond the end of ${stream.name} (${end}): read from "latest" or follow`, { expected: end, found })
+  if (start instanceof Dlsn) {
+    const last = newest?.segment ?? 0n
+    if (start.segment < 1n || from.segment > last + 1n) throw out(start.toString(), `segment ${last}`)
+  } else if (newest !== null && isClosed(newest.state)) {
+    const end = newest.startSequenceId + newest.recordCount
+    if (start.sequenceId > end) throw out(`seq:${start.sequenceId}`, `seq:${end}`)
+  } else if (newest === null && start.sequenceId > 0n) throw out(`seq:${start.sequenceId}`, 'seq:0')
+}
+
+function lowerBound(stream: StreamRow, start: Position, range: ReadRange, nowMs: number): { fromTxid: bigint | null; fromSequenceId: bigint | null } {
+  const none = { fromTxid: null, fromSequenceId: null }
+  if (typeof start !== 'object' || start instanceof Dlsn) return none
+  const beyond = range.after === undefined ? 0n : 1n
+  if ('sequenceId' in start) return { ...none, fromSequenceId: start.sequenceId + beyond }
+  if ('txid' in start) return { ...none, fromTxid: start.txid + beyond }
+  return stream.txidMode === 'ms' ? { ...none, fromTxid: BigInt(timeOf(start.time, nowMs)) + beyond } : none
+}
+
+async function untilTime(
+  located: Parameters<typeof locate>[0],
+  stream: StreamRow,
+  until: Position,
+  open: Omit<Bounds, 'until'>,
+): Promise<Bounds> {
+  if (typeof until === 'object' && 'time' in until && stream.txidMode === 'ms') {
+    return { ...open, until: null, untilTxid: BigInt(Math.max(0, timeOf(until.time, located.nowMs()))) }
+  }
+  return { ...open, until: await locate(located, stream, until, false) }
+}
+
+/** Hot is preferred; `avoid` names the tier that just failed. */
+async function openSource(context: ReadContext, row: SegmentRow, avoid: 'hot' | 'cold' | null): Promise<SegmentSource> {
+  const hot = isHot(row)
+  const cold = row.object !== null
+  if (hot && !(avoid === 'hot' && cold)) return context.openHot(row)
+  if (cold) return context.openCold(row)
+  throw new StratalogError('internal', `segment ${row.segment} is ${row.state} and in no tier`, { found: row.state })
+}
+
+class SegmentWalk {
+  readonly #context: ReadContext
+  readonly #incarnation: string
+  readonly #bounds: Bounds
+  readonly #follow: boolean
+  readonly #signal: AbortSignal | undefined
+  readonly #counts: ReadCounts
+  /** Next record to read. */
+  #at: Dlsn
+  #first = true
+
+  constructor(context: ReadContext, incarnation: string, bounds: Bounds, follow: boolean, signal: AbortSignal | undefined, counts: ReadCounts) {
+    this.#context = context
+    this.#incarnation = incarnation
+    this.#bounds = bounds
+    this.#follow = follow
+    this.#signal = signal
+    this.#counts = counts
+    this.#at = bounds.from
+  }
+
+  async *run(): AsyncGenerator<LogRecord[] | Gap, void, undefined> {
+    while (!this.#done()) {
+      this.#signal?.throwIfAborted()
+      const changed = this.#armWatch()
+      try {
+        const row = await this.#currentRow()
+        if (row === null) {
+          if (!this.#follow) return
+          await changed.wait()
+        } else if (row.state === 'trimmed' || row.state === 'gap' || row.segment > this.#at.segment || this.#at.compare(await this.#trimmed()) < 0) {
+          yield* this.#skipTo(row)
+        } else if (!(yield* this.#segment(row, changed))) return
+      } finally {
+        changed.close()
+      }
+    }
+  }
+
+  #done(): boolean {
+    const { until, left } = this.#bounds
+    return left <= 0 || (until !== null && this.#at.compare(until) >= 0)
+  }
+
+  /** The row the position lies in, or the next one; null: beyond everything there is. */
+  async #currentRow(): Promise<SegmentRow | null> {
+    const [row] = await this.#context.index.listSegments(this.#incarnation, this.#at.segment, 1)
+    return row ?? null
+  }
+
+  async #trimmed(): Promise<Dlsn> {
+    const stream = await this.#context.index.stream(this.#incarnation)
+    if (stream === null) throw new StratalogError('stream_not_found', 'the stream was deleted while it was read')
+    return stream.trimmedBelow ?? new Dlsn(0n, 0n, 0n)
+  }
+
+  /** Moves on to what is there, with a gap where the caller asked for what is not. */
+  async *#skipTo(row: SegmentRow): AsyncGenerator<Gap, void, undefined> {
+    const lost = row.state === 'trimmed' || row.state === 'gap'
+    const trimmed = await this.#trimmed()
+    let until = lost ? new Dlsn(row.segment + 1n, 0n, 0n) : new Dlsn(row.segment, 0n, 0n)
+    if (until.compare(trimmed) < 0) until = trimmed
+    const next = await this.#context.index.listSegments(this.#incarnation, until.segment, 1)
+    // Above everything there is: the position lies in a number that is not written yet, nothing is lost.
+    const beyond = !lost && row.segment > this.#at.segment && this.#at.compare(trimmed) >= 0
+    if (!beyond && (this.#bounds.explicit || !this.#first)) {
+      yield {
+        gap: row.state === 'gap' ? 'corrupt' : 'trimmed',
+        from: this.#at,
+        until,
+        firstSequenceId: null,
+        lastSequenceId: next[0] === undefined ? null : next[0].startSequenceId - 1n,
+      }
+    }
+    this.#first = false
+    this.#at = until
+  }
+
+  /** Reads on in one segment; false: the read ends here. */
+  async *#segment(row: SegmentRow, changed: Changed): AsyncGenerator<LogRecord[], boolean, undefined> {
+    let avoid: 'hot' | 'cold' | null = null
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        const source: SegmentSource = await openSource(this.#context, row, avoid)
+        const last: bigint = isClosed(row.state) ? row.lastEntryId : await source.lastEntry()
+        const served = yield* this.#entries(row, source, last)
+        if (served === 'ended') return false
+        if (isClosed(row.state)) {
+          this.#at = new Dlsn(row.segment + 1n, 0n, 0n)
+          return true
+        }
+        return await this.#openSegmentEnd(row, source, last, changed)
+      } catch (error) {
+        this.#signal?.throwIfAborted()
+        const fresh = await this.#context.index.segment(this.#incarnation, row.segment)
+        const moved = fresh === null || fresh.version !== row.version
+        if (moved) return true
+        // The same row and a failure: the other tier may still have it.
+        const tier: 'hot' | 'cold' = isHot(row) && avoid !== 'hot' ? 'hot' : 'cold'
+        if (attempt >= SOURCE_ATTEMPTS_MAX || !mayRetry(error) || (row.object === null && !retryable(error))) throw error
+        this.#context.logger.warn({ err: error, segment: row.segment.toString(), tier }, 'reading a segment failed, trying again')
+        avoid = tier
+        await this.#context.clock.sleep(10 * 2 ** attempt, this.#signal)
+      }
+    }
+  }
+
+  /** At the visible end of an open segment: whether it was sealed meanwhile, and waiting if the reader follows. */
+  async #openSegmentEnd(row: SegmentRow, source: SegmentSource, last: bigint, changed: Changed): Promise<boolean> {
+    const fresh = await this.#context.index.segment(this.#incarnation, row.segment)
+    if (fresh === null || fresh.version !== row.version) return true
+    if (!this.#follow) return false
+    await changed.orElse((signal) => source.waitAbove(last, signal))
+    return true
+  }
+
+  async *#entries(row: SegmentRow, source: SegmentSource, last: bigint): AsyncGenerator<LogRecord[], 'ended' | 'drained', undefined> {
+    const until = this.#bounds.until
+    const end = until !== null && until.segment === row.segment && until.entry < last ? until.entry : last
+    let next: Promise<readonly SourceEntry[]> | null = null
+    try {
+      while (this.#at.entry <= end) {
+        this.#signal?.throwIfAborted()
+        const entries: readonly SourceEntry[] = await (next ?? source.readEntries(this.#at.entry, end, FETCH_BYTES, this.#signal))
+        const following: bigint = present(entries.at(-1), 'an entry').entryId + 1n
+        // The next fetch runs while the consumer works on this one.
+        next = following <= end && this.#bounds.left > 0 ? source.readEntries(following, end, FETCH_BYTES, this.#signal) : null
+        next?.catch(() => {})
+        const batch = this.#decode(row, entries)
+        this.#at = new Dlsn(row.segment, following, 0n)
+        this.#first = false
+        this.#counts[source.tier] += batch.records.length
+        if (batch.records.length > 0) yield batch.records
+        if (batch.ended || this.#bounds.left <= 0) return 'ended'
+      }
+    } finally {
+      await next?.catch(() => {})
+    }
+    return until !== null && this.#at.compare(until) >= 0 ? 'ended' : 'drained'
+  }
+
+  #decode(row: SegmentRow, entries: readonly SourceEntry[]): { records: LogRecord[]; ended: boolean } {
+    const records: LogRecord[] = []
+    const { until, untilTxid, untilSequenceId, fromTxid, fromSequenceId } = this.#bounds
+    for (const entry of entries) {
+      for (const record of userRecords(entry.payload)) {
+        const slot = BigInt(record.slot)
+        if (entry.entryId === this.#at.entry && slot < this.#at.slot) continue
+        const dlsn = new Dlsn(row.segment, entry.entryId, slot)
+        const sequenceId = row.startSequenceId + BigInt(record.position) - 1n
+        const beyond =
+          (until !== null && dlsn.compare(until) >= 0) ||
+          (untilTxid !== null && record.txid >= untilTxid) ||
+          (untilSequenceId !== null && sequenceId >= untilSequenceId)
+        if (beyond || this.#bounds.left <= 0) return { records, ended: true }
+        if ((fromTxid !== null && record.txid < fromTxid) || (fromSequenceId !== null && sequenceId < fromSequenceId)) continue
+        records.push({ dlsn, txid: record.txid, sequenceId, value: record.payload, payload: record.payload })
+        this.#bounds.left -= 1
+      }
+    }
+    return { records, ended: false }
+  }
+
+  /** Armed before the row is looked at, so that no change between the look and the wait is missed. */
+  #armWatch(): Changed {
+    return this.#follow ? new Changed(this.#context.index, this.#incarnation, this.#signal) : Changed.never()
+  }
+}
+
+/** One change of a stream's rows, to be waited for at most once. */
+class Changed {
+  readonly #abort = new AbortController()
+  readonly #watch: { close(): void } | null
+  readonly #signal: AbortSignal | undefined
+
+  constructor(index: SegmentIndex | null, incarnation: string, signal: AbortSignal | undefined) {
+    this.#signal = signal
+    this.#watch = index?.watch(incarnation, () => this.#abort.abort()) ?? null
+  }
+
+  static never(): Changed {
+    return new Changed(null, '', undefined)
+  }
+
+  /** Resolves at the change; rejects when the reader's signal aborts. */
+  async wait(): Promise<void> {
+    await this.orElse(
+      (signal) =>
+        new Promise<void>((resolve) => {
+          if (signal.aborted) resolve()
+          else signal.addEventListener('abort', () => resolve(), { once: true })
+        }),
+    )
+  }
+
+  /** Waits for the change or for `other`, whichever comes first. */
+  async orElse(other: (signal: AbortSignal) => Promise<void>): Promise<void> {
+    const signal = this.#signal === undefined ? this.#abort.signal : AbortSignal.any([this.#abort.signal, this.#signal])
+    try {
+      await other(signal)
+    } catch (error) {
+      this.#signal?.throwIfAborted()
+      if (!this.#abort.signal.aborted) throw error
+    }
+    this.#signal?.throwIfAborted()
+  }
+
+  close(): void {
+    this.#watch?.close()
+    this.#abort.abort()
+  }
+}
+
+function retryable(error: unknown): boolean {
+  return isStratalogError(error) && error.retryable
+}
+
+/** Bugs of ours and refusals are not retried; what a disk or an archive says is. */
+function mayRetry(error: unknown): boolean {
+  return isStratalogError(error) && !isStratalogError(error, 'internal') && !isStratalogError(error, 'version_unsupported')
+}

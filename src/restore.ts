@@ -1,0 +1,27 @@
+import { planRestore, type RestorePlan, type RestoreProgress, type RestoreReport, restoreInto } from '../tiering/restore.js'
+import { type Log, storeDecision } from './log.js'
+import { policyQuorum } from './model/quorum.js'
+import type { ArchiveStore } from './ports/archive-store.js'
+
+export { planRestore }
+export type { RestorePlan, RestoreProgress, RestoreReport }
+
+/**
+ * Restores a whole archive into an open, empty log: equal DLSNs, txids and payloads, each stream a new incarnation
+ * that names its parent. Interrupted, it goes on where it was when run again. See `restoreInto`.
+ */
+export function restoreArchive(
+  log: Log,
+  archive: ArchiveStore,
+  plan: RestorePlan,
+  options: { readonly signal?: AbortSignal; readonly onProgress?: (progress: RestoreProgress) => void } = {},
+): Promise<RestoreReport> {
+  const { segments, random, policies } = log.parts
+  const target = {
+    ...segments,
+    random,
+    quorum: (stream: string) => policyQuorum(policies.resolve(stream, null).policy, segments.ledger.stores.all().length),
+    announce: (stream: object & { incarnation: string }) => storeDecision(log.parts, `stream/${stream.incarnation}`, 'stream-created', stream),
+  }
+  return restoreInto(target, archive, plan, options)
+}

@@ -1,0 +1,263 @@
+import { stat } from 'node:fs/promises'
+import process from 'node:process'
+import { StratalogError } from '../model/errors.js'
+import type {
+  AppendRecord,
+  AppendResult,
+  ControlApi,
+  DumpPart,
+  PageDto,
+  PingDto,
+  PolicyShowDto,
+  PolicyTestDto,
+  ReadPart,
+  ReadRequest,
+  SegmentDto,
+  StreamDto,
+  StreamInfoDto,
+  TierPlanDto,
+  TierRunPart,
+  TierStatusDto,
+} from '../model/control-api.js'
+import { parsePosition, type Position } from '../model/position.js'
+import { type Ack, PAYLOAD_BYTES_MAX, TXID_MAX } from '../model/record.js'
+import type { StreamRow } from '../model/segment.js'
+import { checkStreamName } from '../model/stream-name.js'
+import { parseInteger } from '../model/units.js'
+import { fieldsOf, POLICY_FIELDS } from '../config/layer.js'
+import type { Log } from '../log.js'
+import type { ReadOptions } from '../stream.js'
+import { ackDto, gapDto, plannedDto, recordDto, reportDto, segmentDto, stepPart, streamDto, streamInfoDto } from './dto.js'
+import { testPolicy } from './policy-test.js'
+import { dumpSegment } from './segment-dump.js'
+import { statusDto } from './status.js'
+
+const PAGE_MAX = 1_000
+/** Steps of a run that nobody took yet; beyond it progress is left out, never a result. */
+const STEPS_WAITING_MAX = 1_000
+const INT64_MAX = 2n ** 63n - 1n
+
+/** Device and inode of a directory. */
+export async function directoryId(directory: string): Promise<string> {
+  const { dev, ino } = await stat(directory, { bigint: true })
+  return `${dev}:${ino}`
+}
+
+/** The control API over a log of this process. */
+export class LocalControl implements ControlApi {
+  readonly #log: Log
+
+  constructor(log: Log) {
+    this.#log = log
+  }
+
+  async ping(): Promise<PingDto> {
+    return { api: 1, logId: this.#log.logId, pid: process.pid, directoryId: await directoryId(this.#log.directory) }
+  }
+
+  async listStreams(page: PageDto = {}): Promise<readonly StreamDto[]> {
+    const { index } = this.#log.parts.segments
+    const rows = await index.listStreams(page.after ?? '', pageLimit(page))
+    return Promise.all(rows.map(async (row) => streamDto(row, await index.totals(row.incarnation))))
+  }
+
+  async streamInfo(name: string): Promise<StreamInfoDto> {
+    return streamInfoDto(await this.#log.stream(name).info())
+  }
+
+  async createStream(name: string, options: { readonly txid: 'ms' | 'custom' }): Promise<StreamInfoDto> {
+    await this.#log.streams.create(name, options)
+    return this.streamInfo(name)
+  }
+
+  async append(name: string, records: readonly AppendRecord[]): Promise<AppendResult> {
+    checkRecords(name, records)
+    const stream = this.#log.stream(name)
+    const { resolved } = await this.#log.policyOf(name)
+    const results: PromiseSettledResult<Ack>[] = []
+    const send = ({ payload, txid }: AppendRecord) => stream.append(payload, txid === undefined ? {} : { txid })
+    // Records go on their way together, but the first alone if it may be refused for its txid: the ones behind it
+    // would be taken, and the stream would lack what stood before them.
+    const [first, ...others] = records
+    const alone = first?.txid !== undefined && others.length > 0
+    if (first !== undefined && alone) results.push(...(await Promise.allSettled([send(first)])))
+    if (results[0]?.status !== 'rejected') results.push(...(await Promise.allSettled((alone ? others : records).map(send))))
+
+    const index = results.findIndex((result) => result.status === 'rejected')
+    const failure = results[index]
+    const acks = results.flatMap((result) => (result.status === 'fulfilled' ? [ackDto(result.value)] : []))
+    if (failure?.status === 'rejected' && acks.length === 0 && index === 0) throw failure.reason
+    const row = await this.#log.streams.find(name)
+    return {
+      acks,
+      failed: failure?.status === 'rejected' ? { index, error: failure.reason as Error } : null,
+      copiesWanted: resolved.policy.quorum.copies,
+      txid: row?.txidMode ?? 'ms',
+    }
+  }
+
+  async *read(name: string, request: ReadRequest, signal?: AbortSignal): AsyncGenerator<ReadPart, void, undefined> {
+    const row = await this.#existing(name)
+    const nowMs = this.#log.parts.segments.ledger.clock.nowMs()
+    const at = (text: string | undefined): Position | undefined => (text === undefined ? undefined : parsePosition(text, nowMs))
+    const [from, after, until] = [at(request.from), at(request.after), at(request.until)]
+    yield { type: 'begin', txid: row.txidMode, fromMs: instant(from), afterMs: instant(after), untilMs: instant(until) }
+    yield* this.#parts(name, {
+      ...(from === undefined ? {} : { from }),
+      ...(after === undefined ? {} : { after }),
+      ...(until === undefined ? {} : { until }),
+      ...(request.limit === undefined ? {} : { limit: request.limit }),
+      ...(signal === undefined ? {} : { signal }),
+      follow: request.follow ?? false,
+      onGap: request.onGap ?? 'throw',
+    })
+  }
+
+  async *tail(name: string, count: number, options: { readonly follow: boolean }, signal?: AbortSignal): AsyncGenerator<ReadPart, void, undefined> {
+    if (!Number.isSafeInteger(count) || count < 0) {
+      throw new StratalogError('invalid_argument', `${count} is not a number of records: use a whole number from 0`, { found: count })
+    }
+    const row = await this.#existing(name)
+    const { nextSequenceId } = await this.#log.stream(name).info()
+    const from: Position = nextSequenceId > BigInt(count) ? { sequenceId: nextSequenceId - BigInt(count) } : 'earliest'
+    yield { type: 'begin', txid: row.txidMode, fromMs: null, afterMs: null, untilMs: null }
+    const limit = options.follow ? {} : { limit: count }
+    yield* this.#parts(name, { from, ...limit, ...(signal === undefined ? {} : { signal }), follow: options.follow, onGap: 'throw' })
+  }
+
+  async tierStatus(): Promise<TierStatusDto> {
+    return statusDto(this.#log)
+  }
+
+  async tierPlan(stream?: string): Promise<TierPlanDto> {
+    const plans = await this.#log.tier.plan(stream === undefined ? undefined : checkStreamName(stream))
+    return {
+      atMs: this.#log.parts.segments.ledger.clock.nowMs(),
+      archive: this.#log.parts.archiveLocation,
+      actions: plans.flatMap((one) => one.actions.map((action) => plannedDto(one.stream.name, action))),
+    }
+  }
+
+  async *tierRun(options: { readonly until: 'once' | 'settled' }, signal?: AbortSignal): AsyncGenerator<TierRunPart, void, undefined> {
+    const waiting: TierRunPart[] = []
+    let wake: () => void = () => undefined
+    const unsubscribe = this.#log.tier.onEvent((event) => {
+      if (event.phase === 'progress' && waiting.length >= STEPS_WAITING_MAX) return
+      waiting.push(stepPart(event))
+      wake()
+    })
+    const abort = new AbortController()
+    const signals = signal === undefined ? abort.signal : AbortSignal.any([abort.signal, signal])
+    let ended = false
+    const run = this.#log.tier.run({ until: options.until, signal: signals }).finally(() => {
+      ended = true
+      wake()
+    })
+    run.catch(() => undefined)
+    try {
+      while (!ended || waiting.length > 0) {
+        const part = waiting.shift()
+        if (part !== undefined) yield part
+        else {
+          await new Promise<void>((resolve) => {
+            wake = resolve
+          })
+        }
+      }
+      yield { type: 'report', report: reportDto(await run) }
+    } finally {
+      unsubscribe()
+      // Whoever stops listening stops the run; after it has ended this does nothing.
+      abort.abort(new DOMException('the run was left', 'AbortError'))
+    }
+  }
+
+  async policyShow(name: string): Promise<PolicyShowDto> {
+    const { resolved, losers } = await this.#log.policyOf(name)
+    const values = fieldsOf(resolved.policy)
+    return {
+      stream: name,
+      exists: (await this.#log.streams.find(name)) !== null,
+      values: POLICY_FIELDS.map((field) => ({ field, value: values[field], origin: resolved.origins[field] })),
+      losers: losers.map(({ field, value, origin, by }) => ({ field, value, origin, by })),
+    }
+  }
+
+  async policyTest(name: string, options: { readonly atMs: number }): Promise<PolicyTestDto> {
+    return { ...(await this.policyShow(name)), ...(await testPolicy(this.#log, name, options.atMs)) }
+  }
+
+  async segments(name: string, page: PageDto = {}): Promise<readonly SegmentDto[]> {
+    const row = await this.#existing(name)
+    const after = page.after === undefined ? 0n : parseInteger(page.after, 'a segment number', 0n, INT64_MAX)
+    const rows = await this.#log.parts.segments.index.listSegments(row.incarnation, after + 1n, pageLimit(page))
+    return rows.map(segmentDto)
+  }
+
+  async *segmentDump(name: string, segment: string, options: { readonly payloads: boolean }, signal?: AbortSignal): AsyncGenerator<DumpPart, void, undefined> {
+    const row = await this.#existing(name)
+    const number = parseInteger(segment, 'a segment number', 1n, INT64_MAX)
+    const found = await this.#log.parts.segments.index.segment(row.incarnation, number)
+    if (found === null) throw new StratalogError('not_found', `${name} has no segment ${segment}: see "stratalog segment list ${name}"`, { found: segment })
+    yield { type: 'segment', segment: segmentDto(found) }
+    yield* dumpSegment(this.#log.parts, found, options.payloads, signal)
+  }
+
+  async *#parts(name: string, options: ReadOptions & { readonly onGap: 'throw' | 'yield' }): AsyncGenerator<ReadPart, void, undefined> {
+    const records = this.#log.stream(name).read({ ...options, onGap: 'yield' })
+    let { hot } = records.counts
+    for await (const batch of records.batches()) {
+      const [first] = batch
+      if (first !== undefined && 'gap' in first) {
+        if (options.onGap === 'throw') throw gapError(name, gapDto(first))
+        yield { type: 'gap', gap: gapDto(first) }
+        continue
+      }
+      // A batch comes from one tier: whichever count has grown.
+      const tier = records.counts.hot > hot ? 'hot' : 'cold'
+      hot = records.counts.hot
+      yield { type: 'records', tier, records: batch.flatMap((one) => ('gap' in one ? [] : [recordDto(one)])) }
+    }
+    yield { type: 'end', hot: records.counts.hot, cold: records.counts.cold }
+  }
+
+  async #existing(name: string): Promise<StreamRow> {
+    const row = await this.#log.streams.find(name)
+    if (row !== null) return row
+    // The stream's own call knows the nearest names.
+    await this.#log.stream(name).info()
+    throw new StratalogError('stream_not_found', `there is no stream ${name}`, { found: name })
+  }
+}
+
+/** For the command line the way on is another option than for a program. */
+function gapError(name: string, gap: ReturnType<typeof gapDto>): StratalogError {
+  return new StratalogError('gap', `${name} has a gap from ${gap.from} until ${gap.until} (${gap.gap}): read --from ${gap.until}, or --gaps to read on past it`, { found: gap })
+}
+
+/** Refuses what can't be appended before any of it is. */
+function checkRecords(name: string, records: readonly AppendRecord[]): void {
+  let last: bigint | null = null
+  for (const [index, { payload, txid }] of records.entries()) {
+    const refuse = (code: 'record_too_large' | 'txid_out_of_range' | 'txid_not_monotonic', why: string, expected: unknown, found: unknown) =>
+      new StratalogError(code, `record ${index + 1} for ${name} can't be appended, and none was: ${why}`, { expected, found, details: { index } })
+    if (payload.byteLength > PAYLOAD_BYTES_MAX) {
+      throw refuse('record_too_large', `it has ${payload.byteLength} bytes, ${PAYLOAD_BYTES_MAX} are the limit`, PAYLOAD_BYTES_MAX, payload.byteLength)
+    }
+    if (txid === undefined) continue
+    if (txid < 0n || txid >= TXID_MAX) throw refuse('txid_out_of_range', `txid ${txid} must lie in 0 … 2^63−2`, undefined, txid)
+    if (last !== null && txid < last) throw refuse('txid_not_monotonic', `txid ${txid} is below ${last}, that of a record before it: sort by txid`, last, txid)
+    last = txid
+  }
+}
+
+function pageLimit(page: PageDto): number {
+  const limit = page.limit ?? PAGE_MAX
+  if (!Number.isSafeInteger(limit) || limit < 1) throw new StratalogError('invalid_argument', `limit ${limit} is not a count: use a whole number from 1`, { found: limit })
+  return Math.min(limit, PAGE_MAX)
+}
+
+/** The instant a time was taken for. */
+function instant(position: Position | undefined): number | null {
+  return typeof position === 'object' && 'time' in position && typeof position.time === 'number' ? position.time : null
+}

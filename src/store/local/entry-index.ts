@@ -1,0 +1,102 @@
+import { present } from '../../model/assert.js'
+import type { FileSlot } from './log-file.js'
+
+/** Where an entry's frame begins, and how long its body is. */
+export interface EntryPlace {
+  readonly slot: FileSlot
+  readonly offset: number
+  readonly bodyBytes: number
+}
+
+const FIRST_CAPACITY = 4
+
+/**
+ * The entries of one ledger in ascending order of id, in arrays that grow geometrically: 20 bytes an entry, none
+ * for an empty ledger. Ids may have holes (striping) and come out of order (recovery); the usual one goes to the end.
+ */
+export class EntryIndex {
+  #count = 0
+  #ids = new Float64Array(0)
+  #slots = new Uint32Array(0)
+  #offsets = new Uint32Array(0)
+  #bodyBytes = new Uint32Array(0)
+
+  get count(): number {
+    return this.#count
+  }
+
+  /** The highest id, or −1. */
+  get lastId(): number {
+    return this.#count === 0 ? -1 : this.idAt(this.#count - 1)
+  }
+
+  idAt(at: number): number {
+    return present(this.#ids[at], 'entry id')
+  }
+
+  placeAt(at: number): EntryPlace {
+    return {
+      slot: present(this.#slots[at], 'entry slot'),
+      offset: present(this.#offsets[at], 'entry offset'),
+      bodyBytes: present(this.#bodyBytes[at], 'entry length'),
+    }
+  }
+
+  /** Where `id` is in the order, or −1. */
+  find(id: number): number {
+    const at = this.#lowerBound(id)
+    return at < this.#count && this.#ids[at] === id ? at : -1
+  }
+
+  /** Adds an entry or moves one; returns where it was before. */
+  set(id: number, place: EntryPlace): EntryPlace | null {
+    const at = this.#lowerBound(id)
+    const known = at < this.#count && this.#ids[at] === id
+    const before = known ? this.placeAt(at) : null
+    if (!known) this.#insert(at)
+    this.#ids[at] = id
+    this.#slots[at] = place.slot
+    this.#offsets[at] = place.offset
+    this.#bodyBytes[at] = place.bodyBytes
+    return before
+  }
+
+  /** Forgets the entries above `id` (all: −1), after telling of each. */
+  removeAbove(id: number, removed: (place: EntryPlace) => void): void {
+    const from = this.#lowerBound(id + 1)
+    for (let at = from; at < this.#count; at += 1) removed(this.placeAt(at))
+    this.#count = from
+    if (from === 0) this.#resize(0)
+  }
+
+  #lowerBound(id: number): number {
+    if (this.#count === 0 || id > this.lastId) return this.#count
+    let low = 0
+    let high = this.#count
+    while (low < high) {
+      const middle = (low + high) >>> 1
+      if (this.idAt(middle) < id) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+
+  #insert(at: number): void {
+    if (this.#count === this.#ids.length) this.#resize(Math.max(FIRST_CAPACITY, this.#count * 2))
+    for (const column of [this.#ids, this.#slots, this.#offsets, this.#bodyBytes]) {
+      if (at < this.#count) column.copyWithin(at + 1, at, this.#count)
+    }
+    this.#count += 1
+  }
+
+  #resize(capacity: number): void {
+    const grown = <T extends Float64Array | Uint32Array>(to: T, from: T): T => {
+      to.set(from.subarray(0, Math.min(this.#count, capacity)))
+      return to
+    }
+    this.#ids = grown(new Float64Array(capacity), this.#ids)
+    this.#slots = grown(new Uint32Array(capacity), this.#slots)
+    this.#offsets = grown(new Uint32Array(capacity), this.#offsets)
+    this.#bodyBytes = grown(new Uint32Array(capacity), this.#bodyBytes)
+  }
+}

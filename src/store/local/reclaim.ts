@@ -1,0 +1,147 @@
+import { isStratalogError } from '../../model/errors.js'
+import type { Logger } from '../../ports/logger.js'
+import type { FrameToWrite } from './group.js'
+import type { GroupCommit } from './group-commit.js'
+import type { StoreHealth } from './health.js'
+import type { Ledger } from './ledger.js'
+import type { LedgerTable } from './ledger-table.js'
+import type { LogFile, LogFiles } from './log-file.js'
+import { encodeControl, encodeLedgerHeader, encodeSealLength, NO_BODY } from './mark-body.js'
+import type { Space } from './space.js'
+
+/** A frame that is not an entry, before its checksum is taken. */
+export type MarkFrame = Omit<FrameToWrite, 'bodyCrc32c'>
+
+const CARRIED_AT_ONCE = 256
+
+/**
+ * Gives back closed files in which no entry lives. What else in such a file still matters (headers, fences and
+ * seals of live ledgers, tombstones that other files' frames need, control frames) is first appended again to the
+ * open file.
+ *
+ * Crash windows. Before the copies are durable: the file is complete and listed, nothing has changed. After that
+ * and before the superblock: frames are there twice, and applying a mark twice changes nothing. After the
+ * superblock: the file is not part of the store, start takes it as a spare (see `space.ts`). A copy may follow the
+ * delete of its ledger in the log; a deleted ledger stays deleted whatever follows.
+ */
+export class Reclaimer {
+  readonly #files: LogFiles
+  readonly #table: LedgerTable
+  readonly #space: Space
+  readonly #commit: GroupCommit
+  readonly #health: StoreHealth
+  readonly #logger: Logger
+  readonly #append: (mark: MarkFrame) => Promise<void>
+  #wanted = true
+  #running: Promise<void> | null = null
+
+  constructor(options: {
+    readonly files: LogFiles
+    readonly table: LedgerTable
+    readonly space: Space
+    readonly commit: GroupCommit
+    readonly health: StoreHealth
+    readonly logger: Logger
+    readonly append: (mark: MarkFrame) => Promise<void>
+  }) {
+    this.#files = options.files
+    this.#table = options.table
+    this.#space = options.space
+    this.#commit = options.commit
+    this.#health = options.health
+    this.#logger = options.logger
+    this.#append = options.append
+  }
+
+  /** There may be a file to free. */
+  want(): void {
+    this.#wanted = true
+    this.proceed()
+  }
+
+  /** Frees what can be freed, once this run has a file to carry frames to: a run that appends nothing writes nothing. */
+  proceed(): void {
+    if (!this.#wanted || this.#running !== null || !this.#mayRun()) return
+    this.#running = this.#run().finally(() => {
+      this.#running = null
+      this.proceed()
+    })
+  }
+
+  async settled(): Promise<void> {
+    while (this.#running !== null) await this.#running
+  }
+
+  #mayRun(): boolean {
+    return this.#commit.isOpen && !this.#health.closed && this.#health.poisoned === null
+  }
+
+  async #run(): Promise<void> {
+    // Not in the turn of the caller, who may be in the middle of applying a group.
+    await Promise.resolve()
+    while (this.#wanted && this.#mayRun()) {
+      this.#wanted = false
+      for (const file of [...this.#files]) {
+        if (file.closed && file.liveEntries === 0 && this.#mayRun()) await this.#tryFree(file)
+      }
+    }
+  }
+
+  async #tryFree(file: LogFile): Promise<void> {
+    const marks = this.#marksOf(file)
+    const bytes = marks.reduce((sum, mark) => sum + mark.body.byteLength, 0)
+    // Carrying most of a file along gains nothing and might never end.
+    if (bytes > file.sizeBytes / 2) return
+    try {
+      for (let from = 0; from < marks.length; from += CARRIED_AT_ONCE) {
+        await Promise.all(marks.slice(from, from + CARRIED_AT_ONCE).map((mark) => this.#append(mark)))
+      }
+      await this.#space.free(file, () => this.#table.fileFreed(file))
+      this.#logger.debug({ path: file.path, carried: marks.length }, 'file freed')
+    } catch (error) {
+      // The file stays what it is, and is tried again when another one dies or closes.
+      const expected = isStratalogError(error, 'store_full') || isStratalogError(error, 'store_poisoned')
+      if (!expected) this.#logger.error({ error, path: file.path }, 'a file could not be freed')
+    }
+  }
+
+  #marksOf(file: LogFile): MarkFrame[] {
+    const marks: MarkFrame[] = []
+    for (const ledger of file.ledgers) marks.push(...marksOfLedger(ledger, file))
+    for (const control of this.#table.controlsIn(file)) {
+      const body = encodeControl(control)
+      marks.push({ kind: 'control', ledgerId: 0n, entryId: 0n, bornGeneration: file.generation, body })
+    }
+    return marks
+  }
+}
+
+function marksOfLedger(ledger: Ledger, file: LogFile): MarkFrame[] {
+  const mark = (
+    kind: MarkFrame['kind'],
+    bornGeneration: bigint,
+    body: Uint8Array,
+    entryId = 0n,
+  ): MarkFrame => ({
+    kind,
+    ledgerId: ledger.id,
+    entryId,
+    bornGeneration,
+    body,
+  })
+  if (ledger.deleted) {
+    // The tombstone goes with the last file it was for.
+    const needed = ledger.deleteFile === file && ledger.files.size > 1
+    return needed ? [mark('delete', file.generation, NO_BODY)] : []
+  }
+  const marks: MarkFrame[] = []
+  const { header, seal } = ledger
+  if (header !== null && ledger.headerFile === file) {
+    marks.push(mark('ledger', ledger.bornGeneration, encodeLedgerHeader(header)))
+  }
+  if (ledger.fenceFile === file) marks.push(mark('fence', file.generation, NO_BODY))
+  if (seal !== null && ledger.sealFile === file) {
+    marks.push(mark('seal', ledger.sealGeneration, encodeSealLength(seal), seal.lastEntryId))
+  }
+  return marks
+}

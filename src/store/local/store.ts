@@ -1,0 +1,521 @@
+import { crc32c } from '../../format/checksum.js'
+import type { PackagedEntry } from '../../format/packaged-entry.js'
+import { isStratalogError, StratalogError } from '../../model/errors.js'
+import type {
+  ControlFrame,
+  EntryAnswer,
+  LastEntryAnswer,
+  LedgerHeader,
+  LedgerSeal,
+  LedgerSummary,
+  SegmentStore,
+  StoreStatus,
+} from '../../ports/segment-store.js'
+import { CommitItem } from './commit-item.js'
+import { Doubt } from './doubt.js'
+import { lacOf } from './frame.js'
+import { GroupCommit } from './group-commit.js'
+import { StoreHealth } from './health.js'
+import { LacWaiters } from './lac-waiters.js'
+import type { Ledger } from './ledger.js'
+import type { TableEvents } from './ledger-table.js'
+import { FileHandles, type LogFile } from './log-file.js'
+import { encodeControl, encodeLedgerHeader, encodeSealLength, ledgerIdentity, NO_BODY } from './mark-body.js'
+import { type LocalStoreOptions, localStoreOptions } from './options.js'
+import { EntryReader } from './reader.js'
+import { type MarkFrame, Reclaimer } from './reclaim.js'
+import { Space } from './space.js'
+import { type Started, startStore } from './start.js'
+
+const READ_BYTES_MAX = 64 << 20
+
+/**
+ * Opens, or makes, the segment store of one directory (docs/formats/local-store.md). The directory must belong to
+ * this process alone. Fails with `file_not_found`, `refused` (another log's), `version_unsupported`, `corrupt`
+ * (superblock), `access_denied`, `invalid_argument`.
+ */
+export async function openLocalStore(options: LocalStoreOptions): Promise<SegmentStore> {
+  const filled = localStoreOptions(options)
+  // The table tells the store what happens; while it is filled at start nobody listens yet.
+  let store: LocalStore | null = null
+  const started = await startStore(filled, {
+    lacAdvanced: (ledger) => store?.lacAdvanced(ledger),
+    ledgerEnded: (ledger) => store?.ledgerEnded(ledger),
+    fileDead: () => store?.fileDead(),
+  })
+  store = new LocalStore(filled, started)
+  await store.begin()
+  return store
+}
+
+/** One directory as a segment store: checks, the rules of fences, seals and deletes, and what is answered. */
+class LocalStore implements SegmentStore, TableEvents {
+  readonly id: string
+  readonly #options: Required<LocalStoreOptions>
+  readonly #started: Started
+  readonly #health: StoreHealth
+  readonly #handles: FileHandles
+  readonly #space: Space
+  readonly #commit: GroupCommit
+  readonly #reader: EntryReader
+  readonly #reclaimer: Reclaimer
+  readonly #waiters: LacWaiters
+  readonly #doubt: Doubt
+  /** Marks on their way, so that the same call again waits for the same frame. */
+  readonly #underWay = new Map<string, Promise<void>>()
+  #closing: Promise<void> | null = null
+
+  constructor(options: Required<LocalStoreOptions>, started: Started) {
+    const { disk, clock, directory, logger } = options
+    const { files, table, superblock } = started
+    this.id = superblock.storeId
+    this.#options = options
+    this.#started = started
+    this.#doubt = new Doubt(superblock, directory)
+    this.#health = new StoreHealth(directory, clock, logger)
+    this.#handles = new FileHandles(disk)
+    this.#space = new Space({ ...options, ...started, handles: this.#handles })
+    this.#commit = new GroupCommit({
+      ...options,
+      health: this.#health,
+      space: this.#space,
+      events: {
+        durable: (item, file, offset) => this.#apply(item, file, offset),
+        fileClosed: () => this.#reclaimer.want(),
+      },
+    })
+    this.#reader = new EntryReader(files, this.#handles)
+    this.#waiters = new LacWaiters(clock)
+    this.#reclaimer = new Reclaimer({
+      files,
+      table,
+      space: this.#space,
+      commit: this.#commit,
+      health: this.#health,
+      logger,
+      append: (mark) => this.#append(mark, null),
+    })
+  }
+
+  /** Writes down what the start found out, which also shows whether the directory can be written. */
+  async begin(): Promise<void> {
+    try {
+      await this.#space.save({})
+    } catch (error) {
+      // A full disk can be read and freed; the same is found out at the next start.
+      if (!isStratalogError(error, 'disk_full')) throw error
+      this.#options.logger.warn({ error, directory: this.#options.directory }, 'the disk is full at start')
+    }
+  }
+
+  // What the table tells.
+
+  lacAdvanced(ledger: Ledger): void {
+    this.#waiters.advanced(ledger.id, ledger.knownLac)
+  }
+
+  ledgerEnded(ledger: Ledger): void {
+    this.#waiters.ended(ledger.id, ledger.knownLac)
+  }
+
+  fileDead(): void {
+    this.#reclaimer.want()
+  }
+
+  // Writing.
+
+  async openLedger(header: LedgerHeader): Promise<void> {
+    this.#health.checkWritable()
+    checkLedgerId(header.ledgerId)
+    const { table } = this.#started
+    const known = table.find(header.ledgerId)
+    if (known?.deleteAsked) throw notFound(header.ledgerId, 'was deleted')
+    const identity = ledgerIdentity(header)
+    if (known !== null && known.headerAsked !== null && known.headerAsked !== identity) {
+      throw new StratalogError(
+        'ledger_exists',
+        `ledger ${header.ledgerId} was opened here with another header`,
+        {
+          expected: known.headerAsked,
+          found: identity,
+        },
+      )
+    }
+    if (known !== null && known.header !== null) return
+    if (known === null) this.#health.checkSpace()
+    const body = encodeLedgerHeader(header)
+    const ledger = known ?? table.obtain(header.ledgerId)
+    // Nothing was known of it, so nothing of it can be lost here. A ledger that is known without a header is old.
+    if (known === null) ledger.bornGeneration = this.#doubt.firstFreeOf
+    const bornGeneration =
+      known === null ? null : ledger.bornGeneration === this.#doubt.firstFreeOf ? null : 0n
+    ledger.headerAsked = identity
+    try {
+      await this.#once(`ledger ${ledger.id}`, {
+        kind: 'ledger',
+        ledgerId: ledger.id,
+        entryId: 0n,
+        bornGeneration,
+        body,
+      })
+    } catch (error) {
+      if (ledger.header === null) ledger.headerAsked = null
+      table.forgetIfEmpty(ledger)
+      throw error
+    }
+  }
+
+  addEntry(
+    ledgerId: bigint,
+    entryId: bigint,
+    entry: PackagedEntry,
+    options?: { readonly recovery?: boolean },
+  ): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#health.checkWritable()
+      this.#health.checkSpace()
+      checkEntryId(entryId)
+      const recovery = options?.recovery ?? false
+      const ledger = this.#ledgerForAdd(ledgerId, entryId, recovery)
+      const bodyCrc32c = entry.crc32c
+      const frame = {
+        kind: 'entry',
+        ledgerId,
+        entryId,
+        bornGeneration: 0n,
+        body: entry.bytes,
+        bodyCrc32c,
+      } as const
+      const item = new CommitItem(frame, ledger, !recovery, resolve, reject)
+      this.#commit.checkRoom(item)
+      this.#commit.enqueue(item)
+    })
+  }
+
+  #ledgerForAdd(ledgerId: bigint, entryId: bigint, recovery: boolean): Ledger {
+    const ledger = this.#started.table.find(ledgerId)
+    if (ledger === null) throw notFound(ledgerId, 'was never opened')
+    if (ledger.deleteAsked) throw notFound(ledgerId, 'was deleted')
+    const seal = ledger.sealAsked
+    if (recovery) {
+      if (seal === null || entryId <= seal.lastEntryId) return ledger
+      const message = `entry ${entryId} of ledger ${ledgerId} lies above its seal at ${seal.lastEntryId}`
+      throw new StratalogError('conflict', message, { expected: seal.lastEntryId, found: entryId })
+    }
+    if (ledger.fenceAsked || seal !== null) throw fencedError(ledgerId)
+    if (ledger.headerAsked === null) throw notFound(ledgerId, 'was never opened')
+    // Among what was lost may be a fence of this ledger (invariant 3).
+    this.#doubt.checkNothingLost(ledgerId, ledger)
+    return ledger
+  }
+
+  async #fenceDurably(ledgerId: bigint): Promise<void> {
+    this.#health.checkOpen()
+    checkLedgerId(ledgerId)
+    const known = this.#started.table.find(ledgerId)
+    if (known?.fenced || known?.deleted) return
+    this.#health.checkWritable()
+    const ledger = known ?? this.#started.table.obtain(ledgerId)
+    ledger.fenceAsked = true
+    this.#commit.takeBackPlainAdds(ledger, fencedError(ledgerId))
+    await this.#once(`fence ${ledgerId}`, mark('fence', ledgerId, NO_BODY))
+  }
+
+  async fence(ledgerId: bigint): Promise<LastEntryAnswer> {
+    await this.#fenceDurably(ledgerId)
+    return this.#lastEntry(ledgerId)
+  }
+
+  async sealLedger(ledgerId: bigint, seal: LedgerSeal): Promise<void> {
+    this.#health.checkOpen()
+    checkLedgerId(ledgerId)
+    checkSeal(seal)
+    const known = this.#started.table.find(ledgerId)
+    if (known?.deleteAsked) throw notFound(ledgerId, 'was deleted')
+    const asked = known?.sealAsked ?? null
+    if (
+      asked !== null &&
+      (asked.lastEntryId !== seal.lastEntryId || asked.lengthBytes !== seal.lengthBytes)
+    ) {
+      throw new StratalogError(
+        'conflict',
+        `ledger ${ledgerId} is sealed elsewhere, at ${asked.lastEntryId}`,
+        {
+          expected: asked,
+          found: seal,
+        },
+      )
+    }
+    if (known !== null && known.seal !== null) return
+    this.#health.checkWritable()
+    const ledger = known ?? this.#started.table.obtain(ledgerId)
+    ledger.sealAsked = { ...seal }
+    try {
+      await this.#once(`seal ${ledgerId}`, mark('seal', ledgerId, encodeSealLength(seal), seal.lastEntryId))
+    } catch (error) {
+      ledger.sealAsked = ledger.seal
+      throw error
+    }
+  }
+
+  async deleteLedger(ledgerId: bigint): Promise<void> {
+    this.#health.checkOpen()
+    checkLedgerId(ledgerId)
+    const ledger = this.#started.table.find(ledgerId)
+    if (ledger === null || ledger.deleted) return
+    this.#health.checkWritable()
+    ledger.deleteAsked = true
+    try {
+      await this.#once(`delete ${ledgerId}`, mark('delete', ledgerId, NO_BODY))
+    } catch (error) {
+      ledger.deleteAsked = ledger.deleted
+      throw error
+    }
+  }
+
+  async putControl(frame: ControlFrame): Promise<void> {
+    this.#health.checkOpen()
+    if (this.#started.table.control(frame.id) !== null) return
+    this.#health.checkWritable()
+    await this.#once(`control ${frame.id}`, mark('control', 0n, encodeControl(frame)))
+  }
+
+  #once(key: string, frame: MarkFrame): Promise<void> {
+    const running = this.#underWay.get(key)
+    if (running !== undefined) return running
+    const begun = this.#append(frame, this.#started.table.find(frame.ledgerId)).finally(() => {
+      this.#underWay.delete(key)
+    })
+    this.#underWay.set(key, begun)
+    return begun
+  }
+
+  #append(frame: MarkFrame, ledger: Ledger | null): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const { poisoned } = this.#health
+      if (poisoned !== null) throw poisoned
+      const item = new CommitItem(
+        { ...frame, bodyCrc32c: crc32c(frame.body) },
+        ledger,
+        false,
+        resolve,
+        reject,
+      )
+      this.#commit.enqueue(item)
+    })
+  }
+
+  /** Takes a frame that has become durable into the index. */
+  #apply(item: CommitItem, file: LogFile, offset: number): void {
+    const { table } = this.#started
+    if (item.kind !== 'entry') {
+      const { kind, ledgerId, entryId, body } = item
+      table.applyMark(
+        { kind, ledgerId, entryId, body, bornGeneration: item.bornGeneration ?? file.generation },
+        file,
+      )
+    } else if (item.ledger !== null) {
+      const place = { slot: file.slot, offset, bodyBytes: item.body.byteLength }
+      table.applyEntry(item.ledger, Number(item.entryId), lacOf(item.body), file, place)
+    }
+    this.#reclaimer.proceed()
+  }
+
+  // Reading. Goes on while the store is poisoned.
+
+  async readEntry(
+    ledgerId: bigint,
+    entryId: bigint,
+    options?: { readonly fence?: boolean; readonly signal?: AbortSignal },
+  ): Promise<EntryAnswer> {
+    this.#health.checkOpen()
+    options?.signal?.throwIfAborted()
+    checkEntryId(entryId)
+    if (options?.fence) await this.#fenceDurably(ledgerId)
+    const found = this.#read(ledgerId, entryId)
+    if (found !== null) return found
+    const pending = this.#commit.pendingEntry(ledgerId, entryId)
+    if (pending !== null) {
+      await settled(pending, options?.signal)
+      const late = this.#read(ledgerId, entryId)
+      if (late !== null) return late
+    }
+    return this.#doubt.absent(ledgerId, this.#started.table.find(ledgerId), entryId)
+  }
+
+  #read(ledgerId: bigint, entryId: bigint): Promise<EntryAnswer> | null {
+    const ledger = this.#started.table.find(ledgerId)
+    const at = ledger?.entries.find(Number(entryId)) ?? -1
+    if (ledger === null || at < 0) return null
+    return this.#reader.one(ledger, at).then((bytes) => ({ kind: 'entry', bytes }))
+  }
+
+  async readEntries(
+    ledgerId: bigint,
+    first: bigint,
+    last: bigint,
+    bytesMax: number,
+    signal?: AbortSignal,
+  ): Promise<Uint8Array[]> {
+    this.#health.checkOpen()
+    signal?.throwIfAborted()
+    checkEntryId(first)
+    const ledger = this.#started.table.find(ledgerId)
+    if (ledger === null || last < first) return []
+    const to = Math.min(Number(last), ledger.entries.lastId)
+    return this.#reader.consecutive(ledger, Number(first), to, Math.min(bytesMax, READ_BYTES_MAX))
+  }
+
+  async readLac(ledgerId: bigint): Promise<LastEntryAnswer> {
+    this.#health.checkOpen()
+    checkLedgerId(ledgerId)
+    return this.#lastEntry(ledgerId)
+  }
+
+  async #lastEntry(ledgerId: bigint): Promise<LastEntryAnswer> {
+    const ledger = this.#started.table.find(ledgerId)
+    const explicitLac = ledger?.explicitLac ?? -1n
+    const lastId = ledger?.entries.lastId ?? -1
+    const found = lastId < 0 ? null : this.#read(ledgerId, BigInt(lastId))
+    return { last: found === null ? this.#doubt.absent(ledgerId, ledger, 0n) : await found, explicitLac }
+  }
+
+  async writeLac(ledgerId: bigint, lac: bigint): Promise<void> {
+    this.#health.checkOpen()
+    const ledger = this.#started.table.find(ledgerId)
+    if (ledger === null) throw notFound(ledgerId, 'was never opened')
+    if (ledger.deleteAsked) throw notFound(ledgerId, 'was deleted')
+    if (lac > ledger.explicitLac) ledger.explicitLac = lac
+    this.#started.table.raiseLac(ledger, lac)
+  }
+
+  async waitForLac(
+    ledgerId: bigint,
+    above: bigint,
+    timeoutMs: number,
+    signal?: AbortSignal,
+  ): Promise<bigint> {
+    this.#health.checkOpen()
+    signal?.throwIfAborted()
+    const ledger = this.#started.table.find(ledgerId)
+    if (ledger !== null && (ledger.knownLac > above || ledger.seal !== null || ledger.deleted))
+      return ledger.knownLac
+    const known = (): bigint => this.#started.table.find(ledgerId)?.knownLac ?? -1n
+    return this.#waiters.wait(ledgerId, above, timeoutMs, signal, known)
+  }
+
+  async listLedgers(after: bigint, limit: number): Promise<LedgerSummary[]> {
+    this.#health.checkOpen()
+    const listed = [...this.#started.table.ledgers()].filter(
+      (ledger) => ledger.id > after && !ledger.deleted && ledger.files.size > 0,
+    )
+    listed.sort((a, b) => (a.id < b.id ? -1 : 1))
+    return listed.slice(0, limit).map((ledger) => ({
+      ledgerId: ledger.id,
+      header: ledger.header,
+      seal: ledger.seal,
+      fenced: ledger.fenced,
+      entries: ledger.entries.count,
+      lastEntryId: BigInt(ledger.entries.lastId),
+      sizeBytes: ledger.sizeBytes,
+    }))
+  }
+
+  async listControls(): Promise<ControlFrame[]> {
+    this.#health.checkOpen()
+    return this.#started.table.controls()
+  }
+
+  async status(): Promise<StoreStatus> {
+    const { directory, disk } = this.#options
+    const { closed, poisoned, full } = this.#health
+    const space = await disk.space(directory)
+    return {
+      id: this.id,
+      location: directory,
+      state: closed ? 'closed' : poisoned !== null ? 'poisoned' : full !== null ? 'full' : 'writable',
+      reason: (poisoned ?? full)?.message ?? null,
+      usedBytes: [...this.#started.files].reduce((sum, file) => sum + file.sizeBytes, 0),
+      freeBytes: space.freeBytes + this.#space.spareBytes,
+      totalBytes: space.totalBytes,
+      device: space.device,
+      pendingBytes: this.#commit.pendingBytes,
+      corruptBytes: this.#started.corruptBytes,
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    this.#health.close()
+    this.#waiters.failAll(this.#health.closedError())
+    await this.#reclaimer.settled()
+    await this.#commit.drain()
+    if (this.#health.poisoned === null) {
+      try {
+        // Before the mark: a file that is listed after it would look like one whose frames are lost.
+        await this.#space.putAheadBack()
+      } catch (error) {
+        this.#options.logger.warn(
+          { error, directory: this.#options.directory },
+          'an unused file stays in the log',
+        )
+      }
+    }
+    try {
+      await this.#commit.finish()
+    } finally {
+      await this.#space.settled()
+      await this.#handles.closeAll()
+    }
+  }
+}
+
+function mark(kind: MarkFrame['kind'], ledgerId: bigint, body: Uint8Array, entryId = 0n): MarkFrame {
+  return { kind, ledgerId, entryId, bornGeneration: null, body }
+}
+
+/** Resolves when the add has become durable or failed; rejects when aborted. */
+function settled(item: CommitItem, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const aborted = (): void => reject(signal?.reason)
+    signal?.addEventListener('abort', aborted, { once: true })
+    item.watch(() => {
+      signal?.removeEventListener('abort', aborted)
+      resolve()
+    })
+  })
+}
+
+function fencedError(ledgerId: bigint): StratalogError {
+  return new StratalogError(
+    'fenced',
+    `ledger ${ledgerId} is fenced: another writer took it over or closed it`,
+  )
+}
+
+function notFound(ledgerId: bigint, why: string): StratalogError {
+  return new StratalogError('ledger_not_found', `ledger ${ledgerId} ${why} on this store`)
+}
+
+function checkLedgerId(ledgerId: bigint): void {
+  if (ledgerId >= 0n && ledgerId < 2n ** 63n) return
+  throw new StratalogError('invalid_argument', `${ledgerId} is no ledger id: ids go from 0 to 2^63 - 1`)
+}
+
+function checkEntryId(entryId: bigint): void {
+  if (entryId >= 0n && entryId <= BigInt(Number.MAX_SAFE_INTEGER)) return
+  throw new StratalogError('invalid_argument', `${entryId} is no entry id: ids go from 0 to 2^53 - 1`)
+}
+
+function checkSeal(seal: LedgerSeal): void {
+  const fits = Number.isSafeInteger(seal.lengthBytes) && seal.lengthBytes >= 0
+  if (fits && seal.lastEntryId >= -1n && seal.lastEntryId <= BigInt(Number.MAX_SAFE_INTEGER)) return
+  throw new StratalogError(
+    'invalid_argument',
+    `no seal: entry ${seal.lastEntryId}, ${seal.lengthBytes} bytes`,
+  )
+}

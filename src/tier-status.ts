@@ -1,0 +1,65 @@
+import { isClosed, type SegmentRow, type StreamRow } from './model/segment.js'
+import type { StoreStatus } from './ports/segment-store.js'
+import type { SegmentTotals } from './ports/segment-index.js'
+import type { AgentState } from '../tiering/agent.js'
+import type { PlannedAction } from '../tiering/plan.js'
+import type { LogParts } from './log-parts.js'
+
+/** One stream's line of `tier status`. */
+export interface StreamTiers {
+  readonly stream: StreamRow
+  readonly totals: SegmentTotals
+  /** The oldest segment that is not verified in the archive; null: all of it is. */
+  readonly oldestUncopied: SegmentRow | null
+  /** What these disks alone hold: bytes that would be lost if they burned now, and since when. */
+  readonly atRiskBytes: number
+  readonly atRiskSinceMs: number | null
+  readonly next: PlannedAction | null
+}
+
+export interface TierStatus {
+  readonly atMs: number
+  readonly archive: AgentState & { readonly location: string | null }
+  readonly stores: readonly StoreStatus[]
+  readonly streams: readonly StreamTiers[]
+}
+
+/** How protected every stream is, right now. */
+export async function tierStatus(parts: LogParts, streams: AsyncIterable<StreamRow>): Promise<TierStatus> {
+  const nowMs = parts.segments.ledger.clock.nowMs()
+  const stores = await Promise.all(parts.segments.ledger.stores.all().map((store) => store.status()))
+  const plans = new Map((await parts.agent.plans()).map((one) => [one.stream.incarnation, one.actions]))
+  const lines: StreamTiers[] = []
+  for await (const stream of streams) {
+    lines.push(await streamTiers(parts, stream, plans.get(stream.incarnation) ?? []))
+  }
+  return { atMs: nowMs, archive: { ...parts.agent.state, location: parts.archiveLocation }, stores, streams: lines }
+}
+
+async function streamTiers(parts: LogParts, stream: StreamRow, actions: readonly PlannedAction[]): Promise<StreamTiers> {
+  const { index } = parts.segments
+  const totals = await index.totals(stream.incarnation)
+  const open = parts.hub.openSegment(stream)
+  const oldestUncopied = await oldestHotOnly(parts, stream)
+  const sealedAtRisk = totals.hotBytes - totals.bothBytes
+  return {
+    stream,
+    totals,
+    oldestUncopied,
+    atRiskBytes: sealedAtRisk + (open?.lengthBytes ?? 0),
+    atRiskSinceMs: oldestUncopied?.openedMs ?? null,
+    next: actions[0] ?? null,
+  }
+}
+
+async function oldestHotOnly(parts: LogParts, stream: StreamRow): Promise<SegmentRow | null> {
+  const { index } = parts.segments
+  // Copies are made oldest first, so what is not copied is at the new end: walk back from there.
+  let oldest: SegmentRow | null = null
+  for (let row = await index.newestSegment(stream.incarnation); row !== null; ) {
+    if (isClosed(row.state) && row.state !== 'sealed') break
+    oldest = row
+    row = row.segment > 1n ? await index.segment(stream.incarnation, row.segment - 1n) : null
+  }
+  return oldest
+}

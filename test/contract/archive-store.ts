@@ -1,0 +1,312 @@
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { after, before, describe, test } from 'node:test'
+import { isStratalogError } from '../../src/model/errors.js'
+import type { ArchivedKey, ArchiveStore, ReplayableBody } from '../../src/ports/archive-store.js'
+
+/** An engine's store, empty, with what removes it again. */
+export interface OpenedArchive {
+  readonly store: ArchiveStore
+  cleanup(): Promise<void>
+}
+
+/**
+ * Every promise of `ArchiveStore` as a test; engines pass it against the real thing. Keys of one run lie
+ * below a prefix of their own, so a store need not be empty.
+ */
+export function archiveContract(open: () => Promise<OpenedArchive>, name = 'archive'): void {
+  describe(`${name}: contract of ArchiveStore`, () => {
+    let opened: OpenedArchive | null = null
+    const store = (): ArchiveStore => {
+      assert.ok(opened, 'the store is open')
+      return opened.store
+    }
+    before(async () => {
+      opened = await open()
+    })
+    after(async () => {
+      await opened?.store.close()
+      await opened?.cleanup()
+    })
+    objects(store)
+    refusals(store)
+    failures(store)
+    listings(store)
+    deletions(store)
+  })
+}
+
+type Store = () => ArchiveStore
+
+const code = (expected: string) => (error: unknown) => {
+  assert.ok(isStratalogError(error), `a StratalogError, not ${error}`)
+  assert.equal(error.code, expected)
+  return true
+}
+
+const bytes = (count: number): Buffer =>
+  createHash('shake256', { outputLength: count }).update('bytes').digest()
+
+function body(data: Uint8Array | string, chunkBytes = 65_536): ReplayableBody & { opened: number } {
+  const all = Buffer.from(data)
+  return {
+    opened: 0,
+    sizeBytes: all.length,
+    async *open() {
+      this.opened += 1
+      // One buffer for all chunks: a chunk belongs to the consumer only until it asks for the next.
+      const chunk = Buffer.alloc(chunkBytes)
+      for (let at = 0; at < all.length; at += chunkBytes) {
+        const part = all.subarray(at, at + chunkBytes)
+        part.copy(chunk)
+        yield chunk.subarray(0, part.length)
+        chunk.fill(0xee)
+      }
+    },
+  }
+}
+
+function objects(store: Store): void {
+  test('an object reads back as it was written, whole and in ranges', async () => {
+    const data = bytes(300_001)
+    await store().putIfAbsent('objects/a', body(data))
+    assert.deepEqual(await store().head('objects/a'), { key: 'objects/a', sizeBytes: data.length })
+    assert.ok(data.equals(await store().readRange('objects/a', 0, data.length)))
+    for (const [offset, length] of [
+      [0, 1],
+      [1, 65_536],
+      [65_535, 2],
+      [299_999, 2],
+      [300_000, 1],
+    ] as const) {
+      const found = await store().readRange('objects/a', offset, length)
+      assert.ok(data.subarray(offset, offset + length).equals(found), `${length} at ${offset}`)
+    }
+  })
+
+  test('a range ends where the object ends', async () => {
+    await store().putIfAbsent('objects/short', body('0123456789'))
+    assert.equal(Buffer.from(await store().readRange('objects/short', 7, 100)).toString(), '789')
+    assert.equal((await store().readRange('objects/short', 10, 1)).length, 0)
+    assert.equal((await store().readRange('objects/short', 1000, 2 ** 40)).length, 0)
+    assert.equal((await store().readRange('objects/short', 3, 0)).length, 0)
+  })
+
+  test('what is read belongs to the caller', async () => {
+    await store().putIfAbsent('objects/owned', body('abc'))
+    const first = await store().readRange('objects/owned', 0, 3)
+    first.fill(0)
+    assert.equal(Buffer.from(await store().readRange('objects/owned', 0, 3)).toString(), 'abc')
+  })
+
+  test('an empty object is an object', async () => {
+    await store().putIfAbsent('objects/empty', body(''))
+    assert.deepEqual(await store().head('objects/empty'), { key: 'objects/empty', sizeBytes: 0 })
+    assert.equal((await store().readRange('objects/empty', 0, 10)).length, 0)
+  })
+
+  test('keys may be 200 bytes of the alphabet', async () => {
+    const key = `objects/${'0az_~.-'.repeat(30)}`.slice(0, 200)
+    await store().putIfAbsent(key, body('x'))
+    assert.deepEqual(await store().head(key), { key, sizeBytes: 1 })
+    assert.deepEqual(await store().listFrom(key, '', 10), [{ key, sizeBytes: 1 }])
+  })
+}
+
+function refusals(store: Store): void {
+  test('what is not there is not found', async () => {
+    assert.equal(await store().head('absent/a'), null)
+    await assert.rejects(store().readRange('absent/a', 0, 1), code('object_not_found'))
+  })
+
+  test('a prefix of keys is no object', async () => {
+    await store().putIfAbsent('prefix/of/key', body('x'))
+    assert.equal(await store().head('prefix/of'), null)
+    await assert.rejects(store().readRange('prefix/of', 0, 1), code('object_not_found'))
+  })
+
+  test('keys that are none are refused by every call', async () => {
+    const wrong = [
+      '',
+      '/',
+      '/a',
+      'a/',
+      'a//b',
+      '../a',
+      'a/../../b',
+      'a/.',
+      '.tmp/a',
+      'A',
+      'a b',
+      'ä',
+      'a\0',
+      'a\\b',
+    ]
+    for (const key of [...wrong, 'a'.repeat(201)]) {
+      const refused = code('invalid_argument')
+      await assert.rejects(store().putIfAbsent(key, body('x')), refused, key)
+      await assert.rejects(store().head(key), refused, key)
+      await assert.rejects(store().readRange(key, 0, 1), refused, key)
+      await assert.rejects(store().delete(key), refused, key)
+    }
+  })
+
+  test('no object is ever overwritten', async () => {
+    if (store().capabilities.putIfAbsent === 'none') return
+    await store().putIfAbsent('taken/a', body('first'))
+    await assert.rejects(store().putIfAbsent('taken/a', body('second')), code('object_exists'))
+    assert.equal(Buffer.from(await store().readRange('taken/a', 0, 10)).toString(), 'first')
+  })
+
+  test('of many that create one key at once one wins', async () => {
+    if (store().capabilities.putIfAbsent === 'none') return
+    const attempts = Array.from({ length: 8 }, (_, i) =>
+      store().putIfAbsent('taken/race', body(`${i}`.repeat(100_000))),
+    )
+    const settled = await Promise.allSettled(attempts)
+    const winners = settled.flatMap(({ status }, i) => (status === 'fulfilled' ? [i] : []))
+    assert.equal(winners.length, 1)
+    for (const one of settled) if (one.status === 'rejected') code('object_exists')(one.reason)
+    const found = Buffer.from(await store().readRange('taken/race', 0, 200_000)).toString()
+    assert.equal(found, `${winners[0]}`.repeat(100_000))
+  })
+}
+
+function failures(store: Store): void {
+  test('a body that throws half-way leaves nothing, and its key can be taken', async () => {
+    const broken: ReplayableBody = {
+      sizeBytes: 200_000,
+      async *open() {
+        yield Buffer.alloc(100_000)
+        throw new RangeError('half-way')
+      },
+    }
+    await assert.rejects(store().putIfAbsent('failed/a', broken))
+    assert.equal(await store().head('failed/a'), null)
+    assert.deepEqual(await store().listFrom('failed/', '', 10), [])
+    await store().putIfAbsent('failed/a', body('whole'))
+    assert.equal((await store().head('failed/a'))?.sizeBytes, 5)
+  })
+
+  test('a body of another size than it states leaves nothing', async () => {
+    for (const sizeBytes of [1, 3]) {
+      const wrong: ReplayableBody = { ...body('ab'), sizeBytes }
+      await assert.rejects(store().putIfAbsent('failed/size', wrong))
+      assert.equal(await store().head('failed/size'), null)
+    }
+  })
+
+  test('an aborted upload leaves nothing', async () => {
+    const abort = new AbortController()
+    const endless: ReplayableBody = {
+      sizeBytes: 1_000_000_000,
+      async *open() {
+        for (let i = 0; i < 10_000; i++) {
+          if (i === 5) abort.abort(new Error('enough'))
+          yield Buffer.alloc(100_000)
+        }
+      },
+    }
+    await assert.rejects(
+      store().putIfAbsent('failed/abort', endless, { signal: abort.signal }),
+      /enough|abort/i,
+    )
+    assert.equal(await store().head('failed/abort'), null)
+  })
+
+  test('a signal that is aborted already ends every call', async () => {
+    await store().putIfAbsent('failed/signal', body('x'))
+    const signal = AbortSignal.abort(new Error('enough'))
+    await assert.rejects(store().putIfAbsent('failed/late', body('x'), { signal }))
+    await assert.rejects(store().head('failed/signal', signal))
+    await assert.rejects(store().readRange('failed/signal', 0, 1, signal))
+    await assert.rejects(store().listFrom('', '', 1, signal))
+    await assert.rejects(store().delete('failed/signal', signal))
+    assert.equal((await store().head('failed/signal'))?.sizeBytes, 1)
+  })
+}
+
+function listings(store: Store): void {
+  const keys = [
+    ...Array.from({ length: 300 }, (_, i) => `list/many/${String(i).padStart(4, '0')}`),
+    ...[
+      'list/a',
+      'list/a-b',
+      'list/a.b/c',
+      'list/a0',
+      'list/a_',
+      'list/b-/x',
+      'list/b/x',
+      'list/b/y/z',
+      'list/b~',
+    ],
+    'list/z/deep/deeper/deepest',
+  ].sort()
+
+  const page = async (prefix: string, after: string, limit: number): Promise<string[]> => {
+    const found: ArchivedKey[] = await store().listFrom(prefix, after, limit)
+    assert.ok(found.length <= limit, `${found.length} keys of at most ${limit}`)
+    assert.ok(found.every(({ sizeBytes }) => sizeBytes === 1))
+    return found.map(({ key }) => key)
+  }
+
+  test('keys are listed at once, in byte order, above `after`, by prefix, in pages', async () => {
+    for (const key of keys) await store().putIfAbsent(key, body('x'))
+    assert.deepEqual(await page('list/', '', 10_000), keys)
+    for (const prefix of [
+      'list/b',
+      'list/b/',
+      'list/a',
+      'list/many/01',
+      'list/z/deep/d',
+      'list/none',
+      'list/many/0123',
+    ]) {
+      const wanted = keys.filter((key) => key.startsWith(prefix))
+      assert.deepEqual(await page(prefix, '', 10_000), wanted, prefix)
+      for (const limit of [1, 7, 100]) {
+        const paged: string[] = []
+        for (;;) {
+          const next = await page(prefix, paged.at(-1) ?? '', limit)
+          if (next.length === 0) break
+          paged.push(...next)
+        }
+        assert.deepEqual(paged, wanted, `${prefix} in pages of ${limit}`)
+      }
+    }
+  })
+
+  test('`after` need not be a key, nor have the prefix', async () => {
+    for (const after of [
+      'list/a',
+      'list/a-',
+      'list/a.',
+      'list/a/',
+      'list/b/y',
+      'list/b0',
+      'list/many/0123x',
+      'a',
+      'zz',
+      '~',
+    ]) {
+      const wanted = keys.filter((key) => key > after).slice(0, 5)
+      assert.deepEqual(await page('list/', after, 5), wanted, after)
+    }
+    assert.deepEqual(await page('list/b/', 'list/a', 10), ['list/b/x', 'list/b/y/z'])
+  })
+}
+
+function deletions(store: Store): void {
+  test('a deleted object is gone at once; deleting is idempotent', async () => {
+    await store().putIfAbsent('delete/a', body('x'))
+    await store().putIfAbsent('delete/b', body('x'))
+    await store().delete('delete/a')
+    await store().delete('delete/a')
+    await store().delete('delete/never/was')
+    assert.equal(await store().head('delete/a'), null)
+    await assert.rejects(store().readRange('delete/a', 0, 1), code('object_not_found'))
+    assert.deepEqual(await store().listFrom('delete/', '', 10), [{ key: 'delete/b', sizeBytes: 1 }])
+    await store().putIfAbsent('delete/a', body('again'))
+    assert.equal((await store().head('delete/a'))?.sizeBytes, 5)
+  })
+}

@@ -1,0 +1,13 @@
+/**
+ * The promises of the ports as suites for `node:test`: whoever writes an engine runs its suite against the real thing.
+ *
+ * @example
+ * ```ts
+ * import { archiveContract } from 'stratalog/testing'
+ * archiveContract(async () => ({ store: await openMyArchive(), cleanup: async () => {} }), 'my archive')
+ * ```
+ */
+export { archiveContract, type OpenedArchive } from './archive-store.js'
+export { coordinationContract, type OpenedCoordination } from './coordination.js'
+export { ledgerMetadataContract, type OpenedLedgerMetadata } from './ledger-metadata.js'
+export { type OpenedIndex, segmentIndexContract } from './segment-index.js'

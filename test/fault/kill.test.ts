@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import process from 'node:process'
+import { createInterface } from 'node:readline'
+import { test } from 'node:test'
+
+/** Invariants 1, 2 and 4: kill -9 at any moment, a hundred times over one log, loses nothing acknowledged. */
+
+const ROUNDS = Number(process.env.STRATALOG_TEST_KILLS ?? 100)
+const SEED = Number(process.env.STRATALOG_TEST_SEED ?? Date.now() % 1_000_000)
+
+interface Life {
+  readonly opened: boolean
+  readonly acked: number
+  readonly read: number
+}
+
+test(`kill -9 ${ROUNDS} times while appending, tiering and reading loses nothing acknowledged (seed ${SEED})`, { timeout: 600_000 }, async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'stratalog-kill-'))
+  const random = mulberry32(SEED)
+  const acked = new Map<string, bigint>()
+  const samples: string[] = []
+  const total = { lives: 0, opened: 0, acked: 0, read: 0 }
+  try {
+    for (let round = 0; round < ROUNDS; round += 1) {
+      // Some die while they open and recover, most at work.
+      const lifeMs = round % 4 === 0 ? 60 + random() * 500 : 400 + random() * 700
+      const life = await live(directory, lifeMs, acked, samples, random)
+      total.lives += 1
+      total.opened += life.opened ? 1 : 0
+      total.acked += life.acked
+      total.read += life.read
+    }
+    const last = await live(directory, 8_000, acked, samples, random)
+    assert.ok(last.opened, 'the last life opened the log')
+    // Evidence that the test tests: it was killed at work, and there was work to lose.
+    assert.ok(total.opened >= ROUNDS / 4, `only ${total.opened} of ${total.lives} lives got as far as opening`)
+    assert.ok(total.acked > ROUNDS * 10, `only ${total.acked} records were acknowledged`)
+    assert.ok(total.read > 0, 'no record of an earlier life was read back by its DLSN')
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+})
+
+/** One life of the worker, ended by SIGKILL after `lifeMs`. */
+async function live(directory: string, lifeMs: number, acked: Map<string, bigint>, samples: string[], random: () => number): Promise<Life> {
+  const known = samples.splice(0, 6)
+  const worker = spawn(process.execPath, [join(import.meta.dirname, 'kill-worker.js'), directory, ...known], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const life = { opened: false, acked: 0, read: 0 }
+  const timer = setTimeout(() => worker.kill('SIGKILL'), lifeMs)
+  for await (const line of createInterface({ input: worker.stdout })) {
+    const [kind, stream = '', number = '', dlsn = ''] = line.split(' ')
+    if (kind === 'X') assert.fail(`${line} (seed ${SEED})`)
+    if (kind === 'O') life.opened = true
+    if (kind === 'R') life.read += 1
+    if (kind === 'V') {
+      const least = (acked.get(stream) ?? -1n) + 1n
+      assert.ok(BigInt(number) >= least, `${stream} holds ${number} records and ${least} were acknowledged (seed ${SEED})`)
+    }
+    if (kind === 'A') {
+      life.acked += 1
+      if (BigInt(number) > (acked.get(stream) ?? -1n)) acked.set(stream, BigInt(number))
+      if (random() < 0.01) samples.push(`${stream} ${number} ${dlsn}`)
+    }
+  }
+  clearTimeout(timer)
+  return life
+}
+
+function mulberry32(seed: number): () => number {
+  let state = seed
+  return () => {
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
+  }
+}

@@ -1,0 +1,237 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, test } from 'node:test'
+import Database from 'better-sqlite3'
+import type { Migration } from '../../src/metadata/sqlite/database.js'
+import { SqliteDatabase } from '../../src/metadata/sqlite/database.js'
+import { sqliteError } from '../../src/metadata/sqlite/errors.js'
+import { MIGRATIONS } from '../../src/metadata/sqlite/schema.js'
+import type { ErrorCode } from '../../src/model/errors.js'
+import { isStratalogError } from '../../src/model/errors.js'
+import { newStream } from '../contract/segment-rows.js'
+import { openFor, temporaryDirectory } from './helpers.js'
+
+const code = (expected: ErrorCode) => (error: unknown) => isStratalogError(error, expected)
+const FIRST: Migration = (raw) =>
+  raw.exec('CREATE TABLE a (x INTEGER NOT NULL) STRICT; INSERT INTO a VALUES (1)')
+const SECOND: Migration = (raw) => raw.exec('ALTER TABLE a ADD COLUMN y TEXT')
+
+describe('the index file', () => {
+  let directory: string
+  let remove: () => void
+  let file: string
+  beforeEach(() => {
+    const made = temporaryDirectory()
+    directory = made.directory
+    remove = made.remove
+    file = join(directory, 'index.db')
+  })
+  afterEach(() => remove())
+
+  test('a new file is created, for its owner only; the next opening finds it', async () => {
+    const first = openFor(file)
+    assert.equal(first.created, true)
+    assert.equal(statSync(file).mode & 0o777, 0o600)
+    await first.index.createStream(newStream('a'))
+    assert.equal(statSync(`${file}-wal`).mode & 0o777, 0o600)
+    assert.equal(existsSync(`${file}-shm`), false)
+    await first.close()
+    await first.close()
+    const second = openFor(file)
+    assert.equal(second.created, false)
+    assert.equal((await second.index.streamByName('a'))?.name, 'a')
+    await second.close()
+  })
+
+  test('it is opened durable and checked', () => {
+    const database = SqliteDatabase.open(file, { migrations: MIGRATIONS })
+    const found = [
+      'journal_mode',
+      'synchronous',
+      'foreign_keys',
+      'trusted_schema',
+      'user_version',
+      'busy_timeout',
+    ]
+    assert.deepEqual(
+      found.map((pragma) => database.pragma(pragma)),
+      ['wal', 2, 1, 0, MIGRATIONS.length, 5_000],
+    )
+    database.close()
+  })
+
+  test('an older version is brought up step by step, keeping what is in it', () => {
+    SqliteDatabase.open(file, { migrations: [FIRST] }).close()
+    const database = SqliteDatabase.open(file, { migrations: [FIRST, SECOND] })
+    assert.equal(database.created, false)
+    assert.deepEqual(database.prepare('SELECT x, y FROM a').all(), [[1n, null]])
+    database.close()
+  })
+
+  test('a step that fails leaves the file in the version before', () => {
+    SqliteDatabase.open(file, { migrations: [FIRST] }).close()
+    const bad: Migration = (raw) => {
+      raw.exec('CREATE TABLE half (x)')
+      raw.exec('INSERT INTO nowhere VALUES (1)')
+    }
+    assert.throws(() => SqliteDatabase.open(file, { migrations: [FIRST, bad] }), /nowhere/)
+    const database = SqliteDatabase.open(file, { migrations: [FIRST, SECOND] })
+    assert.equal(database.pragma('user_version'), 2)
+    assert.deepEqual(database.prepare("SELECT name FROM sqlite_schema WHERE name = 'half'").all(), [])
+    database.close()
+  })
+
+  test('a newer version is refused with both numbers, and left as it was', () => {
+    SqliteDatabase.open(file, { migrations: [FIRST, SECOND] }).close()
+    const before = readFileSync(file)
+    assert.throws(
+      () => SqliteDatabase.open(file, { migrations: [FIRST] }),
+      (error) =>
+        isStratalogError(error, 'version_unsupported') &&
+        error.found === 2 &&
+        error.expected === 1 &&
+        /version 2.*up to 1.*newer stratalog/.test(error.message),
+    )
+    assert.deepEqual(readFileSync(file), before)
+  })
+
+  test("another program's database is refused and left as it was", () => {
+    const other = new Database(file)
+    other.exec('CREATE TABLE notes (text)')
+    other.close()
+    const before = readFileSync(file)
+    assert.throws(() => openFor(file), code('corrupt'))
+    assert.deepEqual(readFileSync(file), before)
+  })
+
+  test('tables that are missing are corrupt, not a bug', () => {
+    const database = SqliteDatabase.open(file, { migrations: MIGRATIONS })
+    database.prepare('DROP TABLE leases').run()
+    database.close()
+    assert.throws(() => openFor(file), code('corrupt'))
+  })
+
+  test('a directory that is not there, or is a file, is file_not_found', () => {
+    assert.throws(() => openFor(join(directory, 'nope', 'index.db')), code('file_not_found'))
+    writeFileSync(join(directory, 'plain'), '')
+    assert.throws(() => openFor(join(directory, 'plain', 'index.db')), code('file_not_found'))
+    mkdirSync(file)
+    assert.throws(() => openFor(file), code('access_denied'))
+  })
+
+  test('a directory without the right to write is access_denied', async (context) => {
+    await openFor(file).close()
+    chmodSync(file, 0o444)
+    chmodSync(directory, 0o555)
+    try {
+      const result = openAsUser(file)
+      if (result === null) return context.skip('no other user to try as')
+      assert.equal(result, 'access_denied')
+      assert.ok(existsSync(file))
+    } finally {
+      chmodSync(directory, 0o700)
+    }
+  })
+
+  test('a full disk is disk_full, loses nothing, and clears itself', () => {
+    const database = SqliteDatabase.open(file, { migrations: [FIRST] })
+    const insert = database.prepare("INSERT INTO a SELECT value FROM json_each('[' || ? || ']')")
+    const many = Array(20_000).fill('12345678').join(',')
+    database.pragma(`max_page_count = ${Number(database.pragma('page_count')) + 1}`)
+    const write = () => database.write('fill it', () => insert.run(many))
+    assert.throws(write, (error) => isStratalogError(error, 'disk_full') && error.retryable)
+    assert.deepEqual(database.prepare('SELECT count(*) FROM a').get(), [1n])
+    database.pragma('max_page_count = 100000')
+    write()
+    assert.deepEqual(database.prepare('SELECT count(*) FROM a').get(), [20_001n])
+    database.close()
+  })
+
+  test('a file that another has open is directory_in_use after the timeout', () => {
+    SqliteDatabase.open(file, { migrations: [FIRST] }).close()
+    const other = new Database(file)
+    other.exec('BEGIN IMMEDIATE')
+    const open = () => SqliteDatabase.open(file, { migrations: [FIRST], busyTimeoutMs: 20 })
+    assert.throws(open, (error) => isStratalogError(error, 'directory_in_use') && error.retryable)
+    other.close()
+    const database = open()
+    assert.throws(open, code('directory_in_use'))
+    database.close()
+  })
+
+  test('what throws within a transaction leaves nothing of it', () => {
+    const database = SqliteDatabase.open(file, { migrations: [FIRST] })
+    const insert = database.prepare('INSERT INTO a VALUES (?)')
+    const failing = () =>
+      database.write('add', () => {
+        insert.run(2n)
+        throw new Error('mine')
+      })
+    assert.throws(failing, /^Error: mine$/)
+    assert.deepEqual(database.prepare('SELECT x FROM a').all(), [[1n]])
+    // A wrong type is a bug of ours and must not look like a disk.
+    assert.throws(
+      () => database.write('add', () => insert.run('text')),
+      (error) => error instanceof Database.SqliteError,
+    )
+    database.close()
+    assert.throws(() => database.write('add', () => insert.run(3n)), code('closed'))
+    assert.throws(() => database.read('look', () => insert.run(3n)), code('closed'))
+  })
+
+  test('each code of SQLite becomes ours', () => {
+    const expected: readonly (readonly [string, ErrorCode])[] = [
+      ['SQLITE_CORRUPT', 'corrupt'],
+      ['SQLITE_CORRUPT_INDEX', 'corrupt'],
+      ['SQLITE_NOTADB', 'corrupt'],
+      ['SQLITE_FULL', 'disk_full'],
+      ['SQLITE_BUSY_SNAPSHOT', 'directory_in_use'],
+      ['SQLITE_READONLY_DIRECTORY', 'access_denied'],
+      ['SQLITE_CANTOPEN', 'access_denied'],
+      ['SQLITE_IOERR_FSYNC', 'io_failed'],
+      ['SQLITE_IOERR_NOMEM', 'internal'],
+    ]
+    for (const [sqliteCode, ours] of expected) {
+      const cause = new Database.SqliteError('what SQLite said', sqliteCode)
+      const mapped = sqliteError(cause, '/d/index.db', 'add a row')
+      assert.ok(isStratalogError(mapped, ours), sqliteCode)
+      assert.ok(mapped.message.includes('/d/index.db') && mapped.message.includes('add a row'))
+      assert.equal(mapped.cause, cause)
+    }
+    const bug = new Database.SqliteError('UNIQUE', 'SQLITE_CONSTRAINT_UNIQUE')
+    assert.equal(sqliteError(bug, 'f', 'x'), bug)
+    assert.equal(sqliteError('text', 'f', 'x'), 'text')
+  })
+
+  test('after a failed fsync nothing is written any more', () => {
+    const database = SqliteDatabase.open(file, { migrations: [FIRST] })
+    const failedSync = () => {
+      throw new Database.SqliteError('disk I/O error', 'SQLITE_IOERR_FSYNC')
+    }
+    assert.throws(() => database.write('add', failedSync), code('io_failed'))
+    const insert = database.prepare('INSERT INTO a VALUES (2)')
+    assert.throws(() => database.write('add', () => insert.run()), code('io_failed'))
+    assert.deepEqual(database.prepare('SELECT x FROM a').all(), [[1n]])
+    database.close()
+  })
+})
+
+/** Opens the file as a user without rights and gives the code of the error; null where there is no such user. */
+function openAsUser(file: string): string | null {
+  const isRoot = process.getuid?.() === 0
+  const module = new URL('../../src/metadata/sqlite/database.js', import.meta.url).href
+  const script = `
+    const { SqliteDatabase } = await import(${JSON.stringify(module)})
+    ${isRoot ? 'process.setgid(65534); process.setuid(65534)' : ''}
+    try {
+      const database = SqliteDatabase.open(${JSON.stringify(file)}, { migrations: [() => undefined] })
+      database.write('write', () => database.prepare('CREATE TABLE b (x)').run())
+      process.stdout.write('opened')
+    } catch (error) {
+      process.stdout.write(String(error.code))
+    }`
+  const child = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' })
+  return child.status === 0 ? child.stdout : null
+}

@@ -1,0 +1,46 @@
+import type { LedgerContext } from '../src/ledger/context.js'
+import type { ResolvedPolicy } from '../src/model/policy.js'
+import type { SegmentRow, StreamRow } from '../src/model/segment.js'
+import type { ArchiveStore } from '../src/ports/archive-store.js'
+import type { Coordination } from '../src/ports/coordination.js'
+import type { Random } from '../src/ports/random.js'
+import type { SegmentIndex } from '../src/ports/segment-index.js'
+
+/** The open segment of a stream as its writer in this process knows it. */
+export interface OpenSegmentState {
+  readonly lengthBytes: number
+  readonly lastAppendMs: number
+}
+
+/** What the writers of this process do for the agent. */
+export interface Writers {
+  /** Null: no writer of this process has the stream's newest segment open. */
+  openSegment(stream: StreamRow): OpenSegmentState | null
+  /** Seals the stream's open segment if it still is that one: through its writer, or by recovery if it has none. */
+  seal(stream: StreamRow, segment: bigint): Promise<void>
+}
+
+/** What tiering needs of the world. */
+export interface TieringContext {
+  readonly logId: string
+  readonly ledger: LedgerContext
+  readonly index: SegmentIndex
+  readonly coordination: Coordination
+  readonly random: Random
+  /** Null: no archive is configured. Rejects with `archive_…` while it does not answer. */
+  readonly archive: (() => Promise<ArchiveStore>) | null
+  readonly writers: Writers
+  readonly policy: (stream: StreamRow) => Promise<ResolvedPolicy>
+}
+
+/** Told of each step, for progress and events. */
+export interface TieringEvent {
+  readonly kind: 'seal' | 'copy' | 'evict' | 'trim'
+  readonly phase: 'begin' | 'progress' | 'done' | 'failed'
+  readonly stream: string
+  readonly segment: bigint
+  readonly bytes: number
+  readonly error?: Error
+  /** The row after the step. */
+  readonly row?: SegmentRow
+}

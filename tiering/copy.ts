@@ -1,0 +1,107 @@
+import { ATTEMPT_BYTES, attemptOf, encodeSegmentKey, type SegmentKey } from '../src/format/archive-names.js'
+import { encodeLedgerMetadata } from '../src/format/ledger-metadata.js'
+import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
+import { LedgerReader } from '../src/ledger/reader.js'
+import { assert, present } from '../src/model/assert.js'
+import type { SegmentRow, StreamRow } from '../src/model/segment.js'
+import type { Lease } from '../src/ports/coordination.js'
+import { type EntrySource, type PlannedObject, planSegmentObject, segmentObjectBody } from '../archive/segment-writer.js'
+import { verifySegmentObject } from '../archive/segment-verify.js'
+import type { TieringContext } from './context.js'
+import { announceStream } from './announce.js'
+
+/** Bytes read from the hot tier at a time while copying. */
+const COPY_READ_BYTES = 1024 * 1024
+
+/**
+ * Copies a sealed segment into the archive: read (each digest checked) → object under a name of its own → every byte
+ * read back → committed in the index by compare-and-set. Invariants 4 to 6.
+ *
+ * A crash before the commit leaves an object nobody committed: its attempt id is random, so the next try writes
+ * another one, and the orphan decodes to the same digest and is a twin. A crash after it leaves nothing to do.
+ */
+export async function copySegment(
+  context: TieringContext,
+  lease: Lease,
+  stream: StreamRow,
+  row: SegmentRow,
+  options: { readonly signal: AbortSignal; readonly onProgress?: (bytes: number) => void },
+): Promise<SegmentRow> {
+  assert(row.state === 'sealed', `segment ${row.segment} is ${row.state} and can't be copied`)
+  const { signal } = options
+  const archive = await present(context.archive, 'archive')()
+  await announceStream(context, archive, stream)
+  const entries = await hotEntries(context, row, signal)
+  const planned = await planSegmentObject(await objectMeta(context, stream, row), entries, signal)
+  const parsed = keyOf(row, planned, attemptOf(context.random.bytes(ATTEMPT_BYTES)))
+  const key = encodeSegmentKey(parsed)
+  const body = segmentObjectBody(planned, entries)
+  await archive.putIfAbsent(key, body, { signal })
+  await verifySegmentObject(archive, key, parsed, {
+    signal,
+    ...(options.onProgress === undefined ? {} : { onProgress: options.onProgress }),
+  })
+  // Invariant 3 for agents: one that lost its lease commits nothing.
+  lease.lost.throwIfAborted()
+  return context.index.updateSegment(row, {
+    state: 'archived',
+    contentDigest: parsed.contentDigest,
+    object: { key, sizeBytes: body.sizeBytes, indexBytes: parsed.indexBytes },
+    archivedMs: context.ledger.clock.nowMs(),
+  })
+}
+
+function keyOf(row: SegmentRow, planned: PlannedObject, attempt: string): SegmentKey {
+  return {
+    incarnation: row.incarnation,
+    segment: row.segment,
+    lastEntryId: row.lastEntryId,
+    lastSlot: row.lastSlot,
+    recordCount: row.recordCount,
+    startSequenceId: row.startSequenceId,
+    firstTxid: row.firstTxid,
+    lastTxid: row.lastTxid,
+    completionMs: present(row.sealedMs, 'completion time'),
+    indexBytes: planned.indexBytes,
+    contentDigest: planned.contentDigest,
+    attempt,
+  }
+}
+
+/** The entries of the hot copy, to be read as often as it takes; each digest is checked by the ledger reader. */
+export async function hotEntries(context: TieringContext, row: SegmentRow, signal: AbortSignal): Promise<EntrySource> {
+  const reader = await LedgerReader.open(context.ledger, present(row.ledgerId, 'hot copy'))
+  return {
+    open: async function* () {
+      for (let next = 0n; next <= row.lastEntryId; ) {
+        signal.throwIfAborted()
+        const entries = await reader.readEntries(next, row.lastEntryId, COPY_READ_BYTES, signal)
+        next = present(entries.at(-1), 'an entry').entryId + 1n
+        yield entries
+      }
+    },
+  }
+}
+
+async function objectMeta(context: TieringContext, stream: StreamRow, row: SegmentRow): Promise<SegmentObjectMeta> {
+  const { metadata } = await context.ledger.metadata.read(present(row.ledgerId, 'hot copy'))
+  return {
+    incarnation: row.incarnation,
+    streamName: stream.name,
+    txidMode: stream.txidMode,
+    segment: row.segment,
+    epoch: row.epoch,
+    openedMs: row.openedMs,
+    sealedMs: present(row.sealedMs, 'completion time'),
+    firstTxid: row.firstTxid,
+    lastTxid: row.lastTxid,
+    startSequenceId: row.startSequenceId,
+    recordCount: row.recordCount,
+    lastEntryId: row.lastEntryId,
+    lastSlot: row.lastSlot,
+    lengthBytes: row.lengthBytes,
+    digestType: metadata.digestType,
+    // A ledger's password is kept in clear: it never leaves for the archive.
+    ledgerMetadata: encodeLedgerMetadata({ ...metadata, password: new Uint8Array(0) }),
+  }
+}

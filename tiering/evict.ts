@@ -1,0 +1,59 @@
+import { deleteLedger } from '../src/ledger/reader.js'
+import { assert } from '../src/model/assert.js'
+import { isStratalogError } from '../src/model/errors.js'
+import type { SegmentRow } from '../src/model/segment.js'
+import type { Lease } from '../src/ports/coordination.js'
+import type { TieringContext } from './context.js'
+
+/**
+ * Frees the hot copy of a segment that is verified in the archive (invariant 4). The row becomes `cold` first and
+ * still names the ledger: readers turn to the archive, and after a crash `settleDebts` finds what is left to delete.
+ */
+export async function evictSegment(context: TieringContext, lease: Lease, row: SegmentRow): Promise<SegmentRow> {
+  assert(row.state === 'archived' && row.object !== null, `segment ${row.segment} is ${row.state}: its hot copy is the only one`)
+  lease.lost.throwIfAborted()
+  const cold = await context.index.updateSegment(row, { state: 'cold', evictedMs: context.ledger.clock.nowMs() })
+  return releaseLedger(context, cold)
+}
+
+/** Deletes the ledger a `cold` or `trimmed` row still names, then forgets it. Idempotent at each step. */
+export async function releaseLedger(context: TieringContext, row: SegmentRow): Promise<SegmentRow> {
+  assert(row.state === 'cold' || row.state === 'trimmed', `segment ${row.segment} is ${row.state} and needs its ledger`)
+  if (row.ledgerId === null) return row
+  await deleteLedger(context.ledger, row.ledgerId)
+  return context.index.updateSegment(row, { ledgerId: null })
+}
+
+/** Deletes the object a `trimmed` row still names, then forgets it. */
+export async function releaseObject(context: TieringContext, row: SegmentRow, signal: AbortSignal): Promise<SegmentRow> {
+  assert(row.state === 'trimmed', `segment ${row.segment} is ${row.state} and needs its object`)
+  if (row.object === null || context.archive === null) return row
+  const archive = await context.archive()
+  await archive.delete(row.object.key, signal)
+  return context.index.updateSegment(row, { object: null })
+}
+
+/** Finishes what a crash or an outage left: rows that still owe a deletion. Returns how many are left. */
+export async function settleDebts(context: TieringContext, signal: AbortSignal): Promise<number> {
+  const rows = await context.index.segmentsOwing(1_000)
+  let left = 0
+  for (const row of rows) {
+    signal.throwIfAborted()
+    try {
+      const released = await releaseLedger(context, row)
+      if (released.state === 'trimmed') await forgetTrimmed(context, await releaseObject(context, released, signal))
+    } catch (error) {
+      if (!isStratalogError(error)) throw error
+      left += 1
+      context.ledger.logger.warn({ err: error, segment: row.segment.toString() }, 'freeing a segment failed, it is tried again')
+    }
+  }
+  return left
+}
+
+/** Drops the row of a trimmed segment that owes nothing; the newest row stays, numbering goes on from it. */
+export async function forgetTrimmed(context: TieringContext, row: SegmentRow): Promise<void> {
+  if (row.ledgerId !== null || row.object !== null) return
+  const newest = await context.index.newestSegment(row.incarnation)
+  if (newest !== null && newest.segment > row.segment) await context.index.removeSegment(row)
+}

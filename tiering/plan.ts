@@ -1,0 +1,270 @@
+import { assert } from '../src/model/assert.js'
+import { type PolicyField, type ResolvedPolicy, rollDue } from '../src/model/policy.js'
+import { isClosed, isHot, type SegmentRow, type TxidMode } from '../src/model/segment.js'
+import { formatBytes } from '../src/model/units.js'
+import { ageReason, sealReason, timeText } from './plan-reasons.js'
+
+/** Beyond any time that comes: an action whose time is not known. */
+export const NEVER_MS: number = Number.MAX_SAFE_INTEGER
+
+/** All that a plan depends on. */
+export interface PlanInput {
+  readonly policy: ResolvedPolicy
+  /**
+   * Segments of one stream that still matter, ascending. Cold ones in the middle may be left out: nothing is trimmed
+   * beyond a hole, and `unlistedBytes` says how much is in it.
+   */
+  readonly segments: readonly SegmentRow[]
+  readonly unlistedBytes?: number
+  /** What the writer knows of the open segment; null when there is no writer here. */
+  readonly open: { readonly lengthBytes: number; readonly lastAppendMs: number } | null
+  readonly nowMs: number
+  /** Whether txids are times: `keep.by: event` goes by completion where they are not. */
+  readonly txidMode: TxidMode
+  readonly archiveConfigured: boolean
+  /** False while the archive is known to be down: copies wait, blocked by it. Default: true. */
+  readonly archiveAnswers?: boolean
+  /** Whether the copy window is open now, and when it opens next if it is not. */
+  readonly windowOpen: boolean
+  readonly nextWindowMs: number | null
+}
+
+/** A step of tiering, due or to come, with why. */
+export interface PlannedAction {
+  readonly kind: 'seal' | 'copy' | 'evict' | 'trim'
+  readonly segment: bigint
+  /** At or before now: due. A blocked action is never due. */
+  readonly dueMs: number
+  /** For people: `age 10m ≥ roll.age 10m`. */
+  readonly reason: string
+  /** The policy field that decided, and who said it. */
+  readonly field: PolicyField
+  readonly origin: string
+  readonly bytes: number
+  /** What must happen first: the window opens, the copy is verified, the segment is sealed, the archive answers. */
+  readonly blockedBy: null | 'window' | 'verify' | 'seal' | 'archive'
+}
+
+type Found = Omit<PlannedAction, 'kind' | 'segment' | 'origin' | 'bytes'>
+/** A moment at which something follows from a field. */
+interface Moment {
+  readonly dueMs: number
+  readonly field: PolicyField
+  readonly reason: string
+}
+
+const KIND_ORDER = { seal: 0, copy: 1, evict: 2, trim: 3 } as const
+
+/**
+ * What is to be done for a stream, now and later, in order of time; at most one action of each kind for a segment.
+ * Pure. What it promises: nothing is evicted that is not verified in the archive (invariant 4); only closed segments
+ * are evicted and trimmed; trims run from the old end without a hole (invariant 5); hot and total limits free the
+ * oldest first; and an action that is due stays due until it is done, is overtaken by a trim, or the window closes.
+ */
+export function plan(input: PlanInput): PlannedAction[] {
+  const { segments } = input
+  assert(
+    segments.every((row, i) => i === 0 || row.segment > (segments[i - 1]?.segment ?? row.segment)),
+    'segments to plan for are not ascending',
+  )
+  const trims = planTrims(input)
+  const overLimit = evictedByLimit(input)
+  const actions: PlannedAction[] = []
+  for (const row of segments) {
+    const add = (kind: PlannedAction['kind'], found: Found | null) => {
+      if (found !== null) actions.push(actionOf(input, row, kind, found))
+    }
+    const seal = planSeal(input, row)
+    const trim = trims.get(row.segment) ?? null
+    const copy = planCopy(input, row, seal)
+    const evict = planEvict(input, row, overLimit, seal, copy)
+    // What is trimmed first is neither worth copying nor freeing on its own.
+    const beforeTrim = (found: Found | null) =>
+      found !== null && trim !== null && trim.dueMs <= found.dueMs ? null : found
+    add('seal', seal)
+    add('copy', beforeTrim(copy))
+    add('evict', beforeTrim(evict))
+    add('trim', trim)
+  }
+  return actions.sort(
+    (a, b) =>
+      a.dueMs - b.dueMs ||
+      KIND_ORDER[a.kind] - KIND_ORDER[b.kind] ||
+      (a.segment < b.segment ? -1 : a.segment > b.segment ? 1 : 0),
+  )
+}
+
+/** Those that are to be carried out at `nowMs`, in order. */
+export function dueActions(actions: readonly PlannedAction[], nowMs: number): PlannedAction[] {
+  return actions.filter((action) => action.blockedBy === null && action.dueMs <= nowMs)
+}
+
+/** When the next action falls due by time alone, the past included; null: none does. */
+export function nextDueMs(actions: readonly PlannedAction[]): number | null {
+  let next: number | null = null
+  for (const { dueMs, blockedBy } of actions) {
+    const byTime = (blockedBy === null || blockedBy === 'window') && dueMs < NEVER_MS
+    if (byTime && (next === null || dueMs < next)) next = dueMs
+  }
+  return next
+}
+
+function actionOf(
+  input: PlanInput,
+  row: SegmentRow,
+  kind: PlannedAction['kind'],
+  found: Found,
+): PlannedAction {
+  const bytes = isClosed(row.state) ? row.lengthBytes : (input.open?.lengthBytes ?? row.lengthBytes)
+  return { kind, segment: row.segment, ...found, origin: input.policy.origins[found.field], bytes }
+}
+
+/** Later than now: a blocked action must never look due. */
+function blocked(input: PlanInput, moment: Moment, blockedBy: PlannedAction['blockedBy']): Found {
+  return { ...moment, dueMs: Math.max(moment.dueMs, input.nowMs + 1), blockedBy }
+}
+
+function planSeal(input: PlanInput, row: SegmentRow): Found | null {
+  const { open, policy, nowMs } = input
+  // Empty segments stay open: rolling them would only make more of them.
+  if (row.state !== 'open' || open === null || open.lengthBytes === 0) return null
+  const due = rollDue(policy.policy, { openedMs: row.openedMs, ...open }, nowMs)
+  return { ...due, reason: sealReason(policy, row, open, due, nowMs), blockedBy: null }
+}
+
+function planCopy(input: PlanInput, row: SegmentRow, seal: Found | null): Found | null {
+  if (!input.archiveConfigured) return null
+  const { afterMs } = input.policy.policy.copy
+  const field = 'copy.after' as const
+  if (seal !== null) {
+    return blocked(
+      input,
+      { dueMs: seal.dueMs + afterMs, field, reason: `copy.after ${timeText(afterMs)}` },
+      'seal',
+    )
+  }
+  if (row.state !== 'sealed' || row.sealedMs === null) return null
+  const dueMs = row.sealedMs + afterMs
+  const reason = ageReason('sealed', input.nowMs - row.sealedMs, field, afterMs)
+  if (!input.windowOpen) {
+    const nextMs = input.nextWindowMs ?? NEVER_MS
+    const why =
+      dueMs <= nextMs
+        ? { field: 'copy.window' as const, reason: `copy.window closed, ${reason}` }
+        : { field, reason }
+    return blocked(input, { dueMs: Math.max(dueMs, nextMs), ...why }, 'window')
+  }
+  if (input.archiveAnswers === false) return blocked(input, { dueMs, field, reason }, 'archive')
+  return { dueMs, field, reason, blockedBy: null }
+}
+
+function planEvict(
+  input: PlanInput,
+  row: SegmentRow,
+  overLimit: ReadonlyMap<bigint, string>,
+  seal: Found | null,
+  copy: Found | null,
+): Found | null {
+  const { hot, evict } = input.policy.policy
+  if (!input.archiveConfigured) return null
+  const verifiedMs = row.state === 'archived' && row.ledgerId !== null ? row.archivedMs : null
+  // Not verified yet: when that would be, if all goes well.
+  const outlookMs = verifiedMs === null && copy !== null ? Math.max(copy.dueMs, input.nowMs) : null
+  const archivedMs = verifiedMs ?? outlookMs
+  const sealedMs = row.sealedMs ?? seal?.dueMs ?? null
+  if (archivedMs === null || sealedMs === null) return null
+
+  const reasons: Moment[] = []
+  const limit = overLimit.get(row.segment)
+  if (limit !== undefined) reasons.push({ dueMs: archivedMs, field: 'hot.max', reason: limit })
+  if (hot.forMs !== null) {
+    const reason = ageReason('age', input.nowMs - sealedMs, 'hot.for', hot.forMs)
+    reasons.push({ dueMs: sealedMs + hot.forMs, field: 'hot.for', reason })
+  }
+  const first = reasons.reduce<Moment | null>(
+    (least, next) => (least === null || next.dueMs < least.dueMs ? next : least),
+    null,
+  )
+  if (first === null) return null
+  const lagMs = archivedMs + evict.lagMs
+  const lag = `${ageReason('verified', input.nowMs - archivedMs, 'evict.lag', evict.lagMs)}, ${first.reason}`
+  const moment: Moment =
+    lagMs > first.dueMs && evict.lagMs > 0 && first.field !== 'hot.max'
+      ? { dueMs: lagMs, field: 'evict.lag', reason: lag }
+      : { ...first, dueMs: Math.max(lagMs, first.dueMs) }
+  return verifiedMs === null ? blocked(input, moment, 'verify') : { ...moment, blockedBy: null }
+}
+
+/**
+ * Segments that hot.max says to free, with the reason: the oldest, as many as bring the stream below it. Which ones
+ * does not depend on the time, only when each may go: otherwise a younger one would go because the lag of an older
+ * one is not over. Those in the archive come first, since only they can go; the others are the outlook.
+ */
+function evictedByLimit(input: PlanInput): ReadonlyMap<bigint, string> {
+  const found = new Map<bigint, string>()
+  const { maxBytes } = input.policy.policy.hot
+  if (maxBytes === null) return found
+  const hot = input.segments.filter(isHot)
+  const closed = hot.filter((row) => isClosed(row.state))
+  const openBytes = hot.length > closed.length ? (input.open?.lengthBytes ?? 0) : 0
+  const hotBytes = closed.reduce((sum, row) => sum + row.lengthBytes, openBytes)
+  const reason = `hot ${formatBytes(hotBytes)} > hot.max ${formatBytes(maxBytes)}`
+  let excessBytes = hotBytes - maxBytes
+  for (const state of ['archived', 'sealed'] as const) {
+    for (const row of closed.filter((candidate) => candidate.state === state)) {
+      if (excessBytes <= 0) return found
+      found.set(row.segment, reason)
+      excessBytes -= row.lengthBytes
+    }
+  }
+  return found
+}
+
+/** From the old end on, closed segments without a hole; each no sooner than the one before it. */
+function planTrims(input: PlanInput): ReadonlyMap<bigint, Found> {
+  const found = new Map<bigint, Found>()
+  const { keep } = input.policy.policy
+  if (keep.forMs === null && keep.maxBytes === null) return found
+  const kept = input.segments.filter((row) => row.state !== 'trimmed')
+  const totalBytes = kept.reduce((sum, row) => sum + keptBytes(input, row), input.unlistedBytes ?? 0)
+  let excessBytes = keep.maxBytes === null ? 0 : totalBytes - keep.maxBytes
+  let previous: { row: SegmentRow; dueMs: number } | null = null
+  for (const row of kept) {
+    const hole: boolean = previous !== null && row.segment !== previous.row.segment + 1n
+    if (!isClosed(row.state) || hole) break
+    const byTime = trimByTime(input, row)
+    const byLimit: Moment | null =
+      keep.maxBytes === null || excessBytes <= 0
+        ? null
+        : {
+            dueMs: input.nowMs,
+            field: 'keep.max',
+            reason: `${formatBytes(totalBytes)} > keep.max ${formatBytes(keep.maxBytes)}`,
+          }
+    const own: Moment | null =
+      byTime === null || (byLimit !== null && byLimit.dueMs < byTime.dueMs) ? byLimit : byTime
+    if (own === null) break
+    const dueMs: number = Math.max(own.dueMs, previous?.dueMs ?? own.dueMs)
+    const waits = previous !== null && dueMs > own.dueMs && dueMs > input.nowMs
+    const reason = waits ? `${own.reason}, after segment ${previous?.row.segment}` : own.reason
+    found.set(row.segment, { ...own, dueMs, reason, blockedBy: null })
+    excessBytes -= keptBytes(input, row)
+    previous = { row, dueMs }
+  }
+  return found
+}
+
+function keptBytes(input: PlanInput, row: SegmentRow): number {
+  if (row.state === 'gap') return 0
+  return isClosed(row.state) ? row.lengthBytes : (input.open?.lengthBytes ?? 0)
+}
+
+function trimByTime(input: PlanInput, row: SegmentRow): Moment | null {
+  const { forMs, by } = input.policy.policy.keep
+  if (forMs === null || row.sealedMs === null) return null
+  // Txids that are no times would put every segment at 1970, and all of history would be trimmed at once.
+  const event = by === 'event' && input.txidMode === 'ms' && row.recordCount > 0n
+  const sinceMs = event ? Number(row.lastTxid) : row.sealedMs
+  const reason = ageReason(event ? 'event age' : 'age', input.nowMs - sinceMs, 'keep.for', forMs)
+  return { dueMs: Math.min(NEVER_MS, sinceMs + forMs), field: 'keep.for', reason }
+}
