@@ -19,6 +19,7 @@ import { policyQuorum } from './model/quorum.js'
 import type { StreamRow } from './model/segment.js'
 import { type FilledOptions, fillOptions, type OpenOptions, type SystemPorts } from './options.js'
 import type { ArchiveEngine, ArchiveStore } from './ports/archive-store.js'
+import type { SegmentIndex } from './ports/segment-index.js'
 import { ColdSource } from './read/cold.js'
 import { HotSource } from './read/source.js'
 
@@ -80,15 +81,18 @@ async function assemble(
 ): Promise<Log> {
   const identity = await readIdentity(root)
   const { openSqliteMetadata } = await import('./metadata/sqlite/open.js')
-  const metadata = openSqliteMetadata(join(root, 'index.db'), { clock: system.clock, logger: system.logger })
+  const file = join(root, 'index.db')
+  // Looked at before it is opened: opening would make an empty one, which the next start would take for the index.
+  if (!identity.created && !existsSync(file)) throw indexMissing(root)
+  const metadata = openSqliteMetadata(file, { clock: system.clock, logger: system.logger })
   closers.push(() => metadata.close())
-  if (metadata.created && !identity.created) throw indexMissing(root)
+  await checkIndex(metadata.index, identity, root)
 
   const directories = storeDirectories(root, config)
   checkQuorums(config, directories.length)
   const stores = await LocalDirectory.open(directories, { ...system, logId: identity.logId, fileBytes: filled.storeFileBytes, create: identity.created })
   closers.push(() => stores.close())
-  await writeIdentity(root, identity)
+  if (identity.created) await writeIdentity(root, identity.logId, 'ready')
 
   const abort = new AbortController()
   const archive = archiveOpener(root, options, config, system, abort.signal)
@@ -174,8 +178,18 @@ async function readConfiguration(root: string, options: OpenOptions, system: Sys
   }
   const layers = options.config === 'none' ? { code } : { code, env: parseEnvironment(process.env, delimiter), file: await readConfigFile(root, options.config) }
   const config = resolveConfig(layers)
+  refuseOwnArchives(config)
   for (const setting of config.later) system.logger.info({ field: setting.field, origin: setting.origin }, 'this setting has no effect in this version')
   return config
+}
+
+/** A stream whose policy names an archive of its own must not end up in the log's: refused until that is honoured. */
+function refuseOwnArchives(config: ResolvedConfig): void {
+  const own = config.later.find((setting) => setting.field === 'archive')
+  if (own === undefined) return
+  throw new StratalogError('unsupported', `${own.origin}: an archive of its own for some streams has no effect in this version: give these streams a log of their own`, {
+    found: own.value,
+  })
 }
 
 async function readConfigFile(root: string, named: string | undefined): Promise<ReturnType<typeof parseConfig> | null> {
@@ -195,17 +209,25 @@ interface Identity {
   readonly created: boolean
 }
 
-/** `log.json` names the log. It is written last when a log is made, so a half-made one is made again. */
+/**
+ * `log.json` names the log. It is written before anything else of a new log, as `making`, and again as `ready` once
+ * stores and index are there: a start that dies in between leaves a log that the next one goes on making, under the
+ * same id.
+ */
 async function readIdentity(root: string): Promise<Identity> {
   const file = join(root, 'log.json')
   let text: string
   try {
     text = await readFile(file, 'utf8')
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return { logId: randomBytes(16).toString('hex'), created: true }
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+      const logId = randomBytes(16).toString('hex')
+      await writeIdentity(root, logId, 'making')
+      return { logId, created: true }
+    }
     throw new StratalogError('access_denied', `${file} can't be read: ${(error as Error).message}`, { cause: error })
   }
-  let parsed: { version?: unknown; logId?: unknown }
+  let parsed: { version?: unknown; logId?: unknown; state?: unknown }
   try {
     parsed = JSON.parse(text) as typeof parsed
   } catch (error) {
@@ -220,15 +242,26 @@ async function readIdentity(root: string): Promise<Identity> {
   if (parsed.version !== LAYOUT_VERSION || typeof parsed.logId !== 'string' || !/^[0-9a-f]{32}$/.test(parsed.logId)) {
     throw new StratalogError('corrupt', `${file} is damaged: restore it from a backup or from the superblock of a store (logId)`, { found: text.slice(0, 200) })
   }
-  return { logId: parsed.logId, created: false }
+  return { logId: parsed.logId, created: parsed.state === 'making' }
 }
 
-async function writeIdentity(root: string, identity: Identity): Promise<void> {
-  if (!identity.created) return
+/** An index that knows nothing of this log is none: a new file, one cut to nothing, one of another log. */
+async function checkIndex(index: SegmentIndex, identity: Identity, root: string): Promise<void> {
+  const found = await index.fact('log')
+  if (found === identity.logId) return
+  if (found === null && identity.created) return index.setFact('log', identity.logId)
+  if (found === null) throw indexMissing(root)
+  throw new StratalogError('refused', `${join(root, 'index.db')} belongs to log ${found}, not to ${identity.logId}: put the right file back`, {
+    expected: identity.logId,
+    found,
+  })
+}
+
+async function writeIdentity(root: string, logId: string, state: 'making' | 'ready'): Promise<void> {
   const { realDisk } = await import('./system/disk.js')
   const disk = realDisk()
   const file = join(root, 'log.json')
-  await writeFile(`${file}.tmp`, `${JSON.stringify({ version: LAYOUT_VERSION, logId: identity.logId })}\n`, { flush: true })
+  await writeFile(`${file}.tmp`, `${JSON.stringify({ version: LAYOUT_VERSION, logId, state })}\n`, { flush: true })
   await disk.rename(`${file}.tmp`, file)
   await disk.syncDirectory(root)
 }
@@ -299,7 +332,12 @@ async function engineFor(location: string): Promise<ArchiveEngine> {
 /** Opens an archive by itself, without a log: what `restore` reads from. */
 export async function openArchive(location: string, given?: Partial<SystemPorts>): Promise<ArchiveStore> {
   const system = await systemPorts(given)
-  const engine = await engineFor(archiveLocation(location, process.cwd()))
+  const resolved = archiveLocation(location, process.cwd())
+  // An engine makes its directory for a log that begins; who wants to read an archive has misspelt it.
+  if (!resolved.includes('://') && !existsSync(resolved)) {
+    throw new StratalogError('archive_missing', `there is no archive in ${resolved}: check the path and the mount`, { found: resolved })
+  }
+  const engine = await engineFor(resolved)
   return engine.open({ clock: system.clock, random: system.random, logger: system.logger, disk: system.disk, signal: new AbortController().signal })
 }
 

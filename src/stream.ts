@@ -92,6 +92,8 @@ export class Stream<T = Uint8Array | string> {
   readonly #codec: Codec<T>
   #writer: StreamWriter | null = null
   #opening: Promise<StreamWriter> | null = null
+  /** Appends that wait for the writer: none may overtake them. */
+  #waiting = 0
 
   /** @internal */
   constructor(services: StreamServices, name: string, codec: Codec<T>) {
@@ -106,13 +108,25 @@ export class Stream<T = Uint8Array | string> {
    */
   append(value: T, options: AppendOptions = {}): Promise<Ack> {
     try {
-      const payload = this.#codec.encode(value)
+      const payload = checkPayload(this.#codec.encode(value))
       const txid = checkTxid(options.txid)
       const writer = this.#writer
-      if (writer !== null && (writer.failure === null || writer.failure.code === 'fenced')) return writer.append(payload, txid)
+      const works = writer !== null && (writer.failure === null || writer.failure.code === 'fenced')
+      if (works && this.#waiting === 0) return writer.append(payload, txid)
       // The value is the caller's again when this returns, and the writer is not there yet to copy it.
-      const copied = typeof payload === 'string' ? payload : payload.slice()
-      return this.#opened().then((opened) => opened.append(copied, txid))
+      // `slice` would not do: that of a Buffer shares the bytes.
+      const copied = typeof payload === 'string' ? payload : new Uint8Array(payload)
+      this.#waiting += 1
+      return this.#opened().then(
+        (opened) => {
+          this.#waiting -= 1
+          return opened.append(copied, txid)
+        },
+        (error: unknown) => {
+          this.#waiting -= 1
+          throw error
+        },
+      )
     } catch (error) {
       return Promise.reject(error)
     }
@@ -123,12 +137,10 @@ export class Stream<T = Uint8Array | string> {
     if (this.#opening === null) {
       const opening = this.#open()
       this.#opening = opening
-      // After every append that waits for this promise has been handed over, later ones may go directly.
-      const settled = (writer: StreamWriter | null) =>
-        queueMicrotask(() => {
-          this.#opening = null
-          this.#writer = writer
-        })
+      const settled = (writer: StreamWriter | null) => {
+        this.#opening = null
+        this.#writer = writer
+      }
       opening.then(settled, () => settled(null))
     }
     return this.#opening
@@ -145,15 +157,22 @@ export class Stream<T = Uint8Array | string> {
    * Appends what an iterable yields, in order, with a bounded number of records under way. Rejects with the first
    * failure; what was acknowledged before it stays.
    */
-  async appendAll(values: Iterable<T> | AsyncIterable<T>, options: AppendAllOptions<T> = {}): Promise<AppendSummary> {
+  async appendAll(
+    values: Iterable<T> | AsyncIterable<T>,
+    options: AppendAllOptions<T> = {},
+  ): Promise<AppendSummary> {
     const { signal, onProgress } = options
     const writer = await this.#opened()
     const session = new AppendSession(onProgress)
     for await (const value of values) {
       signal?.throwIfAborted()
       session.throwIfFailed()
-      const payload = this.#codec.encode(value)
-      writer.appendTo(payload, options.txid === undefined ? null : checkTxid(options.txid(value)), session.take(payload))
+      const payload = checkPayload(this.#codec.encode(value))
+      writer.appendTo(
+        payload,
+        options.txid === undefined ? null : checkTxid(options.txid(value)),
+        session.take(payload),
+      )
       if (session.full) await session.room()
     }
     return session.finish()
@@ -174,7 +193,10 @@ export class Stream<T = Uint8Array | string> {
     }
   }
 
-  async *#batches(options: ReadOptions, counts: ReadCounts): AsyncGenerator<(LogRecord<T> | Gap)[], void, undefined> {
+  async *#batches(
+    options: ReadOptions,
+    counts: ReadCounts,
+  ): AsyncGenerator<(LogRecord<T> | Gap)[], void, undefined> {
     counts.hot = 0
     counts.cold = 0
     const stream = await this.#existing()
@@ -216,8 +238,11 @@ export class Stream<T = Uint8Array | string> {
   /** The last `count` records. */
   async tail(count: number): Promise<LogRecord<T>[]> {
     const records: LogRecord<T>[] = []
-    const { nextSequenceId } = await this.info()
-    const from = nextSequenceId > BigInt(count) ? { sequenceId: nextSequenceId - BigInt(count) } : 'earliest'
+    const row = await this.#existing()
+    const { hub, read } = this.#services
+    const end =
+      hub.ready(row.incarnation)?.endSequenceId ?? endOf(await read.index.newestSegment(row.incarnation))
+    const from = end > BigInt(count) ? { sequenceId: end - BigInt(count) } : 'earliest'
     for await (const record of this.read({ from, limit: count })) records.push(record)
     return records
   }
@@ -294,7 +319,10 @@ class AppendSession {
 
   async room(): Promise<void> {
     // Half of the window at a time: a wake-up for each record would cost more than the record.
-    while (this.#failure === null && (this.#count - this.#done > SESSION_RECORDS_MAX / 2 || this.#underWayBytes > SESSION_BYTES_MAX / 2)) {
+    while (
+      this.#failure === null &&
+      (this.#count - this.#done > SESSION_RECORDS_MAX / 2 || this.#underWayBytes > SESSION_BYTES_MAX / 2)
+    ) {
       await this.#nextAck()
     }
     this.#onProgress?.({ count: this.#done, bytes: this.#doneBytes })
@@ -305,7 +333,13 @@ class AppendSession {
     while (this.#done < this.#count) await this.#nextAck()
     this.throwIfFailed()
     this.#onProgress?.({ count: this.#done, bytes: this.#doneBytes })
-    return { first: this.#first?.dlsn ?? null, last: this.#last?.dlsn ?? null, count: this.#count, bytes: this.#doneBytes, duplicate: false }
+    return {
+      first: this.#first?.dlsn ?? null,
+      last: this.#last?.dlsn ?? null,
+      count: this.#count,
+      bytes: this.#doneBytes,
+      duplicate: false,
+    }
   }
 
   #nextAck(): Promise<void> {
@@ -320,10 +354,23 @@ class AppendSession {
   }
 }
 
+function checkPayload(payload: Uint8Array | string): Uint8Array | string {
+  if (typeof payload === 'string' || payload instanceof Uint8Array) return payload
+  const what = payload === null ? 'null' : `a ${typeof payload}`
+  throw new StratalogError(
+    'invalid_argument',
+    `${what} can't be appended: give text or bytes, or use a codec, as json()`,
+  )
+}
+
 function checkTxid(txid: bigint | undefined): bigint | null {
   if (txid === undefined) return null
   if (typeof txid !== 'bigint') {
-    throw new StratalogError('txid_out_of_range', `txid ${String(txid)} is a ${typeof txid}: use a bigint, as ${String(txid)}n`, { found: txid })
+    throw new StratalogError(
+      'txid_out_of_range',
+      `txid ${String(txid)} is a ${typeof txid}: use a bigint, as ${String(txid)}n`,
+      { found: txid },
+    )
   }
   return txid
 }
@@ -333,7 +380,11 @@ function endOf(newest: SegmentRow | null): bigint {
 }
 
 function gapError(name: string, gap: Gap): StratalogError {
-  return new StratalogError('gap', `${name} has a gap from ${gap.from} until ${gap.until} (${gap.gap}): read from ${gap.until}, or pass onGap: 'yield'`, {
-    found: gap,
-  })
+  return new StratalogError(
+    'gap',
+    `${name} has a gap from ${gap.from} until ${gap.until} (${gap.gap}): read from ${gap.until}, or pass onGap: 'yield'`,
+    {
+      found: gap,
+    },
+  )
 }

@@ -17,8 +17,9 @@ const PASS_INTERVAL_MS_MAX = 60_000
 /** Between passes while something fails: doubled each time from the first to the last of these. */
 const RETRY_MS_MIN = 500
 const RETRY_MS_MAX = 60_000
-/** Rows of one stream the agent plans with at a time, oldest first. */
-const SEGMENTS_MAX = 10_000
+/** Rows of one stream the agent plans with at a time: the oldest there are, and the oldest with a hot copy. */
+const OLDEST_MAX = 1_000
+const HOT_MAX = 10_000
 const STREAMS_PAGE = 1_000
 
 /** What a pass did. */
@@ -184,9 +185,11 @@ export class TieringAgent {
       throw error
     }
     try {
+      const failed = new Set<string>()
       for (const action of due) {
-        // After a failure the later steps of this stream wait: they stand on this one.
-        if (!(await this.#execute(stream, lease, action, report, signal))) break
+        // Copies and trims go oldest first and stop at the one that fails; a stuck copy holds up no eviction.
+        if (failed.has(action.kind)) continue
+        if (!(await this.#execute(stream, lease, action, report, signal))) failed.add(action.kind)
       }
     } finally {
       await lease.release()
@@ -248,13 +251,13 @@ export class TieringAgent {
 
   async #planFor(stream: StreamRow): Promise<StreamPlan> {
     const policy = await this.#context.policy(stream)
-    const oldest = await this.#context.index.oldestSegment(stream.incarnation)
-    const segments = oldest === null ? [] : await this.#context.index.listSegments(stream.incarnation, oldest.segment, SEGMENTS_MAX)
+    const { segments, unlistedBytes } = await this.#segmentsOf(stream)
     const nowMs = this.#context.ledger.clock.nowMs()
     const window = windowAt(policy.policy.copy.window, nowMs)
     const actions = plan({
       policy,
       segments,
+      unlistedBytes,
       open: this.#context.writers.openSegment(stream),
       nowMs,
       txidMode: stream.txidMode,
@@ -263,6 +266,20 @@ export class TieringAgent {
       nextWindowMs: window.nextMs,
     })
     return { stream, policy, actions }
+  }
+
+  /** What there is to plan with, in bounded memory however long the history is: its old end and what is hot. */
+  async #segmentsOf(stream: StreamRow): Promise<{ segments: SegmentRow[]; unlistedBytes: number }> {
+    const { index } = this.#context
+    const first = await index.oldestSegment(stream.incarnation)
+    if (first === null) return { segments: [], unlistedBytes: 0 }
+    const oldest = await index.listSegments(stream.incarnation, first.segment, OLDEST_MAX)
+    const end = present(oldest.at(-1), 'oldest segments').segment
+    const hot = (await index.listHotSegments(stream.incarnation, HOT_MAX)).filter((row) => row.segment > end)
+    const segments = [...oldest, ...hot]
+    const { hotBytes, coldBytes, bothBytes } = await index.totals(stream.incarnation)
+    const listedBytes = segments.reduce((sum, row) => sum + row.lengthBytes, 0)
+    return { segments, unlistedBytes: Math.max(0, hotBytes + coldBytes - bothBytes - listedBytes) }
   }
 
   async *#streams(): AsyncGenerator<StreamRow> {

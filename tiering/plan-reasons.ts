@@ -28,6 +28,7 @@ export function sealReason(
   const limitMs = effectiveRollAge(policy.policy).ms
   const from = (field: PolicyField) => `(${policy.origins[field].replace(/ +/g, ' ')})`
   if (due.field === 'roll.age') return ageReason('age', ageMs, 'roll.age', limitMs)
-  const cut = `roll.age ${timeText(roll.ageMs)} ${from('roll.age')} cut to half of hot.for ${timeText(hot.forMs ?? 0)} ${from('hot.for')}`
+  const hotFor = `hot.for ${timeText(hot.forMs ?? 0)} ${from('hot.for')}`
+  const cut = `roll.age ${timeText(roll.ageMs)} ${from('roll.age')} cut to half of ${hotFor}`
   return `age ${timeText(ageMs)} ${ageMs >= limitMs ? '≥' : 'of'} ${timeText(limitMs)}: ${cut}`
 }

@@ -11,8 +11,8 @@ export const NEVER_MS: number = Number.MAX_SAFE_INTEGER
 export interface PlanInput {
   readonly policy: ResolvedPolicy
   /**
-   * Segments of one stream that still matter, ascending. Cold ones in the middle may be left out: nothing is trimmed
-   * beyond a hole, and `unlistedBytes` says how much is in it.
+   * Segments of one stream that still matter, ascending. Cold ones in the middle may be left out: nothing is
+   * trimmed beyond a hole, and `unlistedBytes` says how much is in it.
    */
   readonly segments: readonly SegmentRow[]
   readonly unlistedBytes?: number
@@ -41,7 +41,10 @@ export interface PlannedAction {
   readonly field: PolicyField
   readonly origin: string
   readonly bytes: number
-  /** What must happen first: the window opens, the copy is verified, the segment is sealed, the archive answers. */
+  /**
+   * What must happen first: the window opens, the copy is verified, the segment is sealed, the archive
+   * answers.
+   */
   readonly blockedBy: null | 'window' | 'verify' | 'seal' | 'archive'
 }
 
@@ -56,10 +59,11 @@ interface Moment {
 const KIND_ORDER = { seal: 0, copy: 1, evict: 2, trim: 3 } as const
 
 /**
- * What is to be done for a stream, now and later, in order of time; at most one action of each kind for a segment.
- * Pure. What it promises: nothing is evicted that is not verified in the archive (invariant 4); only closed segments
- * are evicted and trimmed; trims run from the old end without a hole (invariant 5); hot and total limits free the
- * oldest first; and an action that is due stays due until it is done, is overtaken by a trim, or the window closes.
+ * What is to be done for a stream, now and later, in order of time; at most one action of each kind for a
+ * segment. Pure. What it promises: nothing is evicted that is not verified in the archive (invariant 4); only
+ * closed segments are evicted and trimmed; trims run from the old end without a hole (invariant 5); hot and
+ * total limits free the oldest first; and an action that is due stays due until it is done, is overtaken by a
+ * trim, or the window closes.
  */
 export function plan(input: PlanInput): PlannedAction[] {
   const { segments } = input
@@ -196,9 +200,10 @@ function planEvict(
 }
 
 /**
- * Segments that hot.max says to free, with the reason: the oldest, as many as bring the stream below it. Which ones
- * does not depend on the time, only when each may go: otherwise a younger one would go because the lag of an older
- * one is not over. Those in the archive come first, since only they can go; the others are the outlook.
+ * Segments that hot.max says to free, with the reason: the oldest, as many as bring the stream below it.
+ * Which ones does not depend on the time, only when each may go: otherwise a younger one would go because the
+ * lag of an older one is not over. Those in the archive come first, since only they can go; the others are
+ * the outlook.
  */
 function evictedByLimit(input: PlanInput): ReadonlyMap<bigint, string> {
   const found = new Map<bigint, string>()

@@ -33,9 +33,9 @@ interface Compiled {
 const compiled = new Map<string, Compiled>()
 
 /**
- * A window is open in every hour, by the clock of its zone, in which its cron expression fires. An hour that a clock
- * change leaves out does not open it that day; one that comes twice opens it twice. No window is always open. Throws
- * `invalid_argument` for a window that can't be read.
+ * A window is open in every hour, by the clock of its zone, in which its cron expression fires. An hour that
+ * a clock change leaves out does not open it that day; one that comes twice opens it twice. No window is
+ * always open. Throws `invalid_argument` for a window that can't be read.
  */
 export function windowAt(window: CopyWindow | null, nowMs: number): WindowState {
   if (window === null) return { open: true, nextMs: null }
@@ -51,8 +51,9 @@ export function windowAt(window: CopyWindow | null, nowMs: number): WindowState 
 }
 
 /**
- * How far to look on. Never past the end of the day: clocks are changed by an hour at most, so from before 21:00 a
- * jump to 21:00 lands before midnight whatever happens on the way. Never past the next full hour otherwise.
+ * How far to look on. Never past the end of the day: clocks are changed by an hour at most, so from before
+ * 21:00 a jump to 21:00 lands before midnight whatever happens on the way. Never past the next full hour
+ * otherwise.
  */
 function stepMs(cron: CronHours, wall: WallTime): number {
   const intoHourMs = wall.minute * MINUTE_MS

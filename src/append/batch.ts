@@ -96,7 +96,13 @@ export class Batch {
   /** The entry's buffer with its payload closed by the envelope's header; nothing may be added after this. */
   finish(): { buffer: Buffer; payloadBytes: number } {
     const recordBytes = this.recordBytes
-    writeEnvelopeHeader(this.#buffer, RESERVED_BYTES - ENVELOPE_HEADER_BYTES, 'none', recordBytes, recordBytes)
+    writeEnvelopeHeader(
+      this.#buffer,
+      RESERVED_BYTES - ENVELOPE_HEADER_BYTES,
+      'none',
+      recordBytes,
+      recordBytes,
+    )
     return { buffer: this.#buffer.subarray(0, this.#end), payloadBytes: recordBytes + ENVELOPE_HEADER_BYTES }
   }
 
@@ -116,7 +122,9 @@ export class Batch {
   #reserve(bytes: number): void {
     const needed = this.#end + bytes
     if (needed <= this.#buffer.length) return
-    const grown = Buffer.allocUnsafeSlow(Math.min(Math.max(needed, this.#buffer.length * 4), RESERVED_BYTES + ENTRY_BYTES_MAX))
+    const grown = Buffer.allocUnsafeSlow(
+      Math.min(Math.max(needed, this.#buffer.length * 4), RESERVED_BYTES + ENTRY_BYTES_MAX),
+    )
     this.#buffer.copy(grown, 0, 0, this.#end)
     this.#buffer = grown
   }
@@ -133,7 +141,15 @@ class RecordAck implements Ack {
   readonly #slot: number
   readonly #batchSequenceId: bigint
 
-  constructor(segment: bigint, entryId: bigint, slot: number, batchSequenceId: bigint, txid: bigint, time: number, copies: number) {
+  constructor(
+    segment: bigint,
+    entryId: bigint,
+    slot: number,
+    batchSequenceId: bigint,
+    txid: bigint,
+    time: number,
+    copies: number,
+  ) {
     this.#segment = segment
     this.#entryId = entryId
     this.#slot = slot

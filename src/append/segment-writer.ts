@@ -1,15 +1,18 @@
-import type { LedgerContext } from '../ledger/context.js'
-import { recoverLedger } from '../ledger/recovery.js'
-import { LedgerReader } from '../ledger/reader.js'
-import { LedgerWriter } from '../ledger/writer.js'
 import { openEnvelope } from '../format/entry.js'
 import { decodeRecords } from '../format/record.js'
+import type { LedgerContext } from '../ledger/context.js'
+import { LedgerReader } from '../ledger/reader.js'
+import { recoverLedger } from '../ledger/recovery.js'
+import { LedgerWriter } from '../ledger/writer.js'
 import { present } from '../model/assert.js'
-import { StratalogError } from '../model/errors.js'
+import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { Quorum } from '../model/quorum.js'
-import type { SegmentRow, StreamRow } from '../model/segment.js'
-import type { LedgerSeal } from '../ports/segment-store.js'
+import { isClosed, type SegmentRow, type StreamRow } from '../model/segment.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
+import type { LedgerSeal } from '../ports/segment-store.js'
+
+/** Races with other recoverers of one segment; each round one of them advances its row. */
+const RECOVERY_ROUNDS_MAX = 8
 
 /** What opening, sealing and recovering segments needs. */
 export interface SegmentContext {
@@ -45,7 +48,13 @@ export async function beginSegment(
   const openedMs = context.ledger.clock.nowMs()
   const ledger = await LedgerWriter.create(context.ledger, {
     quorum,
-    segment: { incarnation: stream.incarnation, stream: stream.name, epoch: stream.epoch, openedMs, ...start },
+    segment: {
+      incarnation: stream.incarnation,
+      stream: stream.name,
+      epoch: stream.epoch,
+      openedMs,
+      ...start,
+    },
     preceding,
   })
   const row = await context.index.beginSegment({
@@ -81,7 +90,11 @@ export interface SegmentEnd {
  * Closes the ledger, then the row. A crash between the two leaves an open row over a closed ledger: recovery finds
  * the ledger CLOSED and finishes the row. Null where nothing was ever acknowledged: the segment is gone.
  */
-export async function sealSegment(context: SegmentContext, open: OpenSegment, end: () => SegmentEnd): Promise<SegmentRow | null> {
+export async function sealSegment(
+  context: SegmentContext,
+  open: OpenSegment,
+  end: () => SegmentEnd,
+): Promise<SegmentRow | null> {
   const seal = await open.ledger.close()
   if (seal.lastEntryId < 0n) {
     await context.index.removeSegment(open.row)
@@ -98,11 +111,27 @@ export async function sealSegment(context: SegmentContext, open: OpenSegment, en
 }
 
 /**
- * Closes a segment whose writer is gone and learns from its last entry what the writer knew. Idempotent: each step
- * finds what the one before it left. Null where it held no acknowledged record. Rejects with `ledger_recovering`
- * while too few stores answer; the segment then stays `recovering`.
+ * Closes a segment whose writer is gone and learns from its last entry what the writer knew. Idempotent, and several
+ * at once come to the same: each step finds what the one before it left. Null where it held no acknowledged record.
+ * Rejects with `ledger_recovering` while too few stores answer; the segment then stays `recovering`.
  */
 export async function recoverSegment(context: SegmentContext, found: SegmentRow): Promise<SegmentRow | null> {
+  let row = found
+  for (let round = 1; ; round += 1) {
+    try {
+      return await recoverRow(context, row)
+    } catch (error) {
+      if (!isStratalogError(error, 'conflict') || round >= RECOVERY_ROUNDS_MAX) throw error
+      const fresh = await context.index.segment(row.incarnation, row.segment)
+      // Another found it empty and removed it; its number may be that of a later segment by now.
+      if (fresh === null || (fresh.ledgerId !== null && fresh.ledgerId !== found.ledgerId)) return null
+      if (isClosed(fresh.state)) return fresh
+      row = fresh
+    }
+  }
+}
+
+async function recoverRow(context: SegmentContext, found: SegmentRow): Promise<SegmentRow | null> {
   let row = found
   if (row.state === 'open') row = await context.index.updateSegment(row, { state: 'recovering' })
   const ledgerId = present(row.ledgerId, 'ledger of a segment in recovery')
@@ -122,13 +151,21 @@ export async function recoverSegment(context: SegmentContext, found: SegmentRow)
 }
 
 /** The last user record's position counts the segment's records (FORMATS.md §5.5). */
-async function readSegmentEnd(context: LedgerContext, ledgerId: bigint, lastEntryId: bigint): Promise<SegmentEnd> {
+async function readSegmentEnd(
+  context: LedgerContext,
+  ledgerId: bigint,
+  lastEntryId: bigint,
+): Promise<SegmentEnd> {
   const reader = await LedgerReader.open(context, ledgerId)
   const [entry] = await reader.readEntries(lastEntryId, lastEntryId, 1)
   const records = decodeRecords(openEnvelope(present(entry, 'last entry').payload))
   const last = records.findLast((record) => !record.control)
   if (last === undefined) {
-    throw new StratalogError('corrupt', `the last entry ${lastEntryId} of ledger ${ledgerId} holds no record`, { found: records.length })
+    throw new StratalogError(
+      'corrupt',
+      `the last entry ${lastEntryId} of ledger ${ledgerId} holds no record`,
+      { found: records.length },
+    )
   }
   return { lastTxid: last.txid, lastSlot: BigInt(last.slot), recordCount: BigInt(last.position) }
 }

@@ -1,12 +1,18 @@
 import { assert, present } from '../model/assert.js'
-import { StratalogError } from '../model/errors.js'
+import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { Policy } from '../model/policy.js'
 import type { Quorum } from '../model/quorum.js'
 import { type Ack, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, TXID_MAX } from '../model/record.js'
 import type { SegmentRow, StreamRow } from '../model/segment.js'
 import type { Lease } from '../ports/coordination.js'
 import { Batch, SegmentPlan, type Waiter } from './batch.js'
-import { beginSegment, type OpenSegment, type SegmentContext, type SegmentEnd, sealSegment } from './segment-writer.js'
+import {
+  beginSegment,
+  type OpenSegment,
+  type SegmentContext,
+  type SegmentEnd,
+  sealSegment,
+} from './segment-writer.js'
 
 /** An entry is sent at the latest when it holds this many bytes of records. */
 const ENTRY_TARGET_BYTES = 256 * 1024
@@ -73,8 +79,10 @@ export class StreamWriter {
     this.#nextSequenceId = tail.nextSequenceId
     this.#lastTxid = tail.lastTxid
     this.#lastAppendMs = context.ledger.clock.nowMs()
-    const lost = () => this.#fail(new StratalogError('fenced', `another writer took over ${tail.stream.name}`))
+    const lost = () =>
+      this.#fail(new StratalogError('fenced', `another writer took over ${tail.stream.name}`))
     lease.lost.addEventListener('abort', lost, { once: true })
+    if (lease.lost.aborted) lost()
   }
 
   /** Why this writer takes nothing any more; null while it works. */
@@ -86,12 +94,23 @@ export class StreamWriter {
   get openSegment(): { row: SegmentRow; lengthBytes: number; lastAppendMs: number; records: bigint } | null {
     if (this.#open === null) return null
     const { row, plan } = this.#open
-    return { row, lengthBytes: plan.takenBytes, lastAppendMs: this.#lastAppendMs, records: this.#acked.recordCount }
+    return {
+      row,
+      lengthBytes: plan.takenBytes,
+      lastAppendMs: this.#lastAppendMs,
+      records: this.#acked.recordCount,
+    }
   }
 
   /** sequenceId the next record will get. */
   get nextSequenceId(): bigint {
     return this.#nextSequenceId
+  }
+
+  /** sequenceId behind the last acknowledged record: where readers find the end. */
+  get endSequenceId(): bigint {
+    if (this.#open !== null) return this.#open.plan.startSequenceId + this.#acked.recordCount
+    return this.#newest === null ? 0n : this.#newest.startSequenceId + this.#newest.recordCount
   }
 
   get lastTxid(): bigint {
@@ -130,7 +149,8 @@ export class StreamWriter {
    */
   async roll(): Promise<void> {
     if (this.#failure !== null) throw this.#failure
-    const plan = this.#plan ?? this.#open?.plan
+    // While an ended segment is being begun it is not open yet, and only its entries know of it.
+    const plan = this.#plan ?? this.#queue.at(-1)?.plan ?? this.#open?.plan
     if (plan === undefined) return
     plan.ended = true
     this.#plan = null
@@ -152,7 +172,10 @@ export class StreamWriter {
       await this.roll()
     } catch (error) {
       // Whoever appended was told; what is on the stores is recovered at the next start.
-      this.#context.ledger.logger.warn({ err: error, stream: this.#stream.name }, 'segment left open, it is recovered at the next start')
+      this.#context.ledger.logger.warn(
+        { err: error, stream: this.#stream.name },
+        'segment left open, it is recovered at the next start',
+      )
     }
     await this.#lease.release()
   }
@@ -163,20 +186,32 @@ export class StreamWriter {
     if (this.#closing !== null) return new StratalogError('closed', `the writer of ${name} is closed`)
     if (payloadBytes > PAYLOAD_BYTES_MAX) return tooLarge(name, payloadBytes)
     if (txid < 0n || txid >= TXID_MAX) {
-      return new StratalogError('txid_out_of_range', `txid ${txid} can't be used in ${name}: it must lie in 0 … 2^63−2`, { found: txid })
+      return new StratalogError(
+        'txid_out_of_range',
+        `txid ${txid} can't be used in ${name}: it must lie in 0 … 2^63−2`,
+        { found: txid },
+      )
     }
     if (txid < this.#lastTxid) {
-      return new StratalogError('txid_not_monotonic', `txid ${txid} is below ${this.#lastTxid}, the last one of ${name}: txids must not go back`, {
-        expected: this.#lastTxid,
-        found: txid,
-      })
+      return new StratalogError(
+        'txid_not_monotonic',
+        `txid ${txid} is below ${this.#lastTxid}, the last one of ${name}: txids must not go back`,
+        {
+          expected: this.#lastTxid,
+          found: txid,
+        },
+      )
     }
     if (this.#takenBytes > 0 && this.#takenBytes + payloadBytes > this.#options.takenBytesMax) {
-      return new StratalogError('backpressure', `${this.#takenBytes} bytes of ${name} wait for their disks: await acknowledgements before appending more`, {
-        retryable: true,
-        expected: this.#options.takenBytesMax,
-        found: this.#takenBytes,
-      })
+      return new StratalogError(
+        'backpressure',
+        `${this.#takenBytes} bytes of ${name} wait for their disks: await acknowledgements before appending more`,
+        {
+          retryable: true,
+          expected: this.#options.takenBytesMax,
+          found: this.#takenBytes,
+        },
+      )
     }
     return null
   }
@@ -247,7 +282,11 @@ export class StreamWriter {
       newest === null || newest.ledgerId === null
         ? null
         : { ledgerId: newest.ledgerId, lastEntryId: newest.lastEntryId, lengthBytes: newest.lengthBytes }
-    const start = { segment: this.#nextSegment, firstTxid: head.firstTxid, startSequenceId: head.plan.startSequenceId }
+    const start = {
+      segment: this.#nextSegment,
+      firstTxid: head.firstTxid,
+      startSequenceId: head.plan.startSequenceId,
+    }
     const open = await beginSegment(this.#context, this.#stream, this.#options.quorum(), start, preceding)
     this.#open = { ...open, plan: head.plan }
     this.#acked = { lastTxid: -1n, lastSlot: -1n, recordCount: 0n }
@@ -273,7 +312,11 @@ export class StreamWriter {
       ({ entryId, copies }) => {
         this.#inFlightBytes -= bytes
         this.#takenBytes -= bytes
-        this.#acked = { lastTxid: batch.lastTxid, lastSlot: BigInt(batch.count - 1), recordCount: BigInt(batch.lastPosition) }
+        this.#acked = {
+          lastTxid: batch.lastTxid,
+          lastSlot: BigInt(batch.count - 1),
+          recordCount: BigInt(batch.lastPosition),
+        }
         batch.acknowledge(open.row.segment, entryId, copies, timeMs)
         this.#schedulePump()
       },
@@ -303,6 +346,10 @@ function tooLarge(name: string, payloadBytes: number): StratalogError {
 }
 
 function asFailure(error: unknown, name: string): StratalogError {
+  // A row of ours that changed under us, or an epoch above ours: somebody else has become the writer.
+  if (isStratalogError(error, 'conflict')) {
+    return new StratalogError('fenced', `another writer took over ${name}`, { cause: error })
+  }
   if (error instanceof StratalogError) return error
   return new StratalogError('internal', `the writer of ${name} failed: ${String(error)}`, { cause: error })
 }

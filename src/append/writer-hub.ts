@@ -17,7 +17,11 @@ export class WriterHub {
   readonly #ready = new Map<string, StreamWriter>()
   #closed = false
 
-  constructor(context: SegmentContext, coordination: Coordination, options: (stream: StreamRow) => Promise<StreamWriterOptions>) {
+  constructor(
+    context: SegmentContext,
+    coordination: Coordination,
+    options: (stream: StreamRow) => Promise<StreamWriterOptions>,
+  ) {
     this.#context = context
     this.#coordination = coordination
     this.#options = options
@@ -26,7 +30,7 @@ export class WriterHub {
   /** The writer if it is open and well: the way of every append but the first. */
   ready(incarnation: string): StreamWriter | null {
     const writer = this.#ready.get(incarnation)
-    return writer === undefined || (writer.failure !== null && writer.failure.code !== 'fenced') ? null : writer
+    return writer !== undefined && works(writer) ? writer : null
   }
 
   /** The stream's writer, opened if need be. */
@@ -35,11 +39,10 @@ export class WriterHub {
     const found = this.#writers.get(stream.incarnation)
     if (found !== undefined) {
       const writer = await found
-      if (writer.failure === null || writer.failure.code === 'fenced') return writer
-      if (this.#writers.get(stream.incarnation) === found) {
-        this.#writers.delete(stream.incarnation)
-        await writer.close()
-      }
+      if (works(writer)) return writer
+      if (this.#writers.get(stream.incarnation) === found) this.#writers.delete(stream.incarnation)
+      // Everybody waits for it: the next writer takes the lease that this one lets go.
+      await writer.close()
       return this.writer(stream)
     }
     const opening = this.#open(stream)
@@ -62,20 +65,34 @@ export class WriterHub {
   }
 
   async seal(stream: StreamRow, segment: bigint): Promise<void> {
-    const writer = this.ready(stream.incarnation)
-    if (writer !== null) {
-      if (writer.openSegment?.row.segment === segment) await writer.roll()
+    for (;;) {
+      const opening = this.#writers.get(stream.incarnation)
+      // One that is on its way recovers what was left open itself.
+      const writer = opening === undefined ? null : await opening.catch(() => null)
+      if (writer !== null && works(writer)) {
+        if (writer.openSegment?.row.segment === segment) await writer.roll()
+        return
+      }
+      const row = await this.#context.index.segment(stream.incarnation, segment)
+      // A writer that came meanwhile may have given the number to its own segment: that one is not to be fenced.
+      if (this.#writers.get(stream.incarnation) !== opening) continue
+      if (row !== null && !isClosed(row.state)) await recoverSegment(this.#context, row)
       return
     }
-    const row = await this.#context.index.segment(stream.incarnation, segment)
-    if (row !== null && !isClosed(row.state)) await recoverSegment(this.#context, row)
   }
 
   /** Seals everything that is open and lets the streams go. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true
-    await Promise.all([...this.#writers.values()].map(async (opening) => (await opening.catch(() => null))?.close()))
+    await Promise.all(
+      [...this.#writers.values()].map(async (opening) => (await opening.catch(() => null))?.close()),
+    )
     this.#writers.clear()
     this.#ready.clear()
   }
+}
+
+/** Whether a writer is to be used: one that was fenced stays, and says so. */
+function works(writer: StreamWriter): boolean {
+  return writer.failure === null || writer.failure.code === 'fenced'
 }

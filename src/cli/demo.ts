@@ -6,8 +6,8 @@ Real events go the whole way of a record: appended to several streams, sealed by
 directory and read back, freed on the hot stores, read across both tiers, and restored from the archive alone.
 Everything read is compared with its source. Stopped or killed anywhere, it goes on where it was when run again.
 
-Files: newline-delimited JSON, a JSON array, CSV with a header, or plain lines. The time of an event is its field
-time, at, timestamp, date or ts. Without files: the flights and earthquakes of the npm package vega-datasets.
+Files: .ndjson, .json (an array), .csv with a header, else plain lines. The time of an event is its field time, at,
+timestamp, date or ts. Without files: the flights and earthquakes of the npm package vega-datasets.
 
 Examples:
   stratalog demo
@@ -30,11 +30,14 @@ export function register(program: Command, io: CliIo): void {
         import('./demo/output.js'),
         import('./demo/run.js'),
       ])
-      await runDemo({
-        directory: io.dir ?? './stratalog-demo',
-        files,
-        out: demoOutput(io),
-        signal: io.signal,
-      })
+      const directory = io.dir ?? './stratalog-demo'
+      try {
+        await runDemo({ directory, files, out: demoOutput(io), signal: io.signal })
+      } catch (error) {
+        if (!io.signal.aborted) throw error
+        io.note('stopped: run the same command again and it goes on from here')
+        // What a wait rejects with is an error of its own kind; the command ends for the reason it was stopped.
+        throw io.signal.reason
+      }
     })
 }

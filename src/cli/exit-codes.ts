@@ -1,7 +1,16 @@
 import { type ErrorCode, StratalogError } from '../model/errors.js'
 
 /** Exit codes of every command, by what happened (docs/errors.md). */
-export const EXIT = { ok: 0, failed: 1, usage: 2, notFound: 3, refused: 4, partial: 5, loss: 6, access: 7 } as const
+export const EXIT = {
+  ok: 0,
+  failed: 1,
+  usage: 2,
+  notFound: 3,
+  refused: 4,
+  partial: 5,
+  loss: 6,
+  access: 7,
+} as const
 
 /** The exit code of each error code. What is not listed has failed for a reason that may pass: 1. */
 const BY_CODE: Partial<Record<ErrorCode, number>> = {

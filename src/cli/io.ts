@@ -54,7 +54,9 @@ export function processIo(argv: readonly string[]): ProcessIo {
   const state = { exitCode: 0, dir: undefined as string | undefined, stopped: null as ProcessIo['stopped'] }
   const stop = (why: 'interrupted' | 'pipe-closed') => {
     state.stopped ??= why
-    abort.abort(new DOMException(why === 'interrupted' ? 'interrupted' : 'nobody reads the output', 'AbortError'))
+    abort.abort(
+      new DOMException(why === 'interrupted' ? 'interrupted' : 'nobody reads the output', 'AbortError'),
+    )
   }
   const { stdout, stderr } = process
   const interrupt = () => {
@@ -110,7 +112,8 @@ export function processIo(argv: readonly string[]): ProcessIo {
     note: (text) => {
       if (!json) stderr.write(`${text}\n`)
     },
-    progress: (options) => startProgress(stderr, { ...options, mode: json ? 'off' : stderr.isTTY === true ? 'draw' : 'lines' }),
+    progress: (options) =>
+      startProgress(stderr, { ...options, mode: json ? 'off' : stderr.isTTY === true ? 'draw' : 'lines' }),
     setExitCode: (code) => {
       state.exitCode = code
     },

@@ -16,6 +16,7 @@ const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./policy.js'),
   () => import('./segment.js'),
   () => import('./restore.js'),
+  () => import('./bench.js'),
 ]
 
 /** Runs one command line and returns the exit code; everything said has been written. */
@@ -36,7 +37,8 @@ async function run(argv: readonly string[], io: ProcessIo): Promise<number> {
 }
 
 function helpExit(shown: HelpShown, argv: readonly string[], io: ProcessIo): number {
-  if (shown.exitCode !== 0) io.note(`stratalog: ${argv.join(' ')} is a group of commands: see "stratalog ${argv[0]} --help"`)
+  if (shown.exitCode !== 0)
+    io.note(`stratalog: ${argv.join(' ')} is a group of commands: see "stratalog ${argv[0]} --help"`)
   return shown.exitCode
 }
 

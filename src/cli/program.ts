@@ -22,11 +22,16 @@ export class HelpShown extends Error {
 export function createProgram(io: ProcessIo): Command {
   const program = new Command('stratalog')
   program
-    .description('A tiered storage log: hot on replicated local stores, cold in an archive, one history to read.')
+    .description(
+      'A tiered storage log: hot on replicated local stores, cold in an archive, one history to read.',
+    )
     .version(packageVersion(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'show help')
     .helpCommand('help [command]', 'show help for a command')
-    .option('--dir <directory>', "the log's directory (else STRATALOG_DIR, the nearest stratalog.yaml upwards, ./data)")
+    .option(
+      '--dir <directory>',
+      "the log's directory (else STRATALOG_DIR, the nearest stratalog.yaml upwards, ./data)",
+    )
     .option('--json', 'JSON on stdout: one value, or one a line')
     .showSuggestionAfterError(false)
     .configureHelp({ showGlobalOptions: true })
@@ -61,7 +66,9 @@ function usageError(command: Command, error: CommanderError): Error {
     case 'commander.unknownCommand':
       return usage(unknownCommand(command, quoted))
     case 'commander.unknownOption':
-      return usage(`unknown option "${quoted.split('=')[0]}" of ${path}.${meant(quoted.split('=')[0] ?? '', optionsOf(command), path)}`)
+      return usage(
+        `unknown option "${quoted.split('=')[0]}" of ${path}.${meant(quoted.split('=')[0] ?? '', optionsOf(command), path)}`,
+      )
     case 'commander.missingArgument':
       return usage(`${path} needs ${quoted.toUpperCase()}: see "${path} --help"`)
     case 'commander.excessArguments': {
@@ -69,7 +76,9 @@ function usageError(command: Command, error: CommanderError): Error {
       return usage(`${path} takes fewer arguments: see "${path} --help"`)
     }
     case 'commander.optionMissingArgument':
-      return usage(`${quoted.split(' ').slice(0, -1).join(' ') || quoted} needs a value: see "${path} --help"`)
+      return usage(
+        `${quoted.split(' ').slice(0, -1).join(' ') || quoted} needs a value: see "${path} --help"`,
+      )
     default:
       return usage(`${error.message.replace(/^error: /, '').replaceAll("'", '"')}: see "${path} --help"`)
   }
@@ -78,7 +87,10 @@ function usageError(command: Command, error: CommanderError): Error {
 function unknownCommand(command: Command, name: string): string {
   const group = pathOf(command).split(' ').slice(1)
   const whole = (one: string) => [...group, one].join(' ')
-  const found = nearest(name, command.commands.map((one) => one.name()))
+  const found = nearest(
+    name,
+    command.commands.map((one) => one.name()),
+  )
   const hint = found === null ? `See "${pathOf(command)} --help".` : `Did you mean "${whole(found)}"?`
   return `unknown command "${whole(name)}". ${hint}`
 }
@@ -90,7 +102,9 @@ function meant(word: string, candidates: readonly string[], path: string): strin
 
 function optionsOf(command: Command | null): string[] {
   if (command === null) return []
-  const own = command.options.flatMap((option) => [option.long, option.short].filter((one): one is string => typeof one === 'string'))
+  const own = command.options.flatMap((option) =>
+    [option.long, option.short].filter((one): one is string => typeof one === 'string'),
+  )
   return [...own, ...optionsOf(command.parent)]
 }
 

@@ -2,7 +2,10 @@ import picocolors from 'picocolors'
 import { formatBytes } from '../model/units.js'
 
 /** Colours; each returns its text unchanged where there are none. */
-export type Colors = Pick<ReturnType<typeof picocolors.createColors>, 'bold' | 'dim' | 'red' | 'green' | 'yellow' | 'cyan'>
+export type Colors = Pick<
+  ReturnType<typeof picocolors.createColors>,
+  'bold' | 'dim' | 'red' | 'green' | 'yellow' | 'cyan'
+>
 
 /** Colours for a stream: only on a terminal, and not with NO_COLOR. */
 export function colorsFor(isTTY: boolean, env: Readonly<Record<string, string | undefined>>): Colors {
@@ -37,7 +40,10 @@ const LINE_INTERVAL_MS = 10_000
 const BAR_WIDTH = 18
 
 /** Shows progress on `target`: `draw` one line over and over, `lines` one now and then, `off` nothing. */
-export function startProgress(target: Target, options: ProgressOptions & { readonly mode: 'draw' | 'lines' | 'off' }): Progress {
+export function startProgress(
+  target: Target,
+  options: ProgressOptions & { readonly mode: 'draw' | 'lines' | 'off' },
+): Progress {
   const { mode } = options
   if (mode === 'off') return { update: () => undefined, end: () => undefined }
   const startedMs = performance.now()
@@ -62,11 +68,20 @@ export function startProgress(target: Target, options: ProgressOptions & { reado
 }
 
 /** One line of progress: `append  ██████░░░░  58 %  471 MiB  212 MiB/s`. */
-export function progressText(options: ProgressOptions, done: number, elapsedMs: number, detail: string): string {
+export function progressText(
+  options: ProgressOptions,
+  done: number,
+  elapsedMs: number,
+  detail: string,
+): string {
   const { label, total, unit = 'count' } = options
   const show = unit === 'bytes' ? formatBytes : formatCount
   const parts = [label]
-  if (total !== undefined && total > 0) parts.push(bar(done / total, BAR_WIDTH), `${Math.min(100, Math.floor((done / total) * 100))} %`.padStart(5))
+  if (total !== undefined && total > 0)
+    parts.push(
+      bar(done / total, BAR_WIDTH),
+      `${Math.min(100, Math.floor((done / total) * 100))} %`.padStart(5),
+    )
   parts.push(show(done))
   if (elapsedMs > 500) parts.push(`${show(Math.round((done * 1_000) / elapsedMs))}/s`)
   if (detail !== '') parts.push(detail)
@@ -96,9 +111,15 @@ export interface Column {
 }
 
 /** Lines of a table with two spaces between columns and none at the end of a line. Control characters are shown. */
-export function table(columns: readonly Column[], rows: readonly (readonly string[])[], colors?: Colors): string[] {
+export function table(
+  columns: readonly Column[],
+  rows: readonly (readonly string[])[],
+  colors?: Colors,
+): string[] {
   const cells = rows.map((row) => row.map(printable))
-  const widths = columns.map((column, i) => Math.max(width(column.name), ...cells.map((row) => width(row[i] ?? ''))))
+  const widths = columns.map((column, i) =>
+    Math.max(width(column.name), ...cells.map((row) => width(row[i] ?? ''))),
+  )
   const line = (row: readonly string[]) =>
     columns
       .map((column, i) => {
@@ -109,14 +130,22 @@ export function table(columns: readonly Column[], rows: readonly (readonly strin
       .join('  ')
       .trimEnd()
   const headed = columns.some((column) => column.name !== '')
-  const head = headed ? [colors === undefined ? line(columns.map((c) => c.name)) : colors.dim(line(columns.map((c) => c.name)))] : []
+  const head = headed
+    ? [colors === undefined ? line(columns.map((c) => c.name)) : colors.dim(line(columns.map((c) => c.name)))]
+    : []
   return [...head, ...cells.map(line)]
 }
 
 /** Columns a text takes on a terminal, near enough: wide characters of East Asia take two. */
 function width(text: string): number {
   let columns = 0
-  for (const char of text) columns += /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\u{1f300}-\u{1faff}]/u.test(char) ? 2 : 1
+  for (const char of text)
+    columns +=
+      /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\u{1f300}-\u{1faff}]/u.test(
+        char,
+      )
+        ? 2
+        : 1
   return columns
 }
 
@@ -145,5 +174,7 @@ export function textOf(payload: Uint8Array): string | null {
 /** A payload on one line: its text, or its bytes in base64. */
 export function payloadLine(payload: Uint8Array): string {
   const text = textOf(payload)
-  return text === null ? `base64:${Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString('base64')}` : printable(text)
+  return text === null
+    ? `base64:${Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).toString('base64')}`
+    : printable(text)
 }

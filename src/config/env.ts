@@ -18,8 +18,9 @@ export const OTHER_VARIABLES: readonly string[] = ['STRATALOG_DIR', 'STRATALOG_L
 
 /**
  * Reads `STRATALOG_ROLL__AGE=30m` as `defaults.roll.age`: two underscores divide keys, one is a `-`.
- * `STRATALOG_STORES` is a list divided by `pathDelimiter` (`:`, on Windows `;`). Names that mean nothing and values
- * that don't fit are refused together in one `config_invalid`: a misspelt one would quietly do nothing.
+ * `STRATALOG_STORES` is a list divided by `pathDelimiter` (`:`, on Windows `;`). Names that mean nothing and
+ * values that don't fit are refused together in one `config_invalid`: a misspelt one would quietly do
+ * nothing.
  */
 export function parseEnvironment(
   env: Readonly<Record<string, string | undefined>>,

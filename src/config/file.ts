@@ -21,8 +21,8 @@ const TEXT_CHARACTERS_MAX = 512 * 1024
 const NESTING_MAX = 64
 
 /**
- * Reads stratalog.yaml; `file` is its name in messages and origins (`stratalog.yaml:12`). Pure: nothing is opened.
- * Throws one `config_invalid` that tells all problems with their lines (`details.problems`).
+ * Reads stratalog.yaml; `file` is its name in messages and origins (`stratalog.yaml:12`). Pure: nothing is
+ * opened. Throws one `config_invalid` that tells all problems with their lines (`details.problems`).
  */
 export function parseConfig(text: string, file: string): ConfigDocument {
   refuseOversized(text, file)
@@ -60,7 +60,9 @@ export function parseConfig(text: string, file: string): ConfigDocument {
   return layer
 }
 
-/** The tree as plain values. The parser counts how much aliases expand to, and says so with a ReferenceError. */
+/**
+ * The tree as plain values. The parser counts how much aliases expand to, and says so with a ReferenceError.
+ */
 function plainValue(document: Document, file: string): unknown {
   try {
     return document.toJS({ maxAliasCount: ALIASES_MAX })
@@ -124,10 +126,8 @@ function versionProblem(document: Document, raw: unknown): Problem | null {
   const version = isScalar(node) ? node.value : undefined
   if (node === undefined) return { path: [], message: `the file needs its version: write "version: ${read}"` }
   if (typeof version === 'number' && CONFIG_VERSIONS.includes(version)) return null
-  return {
-    path: ['version'],
-    message: `version ${JSON.stringify(version) ?? 'that'} is not read here, only version ${read}: upgrade stratalog, or write "version: ${read}"`,
-  }
+  const found = `version ${JSON.stringify(version) ?? 'that'} is not read here, only version ${read}`
+  return { path: ['version'], message: `${found}: upgrade stratalog, or write "version: ${read}"` }
 }
 
 function sectionOf(path: ConfigPath): string {

@@ -6,7 +6,9 @@ import { checkPattern } from './pattern.js'
 import { type Checked, type ConfigPath, pathText, quoted, type Report } from './problems.js'
 import { kebabKey, LATER_SECTIONS } from './schema.js'
 
-/** A value with who said it: `stratalog.yaml:28  policies[1]`, `env STRATALOG_ROLL__AGE`, `code`, `built-in`. */
+/**
+ * A value with who said it: `stratalog.yaml:28  policies[1]`, `env STRATALOG_ROLL__AGE`, `code`, `built-in`.
+ */
 export interface Sourced<T> {
   readonly value: T
   readonly origin: string
@@ -53,7 +55,9 @@ export interface MatchedPolicy extends PolicyLayer {
   readonly archive: Sourced<string | null> | null
 }
 
-/** All that one source (the file, the environment, the program) says. `archive` null inside: none is wanted. */
+/**
+ * All that one source (the file, the environment, the program) says. `archive` null inside: none is wanted.
+ */
 export interface ConfigLayer {
   readonly archive: Sourced<string | null> | null
   readonly stores: Sourced<readonly string[]> | null
@@ -118,7 +122,9 @@ const READERS: { readonly [F in PolicyField]: (raw: unknown) => PolicyFieldValue
 /** Every policy field, in the order people see them. */
 export const POLICY_FIELDS: readonly PolicyField[] = Object.keys(READERS) as PolicyField[]
 
-/** Reads a policy whose shape was checked, with kebab-case or camelCase keys. What can't be read is reported. */
+/**
+ * Reads a policy whose shape was checked, with kebab-case or camelCase keys. What can't be read is reported.
+ */
 export function readPolicy(raw: Checked, path: ConfigPath, source: LayerSource): PolicyLayer {
   const fields: PolicyFields = {}
   const later: LaterSetting[] = []
@@ -178,7 +184,9 @@ function readLater(section: string, value: unknown, path: ConfigPath, source: La
   }))
 }
 
-/** Reads a whole source whose shape was checked. `flat`: policy keys stand at the top, as programs write them. */
+/**
+ * Reads a whole source whose shape was checked. `flat`: policy keys stand at the top, as programs write them.
+ */
 export function readLayer(raw: Checked, source: LayerSource, flat: boolean): ConfigLayer {
   const { archive, stores, policies, defaults, quorum, cache, version: _, ...rest } = raw
   const layers: PolicyLayer[] = []
@@ -200,11 +208,11 @@ function readMatched(raw: Checked, path: ConfigPath, source: LayerSource): Match
   const { match, archive, ...rest } = raw
   const pattern = String(match)
   attempt([...path, 'match'], source.report, () => checkPattern(pattern))
-  return {
-    match: pattern,
-    archive: readArchive(archive, [...path, 'archive'], source),
-    ...readPolicy(rest, path, source),
-  }
+  const own = readArchive(archive, [...path, 'archive'], source)
+  const { fields, later } = readPolicy(rest, path, source)
+  // A log copies to one archive in this version, and must say so: the streams may be meant to stay apart.
+  const ownLater = own === null ? [] : [{ field: 'archive', ...own }]
+  return { match: pattern, archive: own, fields, later: [...ownLater, ...later] }
 }
 
 function readArchive(raw: unknown, path: ConfigPath, source: LayerSource): Sourced<string | null> | null {

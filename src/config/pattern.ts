@@ -15,8 +15,8 @@ const refuse = (pattern: string, why: string) =>
   )
 
 /**
- * Checks a pattern of stream names and returns it: a name in which `*` stands for anything within a part and `**`
- * for anything across parts. `audit/**` matches `audit` too. Throws `invalid_argument`.
+ * Checks a pattern of stream names and returns it: a name in which `*` stands for anything within a part and
+ * `**` for anything across parts. `audit/**` matches `audit` too. Throws `invalid_argument`.
  */
 export function checkPattern(pattern: string): string {
   // Other glob signs may stand in names, and taking them as such here would quietly match nothing.

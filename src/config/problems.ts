@@ -28,7 +28,10 @@ export function pathText(path: ConfigPath): string {
   )
 }
 
-/** A value as it is quoted in a message: short, and never with the user part of an address, which may be a secret. */
+/**
+ * A value as it is quoted in a message: short, and never with the user part of an address, which may be a
+ * secret.
+ */
 export function quoted(value: unknown): string {
   const text = value === undefined ? 'nothing' : (JSON.stringify(value) ?? typeof value)
   const hidden = text.replace(/:\/\/[^/\s"]*@/g, '://…@')
@@ -84,8 +87,8 @@ export function checkShape(schema: TSchema, value: unknown, report: Report): boo
 }
 
 /**
- * A value that fits no branch of a union fails every branch, and most of these errors only confuse. For an object
- * that is meant as one, what is wrong inside it; for anything else, the error of the union as a whole.
+ * A value that fits no branch of a union fails every branch, and most of these errors only confuse. For an
+ * object that is meant as one, what is wrong inside it; for anything else, the error of the union as a whole.
  */
 function relevant(errors: readonly ErrorObject[]): ErrorObject[] {
   let kept = [...errors]
@@ -144,7 +147,9 @@ function suggestion(key: string, schema: unknown): string {
   return didYouMean(key, known)
 }
 
-/** A copy without the values that problems are about, so that the rest can be read and its problems told too. */
+/**
+ * A copy without the values that problems are about, so that the rest can be read and its problems told too.
+ */
 export function withoutProblems(value: Checked, problems: readonly Problem[]): Checked {
   const copy = JSON.parse(JSON.stringify(value)) as Checked
   for (const { path } of problems) {

@@ -40,17 +40,25 @@ export interface ResolvedConfig {
   readonly stores: LogSetting<readonly string[] | null>
   /** Settings that are accepted and have no effect in this version: worth a warning. */
   readonly later: readonly LaterSetting[]
-  /** Throws `config_invalid` if the values of several places do not fit together, `invalid_argument` for a bad override. */
+  /**
+   * Throws `config_invalid` if the values of several places do not fit together, `invalid_argument` for a bad
+   * override.
+   */
   policyFor(streamName: string, override?: PolicyInput | null): ResolvedPolicy
   /** What else was said about this stream, nearest first; built-in values are left out. */
   losers(streamName: string, override?: PolicyInput | null): readonly OutvotedValue[]
-  /** The archive of a stream: that of the first policy that matches and names one, else the log's. */
+  /**
+   * The archive meant for a stream: that of the first policy that matches and names one, else the log's. Archives
+   * of policies are among `later` as long as a log copies to one archive only.
+   */
   archiveFor(streamName: string): Sourced<string | null>
   /** What is said about this stream that has no effect in this version, nearest first. */
   laterFor(streamName: string): readonly LaterSetting[]
 }
 
-/** Where configuration may come from; `file` and `env` are what `parseConfig` and `parseEnvironment` return. */
+/**
+ * Where configuration may come from; `file` and `env` are what `parseConfig` and `parseEnvironment` return.
+ */
 export interface ConfigLayers {
   readonly file?: ConfigLayer | null | undefined
   readonly env?: ConfigLayer | null | undefined
@@ -64,9 +72,10 @@ interface NamedLayer {
 }
 
 /**
- * Puts the layers together. A stream's policy is decided field by field: its own override, the first policy that
- * matches and says it (code before file), the defaults of code, environment and file, what is built in. Throws
- * `invalid_argument` for bad `code`, `config_invalid` where values of several places do not fit together.
+ * Puts the layers together. A stream's policy is decided field by field: its own override, the first policy
+ * that matches and says it (code before file), the defaults of code, environment and file, what is built in.
+ * Throws `invalid_argument` for bad `code`, `config_invalid` where values of several places do not fit
+ * together.
  */
 export function resolveConfig(layers: ConfigLayers): ResolvedConfig {
   const named: NamedLayer[] = []
@@ -146,8 +155,8 @@ function combine(layers: readonly PolicyLayer[]): ResolvedPolicy {
 }
 
 /**
- * E ≥ copies ≥ min ≥ ack: as `quorumOf` has it once the number of stores is known, but here both origins can be
- * named, and it is the mix of places that usually breaks it.
+ * E ≥ copies ≥ min ≥ ack: as `quorumOf` has it once the number of stores is known, but here both origins can
+ * be named, and it is the mix of places that usually breaks it.
  */
 function checkQuorum(said: Said): void {
   const atMost = (

@@ -8,7 +8,8 @@ export const CONFIG_VERSIONS: readonly number[] = [1]
 export const EXPECTS = 'x-expects'
 
 const LATER = 'Used from a later version: accepted and checked, without effect yet.'
-const DURATION = String.raw`\d+(\.\d+)?\s*(ms|milliseconds?|s|seconds?|m|min|minutes?|h|hours?|d|days?|w|weeks?|y|years?)?`
+const TIME_UNIT = 'ms|milliseconds?|s|seconds?|m|min|minutes?|h|hours?|d|days?|w|weeks?|y|years?'
+const DURATION = String.raw`\d+(\.\d+)?\s*(${TIME_UNIT})?`
 const SIZE = String.raw`\d+(\.\d+)?\s*([KMGT]i?B|B)?`
 
 type Annotations = { readonly description: string; readonly default?: unknown }
@@ -58,11 +59,11 @@ const size = (annotations: Annotations, word: string | null = null): TSchema =>
 const rate = (annotations: Annotations): TSchema =>
   Type.String({ pattern: `^${SIZE}/s$`, ...annotations, [EXPECTS]: 'a rate, as 80 MiB/s' })
 
-function archive(description: string): TSchema {
+function archive(what: string): TSchema {
   const pattern = String.raw`^(?![A-Za-z][A-Za-z0-9+.-]*://)\S.*$|^(s3|hdfs)://\S+$`
   return Type.String({
     pattern,
-    description: `${description} A directory, s3://bucket/prefix, hdfs://host:port/path, or none. Never credentials.`,
+    description: `${what} A directory, s3://bucket/path, hdfs://host:port/path, or none. No credentials.`,
     default: 'none',
     [EXPECTS]: 'an archive: write a directory, s3://bucket/prefix, hdfs://host:port/path, or none',
   })
@@ -264,7 +265,7 @@ const policies = (): TSchema =>
         match: text('a pattern of stream names, as audit/** or clicks/*', {
           description: 'Streams it is for: * within a part of the name, ** across parts.',
         }),
-        archive: Type.Optional(archive('Archive of these streams instead of the one of the log.')),
+        archive: Type.Optional(archive(`Archive of these streams instead of the one of the log. ${LATER}`)),
         ...policyProperties(),
       },
       {
@@ -345,5 +346,6 @@ function camelKeys(schema: TSchema): TSchema {
 export function schemaText(): string {
   // Short lists stand on one line, as the formatter of this repository wants them.
   const short = /\[\s+((?:"[^"\n]*"|\d+)(?:,\s+(?:"[^"\n]*"|\d+))*)\s+\]/g
-  return `${JSON.stringify(CONFIG_SCHEMA, null, 2).replace(short, (_, items: string) => `[${items.replace(/\s*\n\s*/g, ' ')}]`)}\n`
+  const joined = (_: string, items: string) => `[${items.replace(/\s*\n\s*/g, ' ')}]`
+  return `${JSON.stringify(CONFIG_SCHEMA, null, 2).replace(short, joined)}\n`
 }

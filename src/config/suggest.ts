@@ -1,8 +1,9 @@
 import { distance } from 'fastest-levenshtein'
 
 /**
- * The candidate a person most likely meant, or null if none is near: at most a third of its letters differ, or two
- * letters that changed places. Capitals and the marks between words do not count, so `archive_down` finds `archive-down`.
+ * The candidate a person most likely meant, or null if none is near: at most a third of its letters differ,
+ * or two letters that changed places. Capitals and the marks between words do not count, so `archive_down`
+ * finds `archive-down`.
  */
 export function nearest(word: string, candidates: readonly string[]): string | null {
   const plain = (text: string) => text.toLowerCase().replace(/[-_. ]/g, '')

@@ -13,6 +13,9 @@ export interface StoreDirectory {
   all(): readonly SegmentStore[]
 }
 
+/** How long a store may take for an answer before it counts as unreachable for this one question. */
+export const ANSWER_TIMEOUT_MS: number = 20_000
+
 /** What the ledger protocol needs of the world. */
 export interface LedgerContext {
   readonly stores: StoreDirectory
@@ -25,11 +28,39 @@ export interface LedgerContext {
 export function member(context: LedgerContext, id: string): SegmentStore {
   const store = context.stores.get(id)
   if (store === null) {
-    throw new StratalogError('store_unavailable', `segment store ${id} is not among the stores of this log: bring it back under "stores"`, {
-      retryable: true,
-      expected: id,
-      found: context.stores.all().map((one) => one.id),
-    })
+    throw new StratalogError(
+      'store_unavailable',
+      `segment store ${id} is not among the stores of this log: bring it back under "stores"`,
+      {
+        retryable: true,
+        expected: id,
+        found: context.stores.all().map((one) => one.id),
+      },
+    )
   }
   return store
+}
+
+/**
+ * What a store answers, or a `timeout` error where it hangs: a disk that never answers must not hold up what the
+ * other replicas can say. Not for adds, whose timeout the writer keeps.
+ */
+export function ask<T>(
+  context: LedgerContext,
+  id: string,
+  work: (store: SegmentStore) => Promise<T>,
+): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = context.clock.setTimer(ANSWER_TIMEOUT_MS, () => {
+      reject(
+        new StratalogError('timeout', `segment store ${id} did not answer within ${ANSWER_TIMEOUT_MS} ms`, {
+          retryable: true,
+        }),
+      )
+    })
+    const begun = async () => work(member(context, id))
+    begun()
+      .finally(() => timer.cancel())
+      .then(resolve, reject)
+  })
 }

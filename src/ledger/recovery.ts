@@ -1,13 +1,13 @@
 import { packageEntry } from '../format/ledger-digest.js'
 import { PackagedEntry } from '../format/packaged-entry.js'
-import { assert, present } from '../model/assert.js'
+import { present } from '../model/assert.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
 import { ensembleAt, type LedgerMetadata, lastEnsemble } from '../model/ledger.js'
 import { writeSet } from '../model/quorum.js'
 import type { VersionedLedgerMetadata } from '../ports/ledger-metadata.js'
-import type { LedgerSeal } from '../ports/segment-store.js'
+import type { LedgerSeal, SegmentStore } from '../ports/segment-store.js'
 import { type CheckedAnswer, checked, covered, type LedgerEntry } from './answers.js'
-import { type LedgerContext, member } from './context.js'
+import { ask, type LedgerContext } from './context.js'
 import { sealOnStores } from './writer.js'
 
 /** Compare-and-set races with other recoverers; each round one of them advances the state. */
@@ -24,23 +24,74 @@ export async function recoverLedger(context: LedgerContext, ledgerId: bigint): P
     if (current.metadata.state === 'CLOSED') return sealOf(current.metadata)
     const claimed = await claim(context, current)
     if (claimed === null) continue
-    const seal = await recoverClaimed(context, claimed)
+    const seal = await recoverUnlessClosed(context, claimed)
     if (await close(context, claimed, seal)) return seal
   }
-  throw new StratalogError('conflict', `recovery of ledger ${ledgerId} lost ${ROUNDS_MAX} races: try again`, { retryable: true })
+  throw new StratalogError('conflict', `recovery of ledger ${ledgerId} lost ${ROUNDS_MAX} races: try again`, {
+    retryable: true,
+  })
 }
 
-async function claim(context: LedgerContext, current: VersionedLedgerMetadata): Promise<VersionedLedgerMetadata | null> {
+/** Another recoverer may close and seal the ledger under this one, which fails then: its result is this one's too. */
+async function recoverUnlessClosed(
+  context: LedgerContext,
+  claimed: VersionedLedgerMetadata,
+): Promise<LedgerSeal> {
+  const { ledgerId, metadata } = claimed
+  try {
+    return await recoverClaimed({ context, ledgerId, metadata, silent: new Map() })
+  } catch (error) {
+    const fresh = await context.metadata.read(ledgerId)
+    if (fresh.metadata.state === 'CLOSED') return sealOf(fresh.metadata)
+    throw error
+  }
+}
+
+/** One recovery under way. */
+interface Recovery {
+  readonly context: LedgerContext
+  readonly ledgerId: bigint
+  readonly metadata: LedgerMetadata
+  /** Stores that hung once are not waited for again, entry by entry: they stay unknown to this recovery. */
+  readonly silent: Map<string, unknown>
+}
+
+async function askOnce<T>(
+  recovery: Recovery,
+  id: string,
+  work: (store: SegmentStore) => Promise<T>,
+): Promise<T> {
+  if (recovery.silent.has(id)) throw recovery.silent.get(id)
+  try {
+    return await ask(recovery.context, id, work)
+  } catch (error) {
+    if (isStratalogError(error, 'timeout')) recovery.silent.set(id, error)
+    throw error
+  }
+}
+
+async function claim(
+  context: LedgerContext,
+  current: VersionedLedgerMetadata,
+): Promise<VersionedLedgerMetadata | null> {
   if (current.metadata.state === 'IN_RECOVERY') return current
   try {
-    return await context.metadata.compareAndSet(current.ledgerId, current.version, { ...current.metadata, state: 'IN_RECOVERY', cToken: 0n })
+    return await context.metadata.compareAndSet(current.ledgerId, current.version, {
+      ...current.metadata,
+      state: 'IN_RECOVERY',
+      cToken: 0n,
+    })
   } catch (error) {
     if (isStratalogError(error, 'conflict')) return null
     throw error
   }
 }
 
-async function close(context: LedgerContext, claimed: VersionedLedgerMetadata, seal: LedgerSeal): Promise<boolean> {
+async function close(
+  context: LedgerContext,
+  claimed: VersionedLedgerMetadata,
+  seal: LedgerSeal,
+): Promise<boolean> {
   try {
     await context.metadata.compareAndSet(claimed.ledgerId, claimed.version, {
       ...claimed.metadata,
@@ -57,42 +108,44 @@ async function close(context: LedgerContext, claimed: VersionedLedgerMetadata, s
   return true
 }
 
-async function recoverClaimed(context: LedgerContext, claimed: VersionedLedgerMetadata): Promise<LedgerSeal> {
-  const { ledgerId, metadata } = claimed
-  const lac = await fenceAll(context, ledgerId, metadata)
+async function recoverClaimed(recovery: Recovery): Promise<LedgerSeal> {
+  const lac = await fenceAll(recovery)
   let last: LedgerEntry | null = null
   for (let entryId = lac + 1n; ; entryId += 1n) {
-    const found = await recoveryRead(context, ledgerId, metadata, entryId)
+    const found = await recoveryRead(recovery, entryId, recovery.metadata.ackQuorum - 1)
     if (found === null) break
-    await readd(context, ledgerId, metadata, found, last?.entryId ?? lac)
+    await readd(recovery, found, last?.entryId ?? lac)
     last = found
   }
   if (last === null && lac >= 0n) {
-    // Nothing beyond the LAC: the length stands in the entry at the LAC, which must be readable: it was acknowledged.
-    last = await recoveryRead(context, ledgerId, metadata, lac)
+    // Nothing beyond the LAC: the length stands in the entry at the LAC. It was acknowledged, so it is lost only if
+    // every store denies it; one that can't be reached may still bring it back.
+    last = await recoveryRead(recovery, lac, 0)
     if (last === null) {
-      throw new StratalogError('entry_missing', `entry ${lac} of ledger ${ledgerId} was acknowledged and no store has it`, { expected: lac })
+      const lost = `entry ${lac} of ledger ${recovery.ledgerId} was acknowledged and no store has it`
+      throw new StratalogError('entry_missing', lost, { expected: lac })
     }
   }
   return { lastEntryId: last?.entryId ?? -1n, lengthBytes: Number(last?.lengthBytes ?? 0n) }
 }
 
 /** Fences the last ensemble and returns the highest LAC anybody there knows. */
-async function fenceAll(context: LedgerContext, ledgerId: bigint, metadata: LedgerMetadata): Promise<bigint> {
+async function fenceAll(recovery: Recovery): Promise<bigint> {
+  const { ledgerId, metadata } = recovery
   const ensemble = lastEnsemble(metadata)
   const errors: unknown[] = []
   const answers = await Promise.all(
-    ensemble.members.map(async (id) => {
-      try {
-        return await member(context, id).fence(ledgerId)
-      } catch (error) {
+    ensemble.members.map((id) =>
+      askOnce(recovery, id, (store) => store.fence(ledgerId)).catch((error: unknown) => {
         errors.push(error)
         return null
-      }
-    }),
+      }),
+    ),
   )
-  if (!covered(answers.map((answer) => answer !== null), metadata.writeQuorum, metadata.ackQuorum)) {
-    throw stillRecovering(ledgerId, `${errors.length} of its ${ensemble.members.length} stores did not answer the fence`, errors)
+  const known = answers.map((answer) => answer !== null)
+  if (!covered(known, metadata.writeQuorum, metadata.ackQuorum)) {
+    const why = `${errors.length} of its ${ensemble.members.length} stores did not answer the fence`
+    throw stillRecovering(ledgerId, why, errors)
   }
   let lac = ensemble.firstEntryId - 1n
   for (const answer of answers) {
@@ -104,14 +157,22 @@ async function fenceAll(context: LedgerContext, ledgerId: bigint, metadata: Ledg
   return lac
 }
 
-/** The entry if any store has a valid copy, null at the end of the ledger; an error where nobody can tell. */
-async function recoveryRead(context: LedgerContext, ledgerId: bigint, metadata: LedgerMetadata, entryId: bigint): Promise<LedgerEntry | null> {
+/**
+ * The entry if any store has a valid copy; null where none has and at most `unknownMax` of them can't tell; an error
+ * where more can't.
+ */
+async function recoveryRead(
+  recovery: Recovery,
+  entryId: bigint,
+  unknownMax: number,
+): Promise<LedgerEntry | null> {
+  const { ledgerId, metadata } = recovery
   const members = ensembleAt(metadata, entryId)
   const answers = await Promise.all(
     writeSet(entryId, metadata.ensembleSize, metadata.writeQuorum).map((index): Promise<CheckedAnswer> => {
       const id = present(members[index], `member ${index}`)
-      const read = async () => member(context, id).readEntry(ledgerId, entryId, { fence: true })
-      return checked(read(), metadata, ledgerId, entryId)
+      const read = askOnce(recovery, id, (store) => store.readEntry(ledgerId, entryId, { fence: true }))
+      return checked(read, metadata, ledgerId, entryId)
     }),
   )
   for (const answer of answers) if (answer.kind === 'valid') return answer.entry
@@ -119,36 +180,45 @@ async function recoveryRead(context: LedgerContext, ledgerId: bigint, metadata: 
   // DESIGN.md §5: the end is where no reachable store has a valid copy and at most Qa−1 are unreachable. An entry that
   // was acknowledged is on Qa stores, so one of those that answered would have it. Only here a suspect tail counts
   // as an answer: what it lost was not durable and so was not acknowledged by that store.
-  if (unknown.length <= metadata.ackQuorum - 1) return null
-  throw stillRecovering(ledgerId, `${unknown.length} stores can't tell whether they hold entry ${entryId}`, unknown)
+  if (unknown.length <= unknownMax) return null
+  throw stillRecovering(
+    ledgerId,
+    `${unknown.length} stores can't tell whether they hold entry ${entryId}`,
+    unknown,
+  )
 }
 
 /** Writes a found entry to its whole write set again, so that it is on Qa stores before the ledger ends behind it. */
-async function readd(context: LedgerContext, ledgerId: bigint, metadata: LedgerMetadata, entry: LedgerEntry, lac: bigint): Promise<void> {
-  const packaged = new PackagedEntry(packageEntry(entry.payload, metadata.digestType, ledgerId, entry.entryId, lac, entry.lengthBytes))
-  const members = ensembleAt(metadata, entry.entryId)
-  const errors: unknown[] = []
-  let copies = 0
-  await Promise.all(
-    writeSet(entry.entryId, metadata.ensembleSize, metadata.writeQuorum).map(async (index) => {
-      try {
-        await member(context, present(members[index], `member ${index}`)).addEntry(ledgerId, entry.entryId, packaged, { recovery: true })
-        copies += 1
-      } catch (error) {
-        errors.push(error)
-      }
-    }),
+async function readd(recovery: Recovery, entry: LedgerEntry, lac: bigint): Promise<void> {
+  const { ledgerId, metadata } = recovery
+  const { entryId, payload, lengthBytes } = entry
+  const bytes = packageEntry(payload, metadata.digestType, ledgerId, entryId, lac, lengthBytes)
+  const packaged = new PackagedEntry(bytes)
+  const members = ensembleAt(metadata, entryId)
+  const results = await Promise.allSettled(
+    writeSet(entryId, metadata.ensembleSize, metadata.writeQuorum).map((index) =>
+      askOnce(recovery, present(members[index], `member ${index}`), (store) =>
+        store.addEntry(ledgerId, entryId, packaged, { recovery: true }),
+      ),
+    ),
   )
-  assert(copies + errors.length === metadata.writeQuorum, 'each store answers once')
-  if (copies < metadata.ackQuorum) throw stillRecovering(ledgerId, `entry ${entry.entryId} could be written to ${copies} stores`, errors)
+  const errors = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []))
+  const copies = results.length - errors.length
+  if (copies < metadata.ackQuorum) {
+    throw stillRecovering(ledgerId, `entry ${entryId} could be written to ${copies} stores`, errors)
+  }
 }
 
 function stillRecovering(ledgerId: bigint, why: string, errors: readonly unknown[]): StratalogError {
   const first = errors[0] instanceof Error ? `: ${errors[0].message}` : ''
-  return new StratalogError('ledger_recovering', `ledger ${ledgerId} can't be recovered yet, ${why}${first}. Bring the stores back and try again`, {
-    cause: errors[0],
-    retryable: true,
-  })
+  return new StratalogError(
+    'ledger_recovering',
+    `ledger ${ledgerId} can't be recovered yet, ${why}${first}. Bring the stores back and try again`,
+    {
+      cause: errors[0],
+      retryable: true,
+    },
+  )
 }
 
 function sealOf(metadata: LedgerMetadata): LedgerSeal {

@@ -12,6 +12,11 @@ import type { LedgerContext } from './context.js'
 /** How long a store may take for an add before the writer goes on without it. */
 const ADD_TIMEOUT_MS = 30_000
 
+/** How far a store may stay behind what is acknowledged: its entries are held in memory until it answers. */
+const REPLICA_LAG_BYTES_MAX = 64 * 2 ** 20
+/** How long closing waits for stores to record the seal. */
+const SEAL_WAIT_MS = 2_000
+
 /** What an acknowledged entry says. */
 export interface EntryAck {
   readonly entryId: bigint
@@ -21,6 +26,7 @@ export interface EntryAck {
 
 interface PendingAdd {
   readonly entryId: bigint
+  readonly payloadBytes: number
   readonly sentMs: number
   /** Ensemble indexes that have not answered yet. */
   readonly waiting: Set<number>
@@ -58,7 +64,8 @@ export class LedgerWriter {
   /** Payload bytes up to the last pushed entry, and up to the LAC. */
   #pushedBytes = 0
   #confirmedBytes = 0
-  readonly #sizes: number[] = []
+  /** By ensemble index: payload bytes sent to the store that it has not answered. */
+  readonly #owedBytes: number[]
   #failure: StratalogError | null = null
   #closing = false
   #drained: (() => void)[] = []
@@ -66,12 +73,17 @@ export class LedgerWriter {
   #unsettled = 0
   #watchdog: Timer | null = null
 
-  private constructor(context: LedgerContext, created: VersionedLedgerMetadata, stores: readonly SegmentStore[]) {
+  private constructor(
+    context: LedgerContext,
+    created: VersionedLedgerMetadata,
+    stores: readonly SegmentStore[],
+  ) {
     this.ledgerId = created.ledgerId
     this.#context = context
     this.#metadata = created.metadata
     this.#version = created.version
     this.#stores = stores
+    this.#owedBytes = stores.map(() => 0)
   }
 
   /**
@@ -143,20 +155,22 @@ export class LedgerWriter {
    */
   append(buffer: Buffer, payloadBytes: number): Promise<EntryAck> {
     if (this.#failure !== null) return Promise.reject(this.#failure)
-    if (this.#closing) return Promise.reject(new StratalogError('closed', `ledger ${this.ledgerId} is being closed`))
+    if (this.#closing)
+      return Promise.reject(new StratalogError('closed', `ledger ${this.ledgerId} is being closed`))
     const entryId = this.#lastPushed + 1n
     this.#lastPushed = entryId
     this.#pushedBytes += payloadBytes
-    this.#sizes.push(payloadBytes)
     packageEntryInPlace(buffer, this.digestType, this.ledgerId, entryId, this.#lac, BigInt(this.#pushedBytes))
     const { promise, resolve, reject } = withResolvers<EntryAck>()
     const waiting = new Set(writeSet(entryId, this.#stores.length, this.#metadata.writeQuorum))
     for (const index of this.#out.keys()) waiting.delete(index)
-    const add: PendingAdd = { entryId, sentMs: this.#context.clock.monotonicMs(), waiting, copies: 0, resolve, reject }
+    const sentMs = this.#context.clock.monotonicMs()
+    const add: PendingAdd = { entryId, payloadBytes, sentMs, waiting, copies: 0, resolve, reject }
     this.#pending.push(add)
     this.#unsettled += 1
     const entry = new PackagedEntry(buffer)
     for (const index of [...waiting]) this.#send(add, index, entry)
+    this.#leaveLaggards()
     this.#watch()
     return promise
   }
@@ -185,7 +199,11 @@ export class LedgerWriter {
     } catch (error) {
       if (!isStratalogError(error, 'conflict')) throw error
       throw this.#fail(
-        new StratalogError('fenced', `ledger ${this.ledgerId} was taken over by another opener while this writer closed it`, { cause: error }),
+        new StratalogError(
+          'fenced',
+          `ledger ${this.ledgerId} was taken over by another opener while this writer closed it`,
+          { cause: error },
+        ),
       )
     }
     await sealOnStores(this.#context, this.#stores, this.ledgerId, seal)
@@ -211,17 +229,34 @@ export class LedgerWriter {
 
   #send(add: PendingAdd, index: number, entry: PackagedEntry): void {
     const store = present(this.#stores[index], `store ${index}`)
+    this.#addOwed(index, add.payloadBytes)
     store.addEntry(this.ledgerId, add.entryId, entry).then(
       () => {
+        this.#addOwed(index, -add.payloadBytes)
         this.#answered(add, index)
         if (this.#failure === null && !this.#out.has(index)) add.copies += 1
         this.#acknowledge()
       },
       (error: unknown) => {
+        this.#addOwed(index, -add.payloadBytes)
         this.#answered(add, index)
         this.#storeFailed(index, asError(error, store))
       },
     )
+  }
+
+  #addOwed(index: number, bytes: number): void {
+    this.#owedBytes[index] = (this.#owedBytes[index] ?? 0) + bytes
+  }
+
+  /** Goes on without a store that is far behind what the others acknowledged: memory is bounded (invariant 11). */
+  #leaveLaggards(): void {
+    const inFlightBytes = this.#pushedBytes - this.#confirmedBytes
+    this.#owedBytes.forEach((owed, index) => {
+      if (owed - inFlightBytes <= REPLICA_LAG_BYTES_MAX || this.#out.has(index)) return
+      const message = `segment store ${this.#stores[index]?.id} is ${owed} bytes behind the other stores`
+      this.#storeFailed(index, new StratalogError('timeout', message, { retryable: true, found: owed }))
+    })
   }
 
   #answered(add: PendingAdd, index: number): void {
@@ -232,10 +267,14 @@ export class LedgerWriter {
   #acknowledge(): void {
     if (this.#failure !== null) return
     const acknowledged: PendingAdd[] = []
-    for (let head = this.#pending[0]; head !== undefined && head.copies >= this.#metadata.ackQuorum; head = this.#pending[0]) {
+    for (
+      let head = this.#pending[0];
+      head !== undefined && head.copies >= this.#metadata.ackQuorum;
+      head = this.#pending[0]
+    ) {
       this.#pending.shift()
       this.#lac = head.entryId
-      this.#confirmedBytes += present(this.#sizes.shift(), 'entry size')
+      this.#confirmedBytes += head.payloadBytes
       acknowledged.push(head)
     }
     if (acknowledged.length === 0) return
@@ -249,7 +288,10 @@ export class LedgerWriter {
     this.#stores.forEach((store, index) => {
       if (this.#out.has(index)) return
       store.writeLac(this.ledgerId, this.#lac).catch((error: unknown) => {
-        this.#context.logger.debug({ err: error, ledger: this.ledgerId.toString(), store: store.id }, 'LAC not published')
+        this.#context.logger.debug(
+          { err: error, ledger: this.ledgerId.toString(), store: store.id },
+          'LAC not published',
+        )
       })
     })
   }
@@ -257,7 +299,13 @@ export class LedgerWriter {
   #storeFailed(index: number, error: StratalogError): void {
     if (this.#failure !== null) return
     if (error.code === 'fenced') {
-      this.#fail(new StratalogError('fenced', `ledger ${this.ledgerId} was fenced: another writer took the stream over`, { cause: error }))
+      this.#fail(
+        new StratalogError(
+          'fenced',
+          `ledger ${this.ledgerId} was fenced: another writer took the stream over`,
+          { cause: error },
+        ),
+      )
       return
     }
     if (!this.#out.has(index)) {
@@ -268,17 +316,32 @@ export class LedgerWriter {
       )
       for (const add of this.#pending) this.#answered(add, index)
     }
-    const left = this.#metadata.writeQuorum - this.#out.size
+    const left = this.#fewestLeft()
     if (left >= this.#metadata.ackQuorum) return
     const reasons = [...this.#out.values()].map((cause) => cause.message).join('; ')
     this.#fail(
-      new StratalogError('not_enough_stores', `ledger ${this.ledgerId} needs ${this.#metadata.ackQuorum} durable copies and ${Math.max(0, left)} of its stores are left: ${reasons}`, {
-        cause: error,
-        retryable: true,
-        expected: this.#metadata.ackQuorum,
-        found: left,
-      }),
+      new StratalogError(
+        'not_enough_stores',
+        `ledger ${this.ledgerId} needs ${this.#metadata.ackQuorum} durable copies and ${left} of the stores of some entries are left: ${reasons}`,
+        {
+          cause: error,
+          retryable: true,
+          expected: this.#metadata.ackQuorum,
+          found: left,
+        },
+      ),
     )
+  }
+
+  /** Stores left in the write set that has the fewest. */
+  #fewestLeft(): number {
+    const { writeQuorum } = this.#metadata
+    const sizes = this.#stores.map(
+      (_, first) =>
+        writeSet(BigInt(first), this.#stores.length, writeQuorum).filter((index) => !this.#out.has(index))
+          .length,
+    )
+    return Math.min(...sizes)
   }
 
   #fail(error: StratalogError): StratalogError {
@@ -307,7 +370,11 @@ export class LedgerWriter {
           const id = this.#stores[index]?.id
           this.#storeFailed(
             index,
-            new StratalogError('timeout', `segment store ${id} did not make entry ${oldest.entryId} durable within ${ADD_TIMEOUT_MS} ms`, { retryable: true }),
+            new StratalogError(
+              'timeout',
+              `segment store ${id} did not make entry ${oldest.entryId} durable within ${ADD_TIMEOUT_MS} ms`,
+              { retryable: true },
+            ),
           )
         }
       }
@@ -328,18 +395,37 @@ export async function sealOnStores(
   ledgerId: bigint,
   seal: LedgerSeal,
 ): Promise<void> {
-  await Promise.all(
+  const told = Promise.all(
     stores.map((store) =>
       store.sealLedger(ledgerId, seal).catch((error: unknown) => {
-        context.logger.warn({ err: error, ledger: ledgerId.toString(), store: store.id }, 'seal not recorded on a store')
+        context.logger.warn(
+          { err: error, ledger: ledgerId.toString(), store: store.id },
+          'seal not recorded on a store',
+        )
       }),
     ),
   )
+  // A store that hangs must not hold up the next segment. It is told all the same, whenever it comes back.
+  await new Promise<void>((resolve) => {
+    const timer = context.clock.setTimer(SEAL_WAIT_MS, resolve)
+    void told.then(() => {
+      timer.cancel()
+      resolve()
+    })
+  })
 }
 
-async function notEnoughStores(context: LedgerContext, quorum: Quorum, writable: number): Promise<StratalogError> {
+async function notEnoughStores(
+  context: LedgerContext,
+  quorum: Quorum,
+  writable: number,
+): Promise<StratalogError> {
   const states = await Promise.all(context.stores.all().map((store) => store.status().catch(() => null)))
-  const why = states.flatMap((status) => (status === null || status.state === 'writable' ? [] : [`${status.location}: ${status.reason ?? status.state}`]))
+  const why = states.flatMap((status) =>
+    status === null || status.state === 'writable'
+      ? []
+      : [`${status.location}: ${status.reason ?? status.state}`],
+  )
   return new StratalogError(
     'not_enough_stores',
     `${quorum.min} writable stores are needed and ${writable} can be written${why.length > 0 ? ` (${why.join('; ')})` : ''}: see "stratalog tier status"`,
@@ -349,11 +435,18 @@ async function notEnoughStores(context: LedgerContext, quorum: Quorum, writable:
 
 function asError(error: unknown, store: SegmentStore): StratalogError {
   if (error instanceof StratalogError) return error
-  return new StratalogError('store_unavailable', `segment store ${store.id} failed: ${String(error)}`, { cause: error, retryable: true })
+  return new StratalogError('store_unavailable', `segment store ${store.id} failed: ${String(error)}`, {
+    cause: error,
+    retryable: true,
+  })
 }
 
 /** `Promise.withResolvers`, which Node 20 lacks. */
-function withResolvers<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: Error) => void } {
+function withResolvers<T>(): {
+  promise: Promise<T>
+  resolve: (value: T) => void
+  reject: (error: Error) => void
+} {
   let resolve: (value: T) => void = () => {}
   let reject: (error: Error) => void = () => {}
   const promise = new Promise<T>((yes, no) => {

@@ -105,7 +105,13 @@ export interface GapDto {
 /** What a read yields: first `begin`, last `end`. */
 export type ReadPart =
   /** The instants that times and ages were taken for; null: the request named none there. */
-  | { readonly type: 'begin'; readonly txid: 'ms' | 'custom'; readonly fromMs: number | null; readonly afterMs: number | null; readonly untilMs: number | null }
+  | {
+      readonly type: 'begin'
+      readonly txid: 'ms' | 'custom'
+      readonly fromMs: number | null
+      readonly afterMs: number | null
+      readonly untilMs: number | null
+    }
   | { readonly type: 'records'; readonly tier: 'hot' | 'cold'; readonly records: readonly ReadRecord[] }
   | { readonly type: 'gap'; readonly gap: GapDto }
   | { readonly type: 'end'; readonly hot: number; readonly cold: number }
@@ -143,12 +149,18 @@ export interface DumpedRecord {
 export interface DumpedEntry {
   readonly entryId: string
   readonly bytes: number
-  readonly copies: readonly { readonly where: string; readonly state: 'ok' | 'missing' | 'suspect' | 'bad'; readonly error: string | null }[]
+  readonly copies: readonly {
+    readonly where: string
+    readonly state: 'ok' | 'missing' | 'suspect' | 'bad'
+    readonly error: string | null
+  }[]
   readonly records: readonly DumpedRecord[]
 }
 
 /** What a dump yields: first the segment, then its entries in order. */
-export type DumpPart = { readonly type: 'segment'; readonly segment: SegmentDto } | { readonly type: 'entry'; readonly entry: DumpedEntry }
+export type DumpPart =
+  | { readonly type: 'segment'; readonly segment: SegmentDto }
+  | { readonly type: 'entry'; readonly entry: DumpedEntry }
 
 export interface PlannedDto {
   readonly kind: 'seal' | 'copy' | 'evict' | 'trim'
@@ -216,14 +228,27 @@ export interface TierReportDto {
   readonly evicted: number
   readonly trimmed: number
   readonly freedHotBytes: number
-  readonly failed: readonly { readonly stream: string; readonly segment: string; readonly kind: string; readonly error: string }[]
+  readonly failed: readonly {
+    readonly stream: string
+    readonly segment: string
+    readonly kind: string
+    readonly error: string
+  }[]
   readonly waiting: number
   readonly nextDueMs: number | null
 }
 
 /** What a tiering run yields: its steps, at last the report. */
 export type TierRunPart =
-  | { readonly type: 'step'; readonly kind: string; readonly phase: 'begin' | 'progress' | 'done' | 'failed'; readonly stream: string; readonly segment: string; readonly bytes: number; readonly error: string | null }
+  | {
+      readonly type: 'step'
+      readonly kind: string
+      readonly phase: 'begin' | 'progress' | 'done' | 'failed'
+      readonly stream: string
+      readonly segment: string
+      readonly bytes: number
+      readonly error: string | null
+    }
   | { readonly type: 'report'; readonly report: TierReportDto }
 
 export interface PolicyValueDto {
@@ -248,7 +273,12 @@ export interface PolicyTestDto extends PolicyShowDto {
   readonly seals: number
   readonly copies: { readonly segments: number; readonly bytes: number }
   readonly evicts: { readonly segments: number; readonly bytes: number }
-  readonly trims: { readonly segments: number; readonly hotBytes: number; readonly archiveBytes: number; readonly oldestMs: number | null }
+  readonly trims: {
+    readonly segments: number
+    readonly hotBytes: number
+    readonly archiveBytes: number
+    readonly oldestMs: number | null
+  }
   /** Values that work against each other, as sentences. */
   readonly conflicts: readonly string[]
 }
@@ -268,7 +298,12 @@ export interface ControlApi {
   append(name: string, records: readonly AppendRecord[]): Promise<AppendResult>
   read(name: string, request: ReadRequest, signal?: AbortSignal): AsyncIterable<ReadPart>
   /** The last `count` records, then with `follow` what comes. */
-  tail(name: string, count: number, options: { readonly follow: boolean }, signal?: AbortSignal): AsyncIterable<ReadPart>
+  tail(
+    name: string,
+    count: number,
+    options: { readonly follow: boolean },
+    signal?: AbortSignal,
+  ): AsyncIterable<ReadPart>
   tierStatus(): Promise<TierStatusDto>
   tierPlan(stream?: string): Promise<TierPlanDto>
   tierRun(options: { readonly until: 'once' | 'settled' }, signal?: AbortSignal): AsyncIterable<TierRunPart>
@@ -279,5 +314,10 @@ export interface ControlApi {
   /** Oldest first; `after` is a segment number. */
   segments(name: string, page?: PageDto): Promise<readonly SegmentDto[]>
   /** `not_found` for a number the stream does not have. */
-  segmentDump(name: string, segment: string, options: { readonly payloads: boolean }, signal?: AbortSignal): AsyncIterable<DumpPart>
+  segmentDump(
+    name: string,
+    segment: string,
+    options: { readonly payloads: boolean },
+    signal?: AbortSignal,
+  ): AsyncIterable<DumpPart>
 }

@@ -1,6 +1,8 @@
 import { StratalogError } from './errors.js'
 
-/** The hours a cron expression names, by local time of its zone. Days and months count from 1, Sunday is 0. */
+/**
+ * The hours a cron expression names, by local time of its zone. Days and months count from 1, Sunday is 0.
+ */
 export interface CronHours {
   readonly hours: ReadonlySet<number>
   readonly days: ReadonlySet<number>
@@ -53,7 +55,7 @@ function parseField(whole: string, text: string, field: CronField): Set<number> 
   const bad = (part: string) =>
     refuse(
       whole,
-      `"${part}" does not name a ${field.name} (${field.min} to ${field.max}, a range 1-5, a list 1,3, a step */2)`,
+      `"${part}" does not name a ${field.name} (${field.min} to ${field.max}, ranges 1-5, lists 1,3, steps */2)`,
     )
   for (const part of text.split(',')) {
     const match = /^(\*|[a-z0-9]+(?:-([a-z0-9]+))?)(?:\/(\d{1,2}))?$/i.exec(part)
@@ -77,10 +79,10 @@ function parseField(whole: string, text: string, field: CronField): Set<number> 
 }
 
 /**
- * Reads a cron expression of five fields (minute hour day month weekday) as the hours it names. Stricter than cron:
- * windows open and close on the hour, so the minute is `0` or `*`; day of month and weekday are not both restricted,
- * because cron readers disagree on whether one or both must match; and it must name some hour. Throws
- * `invalid_argument`.
+ * Reads a cron expression of five fields (minute hour day month weekday) as the hours it names. Stricter than
+ * cron: windows open and close on the hour, so the minute is `0` or `*`; day of month and weekday are not
+ * both restricted, because cron readers disagree on whether one or both must match; and it must name some
+ * hour. Throws `invalid_argument`.
  */
 export function parseCronHours(text: string): CronHours {
   const fields = text.trim().split(/\s+/)

@@ -21,8 +21,8 @@ export interface HoldInput {
 }
 
 /**
- * What a program may say about a policy: the policy part of stratalog.yaml with camelCase keys. What is left out is
- * decided by what is further away (docs/configuration.md).
+ * What a program may say about a policy: the policy part of stratalog.yaml with camelCase keys. What is left out
+ * is decided by what is further away (docs/configuration.md).
  *
  * @example
  * ```ts

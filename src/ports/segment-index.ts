@@ -31,17 +31,24 @@ export interface SegmentIndex {
   /** By name in code-point order, above `after` ('' for the first), at most `limit`. */
   listStreams(after: string, limit: number): Promise<StreamRow[]>
   /** Sets fields of a stream if it still has `expectedVersion`, else `conflict`. */
-  updateStream(incarnation: Incarnation, expectedVersion: number, patch: Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow'>>): Promise<StreamRow>
+  updateStream(
+    incarnation: Incarnation,
+    expectedVersion: number,
+    patch: Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow'>>,
+  ): Promise<StreamRow>
 
   /**
    * Adds an open segment after the newest. `conflict` unless `row.segment` is the newest + 1 (1 for the first; any
-   * for the first of a restored stream) and `row.epoch` is the stream's epoch: a fenced writer starts no segment.
+   * for the first of a restored or trimmed stream) and `row.epoch` is the stream's epoch: a fenced writer starts no segment.
    */
   beginSegment(row: SegmentRow): Promise<SegmentRow>
   /** Adds a segment that is closed already (restore, index rebuild), in order. Same conflicts but for the epoch. */
   adoptSegment(row: SegmentRow): Promise<SegmentRow>
   /** Changes a row if it still has `expectedVersion`, else `conflict`. A state moves only along the table. */
-  updateSegment(row: Pick<SegmentRow, 'incarnation' | 'segment' | 'version'>, patch: SegmentPatch): Promise<SegmentRow>
+  updateSegment(
+    row: Pick<SegmentRow, 'incarnation' | 'segment' | 'version'>,
+    patch: SegmentPatch,
+  ): Promise<SegmentRow>
   /**
    * Removes the newest segment when recovery found it empty, or a trimmed row that owes nothing any more
    * (no ledger, no object). Anything else is an assertion.
@@ -51,6 +58,8 @@ export interface SegmentIndex {
   segment(incarnation: Incarnation, segment: bigint): Promise<SegmentRow | null>
   /** Ascending from `from`, at most `limit`. */
   listSegments(incarnation: Incarnation, from: bigint, limit: number): Promise<SegmentRow[]>
+  /** Those with a hot copy (open ones too), ascending, at most `limit`: what tiering works on, however long history is. */
+  listHotSegments(incarnation: Incarnation, limit: number): Promise<SegmentRow[]>
   newestSegment(incarnation: Incarnation): Promise<SegmentRow | null>
   /** Oldest row that is not trimmed. */
   oldestSegment(incarnation: Incarnation): Promise<SegmentRow | null>
@@ -81,7 +90,10 @@ export interface SegmentIndex {
   close(): Promise<void>
 }
 
-/** Bytes are ledger lengths (payload), segments are counts. A segment in both tiers counts in hot, cold and both. */
+/**
+ * Bytes are ledger lengths (payload), segments are counts. A segment in both tiers counts in hot, cold and both; hot
+ * is what readers may use (`isHot`); a trimmed segment counts nowhere, a gap in `segments` and `records` only.
+ */
 export interface SegmentTotals {
   readonly segments: number
   readonly records: bigint

@@ -17,14 +17,22 @@ export class ColdSource implements SegmentSource {
   }
 
   static async open(archive: ArchiveStore, row: SegmentRow, cache: BlockCache): Promise<ColdSource> {
-    return new ColdSource(await openSegmentObject(archive, present(row.object, 'object of a cold segment'), cache), row)
+    return new ColdSource(
+      await openSegmentObject(archive, present(row.object, 'object of a cold segment'), cache),
+      row,
+    )
   }
 
   lastEntry(): Promise<bigint> {
     return Promise.resolve(this.#row.lastEntryId)
   }
 
-  async readEntries(first: bigint, last: bigint, bytesMax: number, signal?: AbortSignal): Promise<readonly SourceEntry[]> {
+  async readEntries(
+    first: bigint,
+    last: bigint,
+    bytesMax: number,
+    signal?: AbortSignal,
+  ): Promise<readonly SourceEntry[]> {
     const entries = await this.#object.readEntries(first, bytesMax, signal)
     return entries.at(-1)?.entryId !== undefined && present(entries.at(-1), 'entry').entryId > last
       ? entries.filter((entry) => entry.entryId <= last)

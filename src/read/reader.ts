@@ -87,23 +87,35 @@ interface Bounds {
 
 async function resolveBounds(context: ReadContext, stream: StreamRow, range: ReadRange): Promise<Bounds> {
   if (range.from !== undefined && range.after !== undefined) {
-    throw new StratalogError('invalid_argument', 'a read takes either from (inclusive) or after (exclusive), not both')
+    throw new StratalogError(
+      'invalid_argument',
+      'a read takes either from (inclusive) or after (exclusive), not both',
+    )
   }
   const left = range.limit ?? Number.POSITIVE_INFINITY
   if (left !== Number.POSITIVE_INFINITY && (!Number.isSafeInteger(left) || left < 0)) {
-    throw new StratalogError('invalid_argument', `limit ${left} is not a count: use a whole number from 0`, { found: left })
+    throw new StratalogError('invalid_argument', `limit ${left} is not a count: use a whole number from 0`, {
+      found: left,
+    })
   }
   range.signal?.throwIfAborted()
   const located = {
     index: context.index,
     nowMs: () => context.clock.nowMs(),
-    openSource: (row: SegmentRow) => openSource(context, row, null),
+    openSource: (row: SegmentRow, avoid: 'hot' | null) => openSource(context, row, avoid),
   }
   const start = range.after ?? range.from ?? 'earliest'
   const from = await locate(located, stream, start, range.after !== undefined)
   await checkInRange(context, stream, start, from, range.follow ?? false)
   const { until } = range
-  const open = { from, left, explicit: start instanceof Dlsn, untilTxid: null, untilSequenceId: null, ...lowerBound(stream, start, range, located.nowMs()) }
+  const open = {
+    from,
+    left,
+    explicit: start instanceof Dlsn,
+    untilTxid: null,
+    untilSequenceId: null,
+    ...lowerBound(stream, start, range, located.nowMs()),
+  }
   if (until === undefined || until === 'earliest') {
     return { ...open, until: until === undefined ? null : from }
   }
@@ -116,21 +128,37 @@ async function resolveBounds(context: ReadContext, stream: StreamRow, range: Rea
 }
 
 /** A DLSN or sequenceId beyond the end is a mistake of the caller's, unless the end is still to come. */
-async function checkInRange(context: ReadContext, stream: StreamRow, start: Position, from: Dlsn, follow: boolean): Promise<void> {
+async function checkInRange(
+  context: ReadContext,
+  stream: StreamRow,
+  start: Position,
+  from: Dlsn,
+  follow: boolean,
+): Promise<void> {
   if (follow || typeof start !== 'object' || 'txid' in start || 'time' in start) return
   const newest = await context.index.newestSegment(stream.incarnation)
   const out = (found: string, end: string) =>
-    new StratalogError('position_out_of_range', `${found} lies beyond the end of ${stream.name} (${end}): read from "latest" or follow`, { expected: end, found })
+    new StratalogError(
+      'position_out_of_range',
+      `${found} lies beyond the end of ${stream.name} (${end}): read from "latest" or follow`,
+      { expected: end, found },
+    )
   if (start instanceof Dlsn) {
     const last = newest?.segment ?? 0n
-    if (start.segment < 1n || from.segment > last + 1n) throw out(start.toString(), `segment ${last}`)
+    if (start.segment < 1n || from.compare(new Dlsn(last + 1n, 0n, 0n)) > 0)
+      throw out(start.toString(), `segment ${last}`)
   } else if (newest !== null && isClosed(newest.state)) {
     const end = newest.startSequenceId + newest.recordCount
     if (start.sequenceId > end) throw out(`seq:${start.sequenceId}`, `seq:${end}`)
   } else if (newest === null && start.sequenceId > 0n) throw out(`seq:${start.sequenceId}`, 'seq:0')
 }
 
-function lowerBound(stream: StreamRow, start: Position, range: ReadRange, nowMs: number): { fromTxid: bigint | null; fromSequenceId: bigint | null } {
+function lowerBound(
+  stream: StreamRow,
+  start: Position,
+  range: ReadRange,
+  nowMs: number,
+): { fromTxid: bigint | null; fromSequenceId: bigint | null } {
   const none = { fromTxid: null, fromSequenceId: null }
   if (typeof start !== 'object' || start instanceof Dlsn) return none
   const beyond = range.after === undefined ? 0n : 1n
@@ -152,12 +180,18 @@ async function untilTime(
 }
 
 /** Hot is preferred; `avoid` names the tier that just failed. */
-async function openSource(context: ReadContext, row: SegmentRow, avoid: 'hot' | 'cold' | null): Promise<SegmentSource> {
+async function openSource(
+  context: ReadContext,
+  row: SegmentRow,
+  avoid: 'hot' | 'cold' | null,
+): Promise<SegmentSource> {
   const hot = isHot(row)
   const cold = row.object !== null
   if (hot && !(avoid === 'hot' && cold)) return context.openHot(row)
   if (cold) return context.openCold(row)
-  throw new StratalogError('internal', `segment ${row.segment} is ${row.state} and in no tier`, { found: row.state })
+  throw new StratalogError('internal', `segment ${row.segment} is ${row.state} and in no tier`, {
+    found: row.state,
+  })
 }
 
 class SegmentWalk {
@@ -171,7 +205,14 @@ class SegmentWalk {
   #at: Dlsn
   #first = true
 
-  constructor(context: ReadContext, incarnation: string, bounds: Bounds, follow: boolean, signal: AbortSignal | undefined, counts: ReadCounts) {
+  constructor(
+    context: ReadContext,
+    incarnation: string,
+    bounds: Bounds,
+    follow: boolean,
+    signal: AbortSignal | undefined,
+    counts: ReadCounts,
+  ) {
     this.#context = context
     this.#incarnation = incarnation
     this.#bounds = bounds
@@ -190,7 +231,12 @@ class SegmentWalk {
         if (row === null) {
           if (!this.#follow) return
           await changed.wait()
-        } else if (row.state === 'trimmed' || row.state === 'gap' || row.segment > this.#at.segment || this.#at.compare(await this.#trimmed()) < 0) {
+        } else if (
+          row.state === 'trimmed' ||
+          row.state === 'gap' ||
+          row.segment > this.#at.segment ||
+          this.#at.compare(await this.#trimmed()) < 0
+        ) {
           yield* this.#skipTo(row)
         } else if (!(yield* this.#segment(row, changed))) return
       } finally {
@@ -212,7 +258,8 @@ class SegmentWalk {
 
   async #trimmed(): Promise<Dlsn> {
     const stream = await this.#context.index.stream(this.#incarnation)
-    if (stream === null) throw new StratalogError('stream_not_found', 'the stream was deleted while it was read')
+    if (stream === null)
+      throw new StratalogError('stream_not_found', 'the stream was deleted while it was read')
     return stream.trimmedBelow ?? new Dlsn(0n, 0n, 0n)
   }
 
@@ -225,7 +272,8 @@ class SegmentWalk {
     const next = await this.#context.index.listSegments(this.#incarnation, until.segment, 1)
     // Above everything there is: the position lies in a number that is not written yet, nothing is lost.
     const beyond = !lost && row.segment > this.#at.segment && this.#at.compare(trimmed) >= 0
-    if (!beyond && (this.#bounds.explicit || !this.#first)) {
+    // What is trimmed is history that ended: who asks for the earliest there is wants what is left. A hole is told of.
+    if (!beyond && (row.state === 'gap' || this.#bounds.explicit || !this.#first)) {
       yield {
         gap: row.state === 'gap' ? 'corrupt' : 'trimmed',
         from: this.#at,
@@ -259,8 +307,12 @@ class SegmentWalk {
         if (moved) return true
         // The same row and a failure: the other tier may still have it.
         const tier: 'hot' | 'cold' = isHot(row) && avoid !== 'hot' ? 'hot' : 'cold'
-        if (attempt >= SOURCE_ATTEMPTS_MAX || !mayRetry(error) || (row.object === null && !retryable(error))) throw error
-        this.#context.logger.warn({ err: error, segment: row.segment.toString(), tier }, 'reading a segment failed, trying again')
+        if (attempt >= SOURCE_ATTEMPTS_MAX || !mayRetry(error) || (row.object === null && !retryable(error)))
+          throw error
+        this.#context.logger.warn(
+          { err: error, segment: row.segment.toString(), tier },
+          'reading a segment failed, trying again',
+        )
         avoid = tier
         await this.#context.clock.sleep(10 * 2 ** attempt, this.#signal)
       }
@@ -268,25 +320,40 @@ class SegmentWalk {
   }
 
   /** At the visible end of an open segment: whether it was sealed meanwhile, and waiting if the reader follows. */
-  async #openSegmentEnd(row: SegmentRow, source: SegmentSource, last: bigint, changed: Changed): Promise<boolean> {
+  async #openSegmentEnd(
+    row: SegmentRow,
+    source: SegmentSource,
+    last: bigint,
+    changed: Changed,
+  ): Promise<boolean> {
     const fresh = await this.#context.index.segment(this.#incarnation, row.segment)
     if (fresh === null || fresh.version !== row.version) return true
     if (!this.#follow) return false
-    await changed.orElse((signal) => source.waitAbove(last, signal))
+    // Another replica may know less than what was read already.
+    const seen = this.#at.entry - 1n > last ? this.#at.entry - 1n : last
+    await changed.orElse((signal) => source.waitAbove(seen, signal))
     return true
   }
 
-  async *#entries(row: SegmentRow, source: SegmentSource, last: bigint): AsyncGenerator<LogRecord[], 'ended' | 'drained', undefined> {
+  async *#entries(
+    row: SegmentRow,
+    source: SegmentSource,
+    last: bigint,
+  ): AsyncGenerator<LogRecord[], 'ended' | 'drained', undefined> {
     const until = this.#bounds.until
     const end = until !== null && until.segment === row.segment && until.entry < last ? until.entry : last
     let next: Promise<readonly SourceEntry[]> | null = null
     try {
       while (this.#at.entry <= end) {
         this.#signal?.throwIfAborted()
-        const entries: readonly SourceEntry[] = await (next ?? source.readEntries(this.#at.entry, end, FETCH_BYTES, this.#signal))
+        const entries: readonly SourceEntry[] = await (next ??
+          source.readEntries(this.#at.entry, end, FETCH_BYTES, this.#signal))
         const following: bigint = present(entries.at(-1), 'an entry').entryId + 1n
         // The next fetch runs while the consumer works on this one.
-        next = following <= end && this.#bounds.left > 0 ? source.readEntries(following, end, FETCH_BYTES, this.#signal) : null
+        next =
+          following <= end && this.#bounds.left > 0
+            ? source.readEntries(following, end, FETCH_BYTES, this.#signal)
+            : null
         next?.catch(() => {})
         const batch = this.#decode(row, entries)
         this.#at = new Dlsn(row.segment, following, 0n)
@@ -315,7 +382,11 @@ class SegmentWalk {
           (untilTxid !== null && record.txid >= untilTxid) ||
           (untilSequenceId !== null && sequenceId >= untilSequenceId)
         if (beyond || this.#bounds.left <= 0) return { records, ended: true }
-        if ((fromTxid !== null && record.txid < fromTxid) || (fromSequenceId !== null && sequenceId < fromSequenceId)) continue
+        if (
+          (fromTxid !== null && record.txid < fromTxid) ||
+          (fromSequenceId !== null && sequenceId < fromSequenceId)
+        )
+          continue
         records.push({ dlsn, txid: record.txid, sequenceId, value: record.payload, payload: record.payload })
         this.#bounds.left -= 1
       }
@@ -331,13 +402,17 @@ class SegmentWalk {
 
 /** One change of a stream's rows, to be waited for at most once. */
 class Changed {
+  /** Aborted by the change or with the reader's signal. `AbortSignal.any` would leave traces on that, each time. */
   readonly #abort = new AbortController()
   readonly #watch: { close(): void } | null
   readonly #signal: AbortSignal | undefined
+  readonly #relay = () => this.#abort.abort()
 
   constructor(index: SegmentIndex | null, incarnation: string, signal: AbortSignal | undefined) {
     this.#signal = signal
-    this.#watch = index?.watch(incarnation, () => this.#abort.abort()) ?? null
+    this.#watch = index?.watch(incarnation, this.#relay) ?? null
+    signal?.addEventListener('abort', this.#relay, { once: true })
+    if (signal?.aborted) this.#relay()
   }
 
   static never(): Changed {
@@ -357,9 +432,8 @@ class Changed {
 
   /** Waits for the change or for `other`, whichever comes first. */
   async orElse(other: (signal: AbortSignal) => Promise<void>): Promise<void> {
-    const signal = this.#signal === undefined ? this.#abort.signal : AbortSignal.any([this.#abort.signal, this.#signal])
     try {
-      await other(signal)
+      await other(this.#abort.signal)
     } catch (error) {
       this.#signal?.throwIfAborted()
       if (!this.#abort.signal.aborted) throw error
@@ -369,6 +443,7 @@ class Changed {
 
   close(): void {
     this.#watch?.close()
+    this.#signal?.removeEventListener('abort', this.#relay)
     this.#abort.abort()
   }
 }
@@ -379,5 +454,9 @@ function retryable(error: unknown): boolean {
 
 /** Bugs of ours and refusals are not retried; what a disk or an archive says is. */
 function mayRetry(error: unknown): boolean {
-  return isStratalogError(error) && !isStratalogError(error, 'internal') && !isStratalogError(error, 'version_unsupported')
+  return (
+    isStratalogError(error) &&
+    !isStratalogError(error, 'internal') &&
+    !isStratalogError(error, 'version_unsupported')
+  )
 }

@@ -16,7 +16,12 @@ export interface SegmentSource {
   /** Last entry a reader may see now; grows while the segment is open. */
   lastEntry(): Promise<bigint>
   /** Entries from `first`, in order, at least one if `first` ≤ lastEntry; about `bytesMax` bytes. */
-  readEntries(first: bigint, last: bigint, bytesMax: number, signal?: AbortSignal): Promise<readonly SourceEntry[]>
+  readEntries(
+    first: bigint,
+    last: bigint,
+    bytesMax: number,
+    signal?: AbortSignal,
+  ): Promise<readonly SourceEntry[]>
   /** The first entry that holds a user record with txid ≥ `txid`; null: none does so far. */
   entryForTxid(txid: bigint, signal?: AbortSignal): Promise<bigint | null>
   /** The entry that holds the record with that position in the segment (from 1); null: none does so far. */
@@ -42,7 +47,12 @@ export class HotSource implements SegmentSource {
     return this.#reader.lastConfirmed()
   }
 
-  readEntries(first: bigint, last: bigint, bytesMax: number, signal?: AbortSignal): Promise<readonly SourceEntry[]> {
+  readEntries(
+    first: bigint,
+    last: bigint,
+    bytesMax: number,
+    signal?: AbortSignal,
+  ): Promise<readonly SourceEntry[]> {
     return this.#reader.readEntries(first, last, bytesMax, signal)
   }
 
@@ -66,9 +76,9 @@ export class HotSource implements SegmentSource {
     while (low <= high) {
       const middle = (low + high) / 2n
       const [entry] = await this.#reader.readEntries(middle, middle, 1, signal)
-      const records = userRecords(present(entry, 'an entry').payload)
-      const last = records.at(-1)
-      // An entry of control records only says nothing by itself; its neighbours above do.
+      const records = decodeRecords(openEnvelope(present(entry, 'an entry').payload))
+      // A control record carries the txid and position of the last user record before it (FORMATS.md §5.13).
+      const last = records.findLast((record) => !record.endOfStream)
       if (last !== undefined && reached(last)) {
         found = middle
         high = middle - 1n

@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises'
 import process from 'node:process'
-import { StratalogError } from '../model/errors.js'
+import { fieldsOf, POLICY_FIELDS } from '../config/layer.js'
+import type { Log } from '../log.js'
 import type {
   AppendRecord,
   AppendResult,
@@ -19,15 +20,24 @@ import type {
   TierRunPart,
   TierStatusDto,
 } from '../model/control-api.js'
-import { parsePosition, type Position } from '../model/position.js'
+import { StratalogError } from '../model/errors.js'
+import { type Position, parsePosition } from '../model/position.js'
 import { type Ack, PAYLOAD_BYTES_MAX, TXID_MAX } from '../model/record.js'
 import type { StreamRow } from '../model/segment.js'
 import { checkStreamName } from '../model/stream-name.js'
 import { parseInteger } from '../model/units.js'
-import { fieldsOf, POLICY_FIELDS } from '../config/layer.js'
-import type { Log } from '../log.js'
 import type { ReadOptions } from '../stream.js'
-import { ackDto, gapDto, plannedDto, recordDto, reportDto, segmentDto, stepPart, streamDto, streamInfoDto } from './dto.js'
+import {
+  ackDto,
+  gapDto,
+  plannedDto,
+  recordDto,
+  reportDto,
+  segmentDto,
+  stepPart,
+  streamDto,
+  streamInfoDto,
+} from './dto.js'
 import { testPolicy } from './policy-test.js'
 import { dumpSegment } from './segment-dump.js'
 import { statusDto } from './status.js'
@@ -52,7 +62,12 @@ export class LocalControl implements ControlApi {
   }
 
   async ping(): Promise<PingDto> {
-    return { api: 1, logId: this.#log.logId, pid: process.pid, directoryId: await directoryId(this.#log.directory) }
+    return {
+      api: 1,
+      logId: this.#log.logId,
+      pid: process.pid,
+      directoryId: await directoryId(this.#log.directory),
+    }
   }
 
   async listStreams(page: PageDto = {}): Promise<readonly StreamDto[]> {
@@ -75,13 +90,15 @@ export class LocalControl implements ControlApi {
     const stream = this.#log.stream(name)
     const { resolved } = await this.#log.policyOf(name)
     const results: PromiseSettledResult<Ack>[] = []
-    const send = ({ payload, txid }: AppendRecord) => stream.append(payload, txid === undefined ? {} : { txid })
+    const send = ({ payload, txid }: AppendRecord) =>
+      stream.append(payload, txid === undefined ? {} : { txid })
     // Records go on their way together, but the first alone if it may be refused for its txid: the ones behind it
     // would be taken, and the stream would lack what stood before them.
     const [first, ...others] = records
     const alone = first?.txid !== undefined && others.length > 0
     if (first !== undefined && alone) results.push(...(await Promise.allSettled([send(first)])))
-    if (results[0]?.status !== 'rejected') results.push(...(await Promise.allSettled((alone ? others : records).map(send))))
+    if (results[0]?.status !== 'rejected')
+      results.push(...(await Promise.allSettled((alone ? others : records).map(send))))
 
     const index = results.findIndex((result) => result.status === 'rejected')
     const failure = results[index]
@@ -96,12 +113,23 @@ export class LocalControl implements ControlApi {
     }
   }
 
-  async *read(name: string, request: ReadRequest, signal?: AbortSignal): AsyncGenerator<ReadPart, void, undefined> {
+  async *read(
+    name: string,
+    request: ReadRequest,
+    signal?: AbortSignal,
+  ): AsyncGenerator<ReadPart, void, undefined> {
     const row = await this.#existing(name)
     const nowMs = this.#log.parts.segments.ledger.clock.nowMs()
-    const at = (text: string | undefined): Position | undefined => (text === undefined ? undefined : parsePosition(text, nowMs))
+    const at = (text: string | undefined): Position | undefined =>
+      text === undefined ? undefined : parsePosition(text, nowMs)
     const [from, after, until] = [at(request.from), at(request.after), at(request.until)]
-    yield { type: 'begin', txid: row.txidMode, fromMs: instant(from), afterMs: instant(after), untilMs: instant(until) }
+    yield {
+      type: 'begin',
+      txid: row.txidMode,
+      fromMs: instant(from),
+      afterMs: instant(after),
+      untilMs: instant(until),
+    }
     yield* this.#parts(name, {
       ...(from === undefined ? {} : { from }),
       ...(after === undefined ? {} : { after }),
@@ -113,16 +141,32 @@ export class LocalControl implements ControlApi {
     })
   }
 
-  async *tail(name: string, count: number, options: { readonly follow: boolean }, signal?: AbortSignal): AsyncGenerator<ReadPart, void, undefined> {
+  async *tail(
+    name: string,
+    count: number,
+    options: { readonly follow: boolean },
+    signal?: AbortSignal,
+  ): AsyncGenerator<ReadPart, void, undefined> {
     if (!Number.isSafeInteger(count) || count < 0) {
-      throw new StratalogError('invalid_argument', `${count} is not a number of records: use a whole number from 0`, { found: count })
+      throw new StratalogError(
+        'invalid_argument',
+        `${count} is not a number of records: use a whole number from 0`,
+        { found: count },
+      )
     }
     const row = await this.#existing(name)
     const { nextSequenceId } = await this.#log.stream(name).info()
-    const from: Position = nextSequenceId > BigInt(count) ? { sequenceId: nextSequenceId - BigInt(count) } : 'earliest'
+    const from: Position =
+      nextSequenceId > BigInt(count) ? { sequenceId: nextSequenceId - BigInt(count) } : 'earliest'
     yield { type: 'begin', txid: row.txidMode, fromMs: null, afterMs: null, untilMs: null }
     const limit = options.follow ? {} : { limit: count }
-    yield* this.#parts(name, { from, ...limit, ...(signal === undefined ? {} : { signal }), follow: options.follow, onGap: 'throw' })
+    yield* this.#parts(name, {
+      from,
+      ...limit,
+      ...(signal === undefined ? {} : { signal }),
+      follow: options.follow,
+      onGap: 'throw',
+    })
   }
 
   async tierStatus(): Promise<TierStatusDto> {
@@ -138,7 +182,10 @@ export class LocalControl implements ControlApi {
     }
   }
 
-  async *tierRun(options: { readonly until: 'once' | 'settled' }, signal?: AbortSignal): AsyncGenerator<TierRunPart, void, undefined> {
+  async *tierRun(
+    options: { readonly until: 'once' | 'settled' },
+    signal?: AbortSignal,
+  ): AsyncGenerator<TierRunPart, void, undefined> {
     const waiting: TierRunPart[] = []
     let wake: () => void = () => undefined
     const unsubscribe = this.#log.tier.onEvent((event) => {
@@ -178,7 +225,11 @@ export class LocalControl implements ControlApi {
     return {
       stream: name,
       exists: (await this.#log.streams.find(name)) !== null,
-      values: POLICY_FIELDS.map((field) => ({ field, value: values[field], origin: resolved.origins[field] })),
+      values: POLICY_FIELDS.map((field) => ({
+        field,
+        value: values[field],
+        origin: resolved.origins[field],
+      })),
       losers: losers.map(({ field, value, origin, by }) => ({ field, value, origin, by })),
     }
   }
@@ -190,20 +241,37 @@ export class LocalControl implements ControlApi {
   async segments(name: string, page: PageDto = {}): Promise<readonly SegmentDto[]> {
     const row = await this.#existing(name)
     const after = page.after === undefined ? 0n : parseInteger(page.after, 'a segment number', 0n, INT64_MAX)
-    const rows = await this.#log.parts.segments.index.listSegments(row.incarnation, after + 1n, pageLimit(page))
+    const rows = await this.#log.parts.segments.index.listSegments(
+      row.incarnation,
+      after + 1n,
+      pageLimit(page),
+    )
     return rows.map(segmentDto)
   }
 
-  async *segmentDump(name: string, segment: string, options: { readonly payloads: boolean }, signal?: AbortSignal): AsyncGenerator<DumpPart, void, undefined> {
+  async *segmentDump(
+    name: string,
+    segment: string,
+    options: { readonly payloads: boolean },
+    signal?: AbortSignal,
+  ): AsyncGenerator<DumpPart, void, undefined> {
     const row = await this.#existing(name)
     const number = parseInteger(segment, 'a segment number', 1n, INT64_MAX)
     const found = await this.#log.parts.segments.index.segment(row.incarnation, number)
-    if (found === null) throw new StratalogError('not_found', `${name} has no segment ${segment}: see "stratalog segment list ${name}"`, { found: segment })
+    if (found === null)
+      throw new StratalogError(
+        'not_found',
+        `${name} has no segment ${segment}: see "stratalog segment list ${name}"`,
+        { found: segment },
+      )
     yield { type: 'segment', segment: segmentDto(found) }
     yield* dumpSegment(this.#log.parts, found, options.payloads, signal)
   }
 
-  async *#parts(name: string, options: ReadOptions & { readonly onGap: 'throw' | 'yield' }): AsyncGenerator<ReadPart, void, undefined> {
+  async *#parts(
+    name: string,
+    options: ReadOptions & { readonly onGap: 'throw' | 'yield' },
+  ): AsyncGenerator<ReadPart, void, undefined> {
     const records = this.#log.stream(name).read({ ...options, onGap: 'yield' })
     let { hot } = records.counts
     for await (const batch of records.batches()) {
@@ -232,32 +300,62 @@ export class LocalControl implements ControlApi {
 
 /** For the command line the way on is another option than for a program. */
 function gapError(name: string, gap: ReturnType<typeof gapDto>): StratalogError {
-  return new StratalogError('gap', `${name} has a gap from ${gap.from} until ${gap.until} (${gap.gap}): read --from ${gap.until}, or --gaps to read on past it`, { found: gap })
+  return new StratalogError(
+    'gap',
+    `${name} has a gap from ${gap.from} until ${gap.until} (${gap.gap}): read --from ${gap.until}, or --gaps to read on past it`,
+    { found: gap },
+  )
 }
 
 /** Refuses what can't be appended before any of it is. */
 function checkRecords(name: string, records: readonly AppendRecord[]): void {
   let last: bigint | null = null
   for (const [index, { payload, txid }] of records.entries()) {
-    const refuse = (code: 'record_too_large' | 'txid_out_of_range' | 'txid_not_monotonic', why: string, expected: unknown, found: unknown) =>
-      new StratalogError(code, `record ${index + 1} for ${name} can't be appended, and none was: ${why}`, { expected, found, details: { index } })
+    const refuse = (
+      code: 'record_too_large' | 'txid_out_of_range' | 'txid_not_monotonic',
+      why: string,
+      expected: unknown,
+      found: unknown,
+    ) =>
+      new StratalogError(code, `record ${index + 1} for ${name} can't be appended, and none was: ${why}`, {
+        expected,
+        found,
+        details: { index },
+      })
     if (payload.byteLength > PAYLOAD_BYTES_MAX) {
-      throw refuse('record_too_large', `it has ${payload.byteLength} bytes, ${PAYLOAD_BYTES_MAX} are the limit`, PAYLOAD_BYTES_MAX, payload.byteLength)
+      throw refuse(
+        'record_too_large',
+        `it has ${payload.byteLength} bytes, ${PAYLOAD_BYTES_MAX} are the limit`,
+        PAYLOAD_BYTES_MAX,
+        payload.byteLength,
+      )
     }
     if (txid === undefined) continue
-    if (txid < 0n || txid >= TXID_MAX) throw refuse('txid_out_of_range', `txid ${txid} must lie in 0 … 2^63−2`, undefined, txid)
-    if (last !== null && txid < last) throw refuse('txid_not_monotonic', `txid ${txid} is below ${last}, that of a record before it: sort by txid`, last, txid)
+    if (txid < 0n || txid >= TXID_MAX)
+      throw refuse('txid_out_of_range', `txid ${txid} must lie in 0 … 2^63−2`, undefined, txid)
+    if (last !== null && txid < last)
+      throw refuse(
+        'txid_not_monotonic',
+        `txid ${txid} is below ${last}, that of a record before it: sort by txid`,
+        last,
+        txid,
+      )
     last = txid
   }
 }
 
 function pageLimit(page: PageDto): number {
   const limit = page.limit ?? PAGE_MAX
-  if (!Number.isSafeInteger(limit) || limit < 1) throw new StratalogError('invalid_argument', `limit ${limit} is not a count: use a whole number from 1`, { found: limit })
+  if (!Number.isSafeInteger(limit) || limit < 1)
+    throw new StratalogError('invalid_argument', `limit ${limit} is not a count: use a whole number from 1`, {
+      found: limit,
+    })
   return Math.min(limit, PAGE_MAX)
 }
 
 /** The instant a time was taken for. */
 function instant(position: Position | undefined): number | null {
-  return typeof position === 'object' && 'time' in position && typeof position.time === 'number' ? position.time : null
+  return typeof position === 'object' && 'time' in position && typeof position.time === 'number'
+    ? position.time
+    : null
 }

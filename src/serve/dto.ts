@@ -26,11 +26,29 @@ export function totalsDto(totals: SegmentTotals): TotalsDto {
 
 export function streamDto(row: StreamRow, totals: SegmentTotals): StreamDto {
   const { name, incarnation, txidMode, createdMs, trimmedBelow } = row
-  return { name, incarnation, txid: txidMode, createdMs, trimmedBelow: trimmedBelow?.toString() ?? null, totals: totalsDto(totals) }
+  return {
+    name,
+    incarnation,
+    txid: txidMode,
+    createdMs,
+    trimmedBelow: trimmedBelow?.toString() ?? null,
+    totals: totalsDto(totals),
+  }
 }
 
 export function streamInfoDto(info: StreamInfo): StreamInfoDto {
-  const { name, incarnation, txid, createdMs, trimmedBelow, first, newestSegment, nextSequenceId, lastTxid, totals } = info
+  const {
+    name,
+    incarnation,
+    txid,
+    createdMs,
+    trimmedBelow,
+    first,
+    newestSegment,
+    nextSequenceId,
+    lastTxid,
+    totals,
+  } = info
   return {
     name,
     incarnation,
@@ -48,11 +66,23 @@ export function streamInfoDto(info: StreamInfo): StreamInfoDto {
 
 export function ackDto(ack: Ack): AckDto {
   const { dlsn, sequenceId, txid, time, copies, duplicate } = ack
-  return { dlsn: dlsn.toString(), sequenceId: sequenceId.toString(), txid: txid.toString(), timeMs: time, copies, duplicate }
+  return {
+    dlsn: dlsn.toString(),
+    sequenceId: sequenceId.toString(),
+    txid: txid.toString(),
+    timeMs: time,
+    copies,
+    duplicate,
+  }
 }
 
 export function recordDto(record: LogRecord<unknown>): ReadRecord {
-  return { dlsn: record.dlsn.toString(), txid: record.txid.toString(), sequenceId: record.sequenceId.toString(), payload: record.payload }
+  return {
+    dlsn: record.dlsn.toString(),
+    txid: record.txid.toString(),
+    sequenceId: record.sequenceId.toString(),
+    payload: record.payload,
+  }
 }
 
 export function gapDto(gap: Gap): GapDto {
@@ -88,12 +118,31 @@ export function segmentDto(row: SegmentRow): SegmentDto {
 
 export function plannedDto(stream: string, action: PlannedAction): PlannedDto {
   const { kind, segment, dueMs, reason, field, origin, bytes, blockedBy } = action
-  return { kind, stream, segment: segment.toString(), dueMs, never: dueMs >= NEVER_MS, reason, field, origin, bytes, blockedBy }
+  return {
+    kind,
+    stream,
+    segment: segment.toString(),
+    dueMs,
+    never: dueMs >= NEVER_MS,
+    reason,
+    field,
+    origin,
+    bytes,
+    blockedBy,
+  }
 }
 
 export function stepPart(event: TieringEvent): TierRunPart {
   const { kind, phase, stream, segment, bytes, error } = event
-  return { type: 'step', kind, phase, stream, segment: segment.toString(), bytes, error: error?.message ?? null }
+  return {
+    type: 'step',
+    kind,
+    phase,
+    stream,
+    segment: segment.toString(),
+    bytes,
+    error: error?.message ?? null,
+  }
 }
 
 export function reportDto(report: PassReport): TierReportDto {

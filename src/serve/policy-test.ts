@@ -1,16 +1,19 @@
 import { windowAt } from '../../tiering/window.js'
+import type { Log } from '../log.js'
 import type { PolicyTestDto } from '../model/control-api.js'
 import type { Policy } from '../model/policy.js'
 import { isClosed, isHot, type SegmentRow } from '../model/segment.js'
 import { formatBytes, formatTime } from '../model/units.js'
-import type { Log } from '../log.js'
 
 const DAY_MS = 86_400_000
 /** Newest segments that tell today's rate. */
 const RATE_SEGMENTS_MAX = 1_000
 
 /** What `policy test` adds to the values: what comes of them. */
-export type PolicyOutcome = Pick<PolicyTestDto, 'nowMs' | 'atMs' | 'seals' | 'copies' | 'evicts' | 'trims' | 'conflicts'>
+export type PolicyOutcome = Pick<
+  PolicyTestDto,
+  'nowMs' | 'atMs' | 'seals' | 'copies' | 'evicts' | 'trims' | 'conflicts'
+>
 
 /** What the plan does by `atMs` with the segments there are now, and which values work against each other. */
 export async function testPolicy(log: Log, name: string, atMs: number): Promise<PolicyOutcome> {
@@ -31,7 +34,8 @@ export async function testPolicy(log: Log, name: string, atMs: number): Promise<
       // What waits for a copy or a seal before it counts as well: the outlook is what happens if all goes well.
       if (action.dueMs > atMs) continue
       if (action.kind === 'seal') outcome.seals += 1
-      else if (action.kind === 'trim') addTrim(outcome.trims, await index.segment(stream.incarnation, action.segment))
+      else if (action.kind === 'trim')
+        addTrim(outcome.trims, await index.segment(stream.incarnation, action.segment))
       else {
         const sum = action.kind === 'copy' ? outcome.copies : outcome.evicts
         sum.segments += 1
@@ -43,10 +47,18 @@ export async function testPolicy(log: Log, name: string, atMs: number): Promise<
   const from = (newest?.segment ?? 0n) - BigInt(RATE_SEGMENTS_MAX)
   const recent = await index.listSegments(stream.incarnation, from > 1n ? from : 1n, RATE_SEGMENTS_MAX + 1)
   const { hotBytes } = await index.totals(stream.incarnation)
-  return { nowMs, atMs, ...outcome, conflicts: conflicts(resolved.policy, hotBytes, bytesPerMs(recent, nowMs), nowMs) }
+  return {
+    nowMs,
+    atMs,
+    ...outcome,
+    conflicts: conflicts(resolved.policy, hotBytes, bytesPerMs(recent, nowMs), nowMs),
+  }
 }
 
-function addTrim(sum: { segments: number; hotBytes: number; archiveBytes: number; oldestMs: number | null }, row: SegmentRow | null): void {
+function addTrim(
+  sum: { segments: number; hotBytes: number; archiveBytes: number; oldestMs: number | null },
+  row: SegmentRow | null,
+): void {
   if (row === null) return
   sum.segments += 1
   if (isHot(row)) sum.hotBytes += row.lengthBytes
@@ -77,7 +89,9 @@ function conflicts(policy: Policy, hotBytes: number, rate: number, nowMs: number
     }
   }
   if (keep.forMs !== null && keep.forMs <= copy.afterMs) {
-    found.push('keep.for is not longer than copy.after: segments are trimmed before they would be copied, nothing reaches the archive')
+    found.push(
+      'keep.for is not longer than copy.after: segments are trimmed before they would be copied, nothing reaches the archive',
+    )
   }
   if (hot.forMs !== null && evict.lagMs > hot.forMs) {
     found.push('evict.lag is longer than hot.for: segments stay hot for evict.lag after they were copied')

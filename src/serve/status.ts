@@ -1,5 +1,5 @@
-import type { StreamTiersDto, TierStatusDto } from '../model/control-api.js'
 import type { Log } from '../log.js'
+import type { StreamTiersDto, TierStatusDto } from '../model/control-api.js'
 import type { StreamTiers } from '../tier-status.js'
 import { plannedDto, segmentDto, streamDto } from './dto.js'
 
@@ -26,7 +26,12 @@ async function streamTiersDto(log: Log, tiers: StreamTiers): Promise<StreamTiers
   const { stream, totals, oldestUncopied, atRiskBytes, atRiskSinceMs, next } = tiers
   const oldest = await log.parts.segments.index.oldestSegment(stream.incarnation)
   // Where txids are times they say since when there is history; else the segment's own times do.
-  const sinceMs = oldest === null ? null : stream.txidMode === 'ms' && oldest.firstTxid >= 0n ? Number(oldest.firstTxid) : oldest.openedMs
+  const sinceMs =
+    oldest === null
+      ? null
+      : stream.txidMode === 'ms' && oldest.firstTxid >= 0n
+        ? Number(oldest.firstTxid)
+        : oldest.openedMs
   return {
     stream: streamDto(stream, totals),
     openBytes: log.parts.hub.openSegment(stream)?.lengthBytes ?? 0,

@@ -77,7 +77,10 @@ async function space(path: string): Promise<{ freeBytes: number; totalBytes: num
 
 type Callback<T> = (error: NodeJS.ErrnoException | null, value?: T) => void
 
-/** One callback call of node:fs as a promise: raw calls cost half of what `fs.promises` does on the append path. */
+/**
+ * One callback call of node:fs as a promise: raw calls cost half of what `fs.promises` does on the append
+ * path.
+ */
 function promised<T>(path: string, action: string, call: (done: Callback<T>) => void): Promise<T> {
   return new Promise((resolve, reject) => {
     call((error, value) => {
@@ -98,7 +101,9 @@ function systemError(error: NodeJS.ErrnoException, action: string, path: string)
   })
 }
 
-/** One open descriptor. It is closed only after the calls under way, or a reused number would get their bytes. */
+/**
+ * One open descriptor. It is closed only after the calls under way, or a reused number would get their bytes.
+ */
 class RealFile implements DiskFile {
   readonly #path: string
   readonly #fd: number
@@ -152,7 +157,8 @@ class RealFile implements DiskFile {
       await this.write([chunk], at)
       at += chunk.byteLength
     }
-    // Not fdatasync: the new size and the allocation must be durable too, so that overwrites touch no metadata.
+    // Not fdatasync: the new size and the allocation must be durable too, so that overwrites touch no
+    // metadata.
     await this.#call<void>('sync', (done) => fs.fsync(this.#fd, done))
   }
 

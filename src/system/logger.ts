@@ -20,8 +20,8 @@ const REDACTED = SECRETS.flatMap((name) => [name, `*.${name}`, `*.*.${name}`, `*
 export type LogLevel = (typeof LEVELS)[number]
 
 /**
- * JSON lines on stderr, written at once so that the last one before a crash is there. The level is, nearest first,
- * the variable STRATALOG_LOG, `level`, 'warn'.
+ * JSON lines on stderr, written at once so that the last one before a crash is there. The level is, nearest
+ * first, the variable STRATALOG_LOG, `level`, 'warn'.
  */
 export function createLogger(options: { level?: LogLevel; name?: string } = {}): Logger {
   const asked = process.env.STRATALOG_LOG

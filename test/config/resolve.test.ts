@@ -52,11 +52,13 @@ describe('resolving', () => {
     const later = config.laterFor('clicks/web').map(({ field }) => field)
     assert.deepEqual(later, ['limits.upload', 'limits.cold-read', 'scrub.full-pass'])
     assert.ok(config.later.some(({ field }) => field === 'storage.kms-key'))
+    assert.equal(config.laterFor('sensors/t1')[0]?.field, 'archive')
   })
 
   test('keep: forever is not undone by a limit from further away, a stream can lift every limit', () => {
     const file = yaml(
-      'defaults: { hot: { for: 1h, max: 1 GiB }, keep: { for: 1d, max: 1 GiB }, copy: { window: { cron: "0 1 * * *" } } }',
+      'defaults:',
+      '  { hot: { for: 1h, max: 1 GiB }, keep: { for: 1d, max: 1 GiB }, copy: { window: { cron: "0 1 * * *" } } }',
       'policies:',
       '  - match: a',
       '    keep: forever',
@@ -74,7 +76,7 @@ describe('resolving', () => {
     assert.equal(config.policyFor('c', { keep: 'forever' }).policy.keep.maxBytes, null)
   })
 
-  test('nearest wins: override, matching policy, code, environment, file, built-in; the others are named', () => {
+  test('nearest wins: override, matching policy, code, environment, file; losers are named', () => {
     const file = yaml(
       'defaults: { roll: { age: 1h } }',
       'policies:',

@@ -263,7 +263,7 @@ export function segmentStoreContract(name: string, open: () => Promise<SegmentSt
         await reopen()
         await fails(store.addEntry(77n, 0n, packaged(77n, 0n, -1n, 'x')), 'fenced')
       })
-      test('nothing is acknowledged after the answer of a fence, and its answer misses nothing acknowledged', async () => {
+      test('nothing is acknowledged after the answer of a fence, which misses nothing', async () => {
         await store.openLedger(header(10n))
         const acknowledged: bigint[] = []
         let fencedNow = false

@@ -72,8 +72,9 @@ function appendForEver(log: Log, name: string): Promise<void>[] {
   const worker = async () => {
     const first = await numbered
     for (;;) {
-      next = next === null ? first : next + 1n
-      const ack = await stream.append(payloadOf(name, next))
+      const number: bigint = next === null ? first : next + 1n
+      next = number
+      const ack = await stream.append(payloadOf(name, number))
       say(`A ${name} ${ack.sequenceId} ${ack.dlsn}`)
     }
   }

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { once } from 'node:events'
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import process from 'node:process'
-import { createInterface } from 'node:readline'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 /** Invariants 1, 2 and 4: kill -9 at any moment, a hundred times over one log, loses nothing acknowledged. */
 
@@ -27,14 +28,14 @@ test(`kill -9 ${ROUNDS} times while appending, tiering and reading loses nothing
   try {
     for (let round = 0; round < ROUNDS; round += 1) {
       // Some die while they open and recover, most at work.
-      const lifeMs = round % 4 === 0 ? 60 + random() * 500 : 400 + random() * 700
-      const life = await live(directory, lifeMs, acked, samples, random)
+      const killMs = round % 4 === 3 ? -(100 + random() * 800) : random() * 500
+      const life = await live(directory, killMs, acked, samples, random)
       total.lives += 1
       total.opened += life.opened ? 1 : 0
       total.acked += life.acked
       total.read += life.read
     }
-    const last = await live(directory, 8_000, acked, samples, random)
+    const last = await live(directory, 3_000, acked, samples, random)
     assert.ok(last.opened, 'the last life opened the log')
     // Evidence that the test tests: it was killed at work, and there was work to lose.
     assert.ok(total.opened >= ROUNDS / 4, `only ${total.opened} of ${total.lives} lives got as far as opening`)
@@ -45,13 +46,34 @@ test(`kill -9 ${ROUNDS} times while appending, tiering and reading loses nothing
   }
 })
 
-/** One life of the worker, ended by SIGKILL after `lifeMs`. */
-async function live(directory: string, lifeMs: number, acked: Map<string, bigint>, samples: string[], random: () => number): Promise<Life> {
+/**
+ * One life of the worker. It is killed `afterOpenMs` after it has opened the log; a negative value kills it so long
+ * after its start instead, while it opens and recovers.
+ */
+async function live(directory: string, killMs: number, acked: Map<string, bigint>, samples: string[], random: () => number): Promise<Life> {
   const known = samples.splice(0, 6)
-  const worker = spawn(process.execPath, [join(import.meta.dirname, 'kill-worker.js'), directory, ...known], { stdio: ['ignore', 'pipe', 'inherit'] })
+  // A file, not a pipe: what was written to it before the kill is there after it.
+  const said = join(directory, 'said.txt')
+  const output = openSync(said, 'w')
+  const worker = spawn(process.execPath, [join(import.meta.dirname, 'kill-worker.js'), directory, ...known], { stdio: ['ignore', output, 'inherit'] })
+  const exited = once(worker, 'exit')
+  try {
+    if (killMs < 0) await Promise.race([sleep(-killMs), exited])
+    else {
+      for (let waited = 0; waited < 30_000 && worker.exitCode === null && !readFileSync(said, 'utf8').startsWith('O'); waited += 20) await sleep(20)
+      await Promise.race([sleep(killMs), exited])
+    }
+  } finally {
+    worker.kill('SIGKILL')
+    await exited
+    closeSync(output)
+  }
+  return judge(readFileSync(said, 'utf8').split('\n'), acked, samples, random)
+}
+
+function judge(lines: readonly string[], acked: Map<string, bigint>, samples: string[], random: () => number): Life {
   const life = { opened: false, acked: 0, read: 0 }
-  const timer = setTimeout(() => worker.kill('SIGKILL'), lifeMs)
-  for await (const line of createInterface({ input: worker.stdout })) {
+  for (const line of lines) {
     const [kind, stream = '', number = '', dlsn = ''] = line.split(' ')
     if (kind === 'X') assert.fail(`${line} (seed ${SEED})`)
     if (kind === 'O') life.opened = true
@@ -66,7 +88,6 @@ async function live(directory: string, lifeMs: number, acked: Map<string, bigint
       if (random() < 0.01) samples.push(`${stream} ${number} ${dlsn}`)
     }
   }
-  clearTimeout(timer)
   return life
 }
 

@@ -12,6 +12,7 @@ import { realClock } from '../../src/system/clock.js'
 import { realDisk } from '../../src/system/disk.js'
 import { silentLogger } from '../../src/system/logger.js'
 import { realRandom } from '../../src/system/random.js'
+import { MemoryDisk } from './memory-disk.js'
 
 export const LOG_ID = '0123456789abcdef0123456789abcdef'
 
@@ -83,6 +84,21 @@ export class TempDirectories {
 
 export type DiskAction = 'write' | 'dataSync' | 'preallocate' | 'open' | 'rename' | 'read' | 'syncDirectory'
 
+/** The calls of a disk as an object that can be spread: one of a class has them in its prototype. */
+export function methodsOf(disk: Disk): Disk {
+  return {
+    list: (path) => disk.list(path),
+    makeDirectory: (path) => disk.makeDirectory(path),
+    open: (path, mode) => disk.open(path, mode),
+    rename: (from, to) => disk.rename(from, to),
+    link: (existing, name) => disk.link(existing, name),
+    remove: (path) => disk.remove(path),
+    syncDirectory: (path) => disk.syncDirectory(path),
+    stat: (path) => disk.stat(path),
+    space: (path) => disk.space(path),
+  }
+}
+
 /** A disk on which chosen calls fail. */
 export class FaultyDisk {
   readonly disk: Disk
@@ -120,7 +136,7 @@ export class FaultyDisk {
       close: () => file.close(),
     })
     this.disk = {
-      ...base,
+      ...methodsOf(base),
       open: async (path, mode) => {
         check('open', path)
         return wrap(await base.open(path, mode), path)
@@ -135,4 +151,33 @@ export class FaultyDisk {
       },
     }
   }
+}
+
+/** What is on a memory disk, as a disk of its own that nobody else writes to. */
+export async function cloneOf(disk: MemoryDisk): Promise<MemoryDisk> {
+  const clone = new MemoryDisk()
+  for (const directory of disk.directories) clone.directories.add(directory)
+  for (const [path, { bytes }] of disk.files) {
+    clone.files.set(path, { bytes: Buffer.from(bytes), durable: Buffer.from(bytes) })
+  }
+  for (const directory of clone.directories) await clone.syncDirectory(directory)
+  return clone
+}
+
+/**
+ * What a power cut leaves: names and bytes that were synced, and of the rest any sectors (`keeps` decides for
+ * each). The old disk fails from now on, so that what was abandoned on it can do nothing more.
+ */
+export async function afterPowerCut(disk: MemoryDisk, keeps: () => boolean): Promise<MemoryDisk> {
+  const written = new Map([...disk.files.values()].map(({ durable, bytes }) => [durable, bytes]))
+  disk.crash()
+  disk.fail = () => 'io_failed'
+  for (const content of disk.files.values()) {
+    const bytes = written.get(content.durable)
+    if (bytes === undefined) continue
+    for (let at = 0; at < Math.min(bytes.byteLength, content.bytes.byteLength); at += 512) {
+      if (keeps()) bytes.copy(content.bytes, at, at, at + 512)
+    }
+  }
+  return cloneOf(disk)
 }

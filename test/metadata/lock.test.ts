@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import type { ChildProcess } from 'node:child_process'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { lockDirectory } from '../../src/metadata/sqlite/lock.js'
@@ -47,6 +47,7 @@ describe('the lock of a directory', () => {
     const lock = lockDirectory(directory, about)
     assert.throws(() => lockDirectory(link, about), inUse())
     lock.release()
+    rmSync(link)
   })
 
   test('the message names the holder and says what works beside it', () => {

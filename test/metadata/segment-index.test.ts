@@ -80,7 +80,7 @@ describe('an index against a plain model of it', () => {
   test('searches, totals and lists agree after any history, also where clocks and txids went back', async () => {
     const { index } = metadata()
     let run = 0
-    const property = fc.asyncProperty(fc.array(step, { maxLength: 50 }), async (steps) => {
+    const property = fc.asyncProperty(fc.array(step, { maxLength: 50, size: 'max' }), async (steps) => {
       run += 1
       const { incarnation } = await writableStream(index, `run-${run}`)
       const plain = new PlainIndex(index, incarnation)

@@ -1,7 +1,7 @@
 import { segmentStoreContract } from '../contract/segment-store.js'
 import { openStore, TempDirectories } from '../helpers/store.js'
 
-for (const fileBytes of [2 << 20, 64 << 20]) {
+for (const fileBytes of [2 << 20, 8 << 20]) {
   segmentStoreContract(`local, files of ${fileBytes} bytes`, async () => {
     const temporary = new TempDirectories()
     const directory = await temporary.make()

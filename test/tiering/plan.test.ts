@@ -1,10 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import fc from 'fast-check'
 import { resolveConfig } from '../../src/config/resolve.js'
-import type { ResolvedPolicy } from '../../src/model/policy.js'
 import type { PolicyInput } from '../../src/model/policy-input.js'
-import { isHot, type SegmentRow, type SegmentState } from '../../src/model/segment.js'
+import type { SegmentRow } from '../../src/model/segment.js'
 import {
   dueActions,
   NEVER_MS,
@@ -13,59 +11,8 @@ import {
   type PlannedAction,
   plan,
 } from '../../tiering/plan.js'
+import { DAY, HOUR, MINUTE, MiB, NOW, planOf, row } from '../helpers/plan.js'
 
-const MINUTE = 60_000
-const HOUR = 60 * MINUTE
-const DAY = 24 * HOUR
-const MiB = 2 ** 20
-const NOW = 100 * DAY
-
-const policyOf = (code: PolicyInput): ResolvedPolicy => resolveConfig({ code }).policyFor('a')
-
-function row(segment: number, state: SegmentState, changes: Partial<SegmentRow> = {}): SegmentRow {
-  const closed = state !== 'open' && state !== 'recovering'
-  const copied = state === 'archived' || state === 'cold'
-  return {
-    incarnation: 'a'.repeat(32),
-    segment: BigInt(segment),
-    state,
-    epoch: 1n,
-    ledgerId: state === 'cold' || state === 'gap' || state === 'trimmed' ? null : BigInt(segment),
-    firstTxid: 0n,
-    startSequenceId: 0n,
-    openedMs: NOW - HOUR,
-    lastTxid: closed ? 0n : -1n,
-    lastEntryId: closed ? 0n : -1n,
-    lastSlot: 0n,
-    recordCount: closed ? 1n : 0n,
-    lengthBytes: closed ? MiB : 0,
-    sealedMs: closed ? NOW - HOUR : null,
-    contentDigest: copied ? 'd' : null,
-    object: copied ? { key: 'k', sizeBytes: 1, indexBytes: 1 } : null,
-    archivedMs: copied ? NOW - HOUR : null,
-    evictedMs: null,
-    version: 1,
-    ...changes,
-  }
-}
-
-function planOf(
-  policy: PolicyInput,
-  segments: readonly SegmentRow[],
-  changes: Partial<PlanInput> = {},
-): PlannedAction[] {
-  return plan({
-    policy: policyOf(policy),
-    segments,
-    open: null,
-    nowMs: NOW,
-    txidMode: 'ms',
-    archiveConfigured: true,
-    windowOpen: true,
-    nextWindowMs: null,
-    ...changes,
-  })
-}
 const brief = (actions: readonly PlannedAction[]) =>
   actions.map(
     ({ kind, segment, dueMs, blockedBy }) =>
@@ -215,6 +162,8 @@ describe('evict', () => {
     assert.deepEqual(planOf({ hot: { for: 'forever' } }, [archived(1, 0, 0)]), [])
     assert.deepEqual(planOf({ hot: { for: 0 } }, [row(1, 'archived', { ledgerId: null, archivedMs: 0 })]), [])
     assert.deepEqual(planOf({ hot: { for: 0 } }, [row(1, 'cold')]), [])
+    // Cold with a ledger owes its deletion, which is no eviction any more.
+    assert.deepEqual(planOf({ hot: { for: 0 } }, [row(1, 'cold', { ledgerId: 1n, archivedMs: 0 })]), [])
   })
 })
 
@@ -274,6 +223,7 @@ describe('trim', () => {
         .map(({ segment }) => segment)
     assert.deepEqual(trims(), [1n])
     assert.deepEqual(trims({ unlistedBytes: MiB }), [1n, 2n])
+    assert.deepEqual(trims({}, [row(1, 'gap', { lengthBytes: 9 * MiB }), cold(2)]), [], 'a gap has no bytes')
     assert.deepEqual(trims({ open: { lengthBytes: 1, lastAppendMs: NOW } }, [...rows, row(4, 'open')]), [
       1n,
       2n,
@@ -313,240 +263,3 @@ describe('trim', () => {
 test('rows out of order are a bug', () => {
   assert.throws(() => planOf({}, [row(2, 'cold'), row(1, 'cold')]), /ascending/)
 })
-
-// A small model of a stream: what carrying out an action does to its rows.
-
-interface World {
-  rows: SegmentRow[]
-  open: PlanInput['open']
-  nowMs: number
-}
-
-function execute(world: World, action: PlannedAction): void {
-  const change = (changes: Partial<SegmentRow>) => {
-    world.rows = world.rows.map((each) => (each.segment === action.segment ? { ...each, ...changes } : each))
-  }
-  const target = world.rows.find(({ segment }) => segment === action.segment)
-  assert.ok(target, `${action.kind} of a segment that is not there`)
-  if (action.kind === 'seal') {
-    assert.equal(target.state, 'open')
-    change({
-      state: 'sealed',
-      sealedMs: world.nowMs,
-      lengthBytes: world.open?.lengthBytes ?? 0,
-      recordCount: 1n,
-      lastTxid: BigInt(world.nowMs),
-    })
-    world.open = null
-  } else if (action.kind === 'copy') {
-    assert.equal(target.state, 'sealed')
-    change({
-      state: 'archived',
-      archivedMs: world.nowMs,
-      contentDigest: 'd',
-      object: { key: 'k', sizeBytes: 1, indexBytes: 1 },
-    })
-  } else if (action.kind === 'evict') {
-    // Invariant 4.
-    assert.equal(target.state, 'archived')
-    change({ state: 'cold', ledgerId: null, evictedMs: world.nowMs })
-  } else {
-    // Invariant 5: the oldest there is, and closed.
-    assert.equal(world.rows.find(({ state }) => state !== 'trimmed')?.segment, action.segment)
-    assert.ok(target.state !== 'open' && target.state !== 'recovering')
-    change({ state: 'trimmed', ledgerId: null, object: null })
-  }
-}
-
-const ageArb = fc.integer({ min: 0, max: 48 }).map((hours) => hours * HOUR)
-const policyArb: fc.Arbitrary<PolicyInput> = fc.record({
-  roll: fc.record({
-    size: fc.constantFrom('1 MiB', '4 MiB'),
-    age: fc.constantFrom('10m', '1h'),
-    idle: fc.constantFrom('5m', '1d'),
-  }),
-  copy: fc.record({ after: fc.constantFrom(0, HOUR, DAY) }),
-  hot: fc.record({
-    for: fc.constantFrom('forever' as const, 0, HOUR, DAY),
-    max: fc.constantFrom('unlimited' as const, 0, '2 MiB', '5 MiB'),
-  }),
-  evict: fc.record({ lag: fc.constantFrom(0, HOUR, DAY) }),
-  keep: fc.record({
-    for: fc.constantFrom('forever' as const, HOUR, 30 * HOUR),
-    max: fc.constantFrom('unlimited' as const, '1 MiB', '6 MiB'),
-    by: fc.constantFrom('completion' as const, 'event' as const),
-  }),
-})
-const closedArb = fc.record({
-  state: fc.constantFrom<SegmentState>('sealed', 'archived', 'cold', 'gap'),
-  sealedAgeMs: ageArb,
-  archivedAgeMs: ageArb,
-  eventAgeMs: ageArb,
-  lengthBytes: fc.integer({ min: 0, max: 3 * MiB }),
-})
-const inputArb: fc.Arbitrary<PlanInput> = fc
-  .record({
-    policy: policyArb.map(policyOf),
-    closed: fc.array(closedArb, { maxLength: 8 }),
-    last: fc.constantFrom<SegmentState | null>('open', 'recovering', null),
-    open: fc.option(
-      fc.record({
-        lengthBytes: fc.integer({ min: 0, max: 5 * MiB }),
-        lastAppendMs: ageArb.map((ms) => NOW - ms),
-      }),
-    ),
-    archiveConfigured: fc.boolean(),
-    windowOpen: fc.boolean(),
-    txidMode: fc.constantFrom('ms' as const, 'custom' as const),
-  })
-  .map(({ closed, last, open, windowOpen, ...rest }) => {
-    const segments = closed.map((each, i) =>
-      row(i + 1, each.state, {
-        sealedMs: NOW - each.sealedAgeMs,
-        lengthBytes: each.lengthBytes,
-        lastTxid: BigInt(NOW - each.eventAgeMs),
-        ...(each.state === 'archived' || each.state === 'cold'
-          ? { archivedMs: NOW - Math.min(each.archivedAgeMs, each.sealedAgeMs) }
-          : {}),
-      }),
-    )
-    if (last !== null) segments.push(row(closed.length + 1, last))
-    return {
-      ...rest,
-      segments,
-      open: last === 'open' ? open : null,
-      nowMs: NOW,
-      windowOpen,
-      nextWindowMs: windowOpen ? null : NOW + 7 * HOUR,
-    }
-  })
-
-describe('properties', () => {
-  test('only what may be done is due; one action of a kind for a segment; in order of time', () => {
-    fc.assert(
-      fc.property(inputArb, (input) => {
-        const actions = plan(input)
-        const keys = actions.map(({ kind, segment }) => `${kind} ${segment}`)
-        assert.equal(new Set(keys).size, keys.length)
-        actions.forEach((action, i) => {
-          assert.ok(action.dueMs >= (actions[i - 1]?.dueMs ?? 0), 'not in order of time')
-          assert.ok(action.blockedBy === null || action.dueMs > input.nowMs, 'blocked and due')
-          assert.ok(Number.isSafeInteger(action.dueMs))
-          assert.equal(action.origin, input.policy.origins[action.field])
-          const target = input.segments.find(({ segment }) => segment === action.segment)
-          if (action.kind === 'evict' && action.blockedBy === null) {
-            assert.equal(target?.state, 'archived')
-            assert.ok(
-              action.dueMs >= (target?.archivedMs ?? 0) + input.policy.policy.evict.lagMs,
-              'evicted within the lag',
-            )
-          }
-          if (action.kind === 'trim') assert.ok(target?.state !== 'open' && target?.state !== 'recovering')
-          if (action.kind === 'copy' && !input.windowOpen) assert.notEqual(action.blockedBy, null)
-          if (!input.archiveConfigured) assert.ok(action.kind === 'seal' || action.kind === 'trim')
-        })
-        const trims = actions.filter(({ kind }) => kind === 'trim').map(({ segment }) => segment)
-        assert.deepEqual(
-          trims,
-          trims.map((_, i) => BigInt(i + 1)),
-          'trims are the old end, in order',
-        )
-      }),
-    )
-  })
-
-  test('time makes nothing undue but what a trim overtakes', () => {
-    fc.assert(
-      fc.property(inputArb, fc.integer({ min: 0, max: 72 * HOUR }), (input, laterMs) => {
-        const later = plan({ ...input, nowMs: NOW + laterMs })
-        const key = ({ kind, segment }: PlannedAction) => `${kind} ${segment}`
-        const dueLater = new Set(dueActions(later, NOW + laterMs).map(key))
-        for (const action of dueActions(plan(input), NOW)) {
-          assert.ok(
-            dueLater.has(key(action)) || dueLater.has(`trim ${action.segment}`),
-            `${key(action)} is no longer due`,
-          )
-        }
-      }),
-    )
-  })
-
-  test('what is planned for a time is due at that time', () => {
-    fc.assert(
-      fc.property(inputArb, (input) => {
-        for (const action of plan(input)) {
-          if (action.blockedBy !== null || action.dueMs <= NOW || action.dueMs === NEVER_MS) continue
-          const then = dueActions(plan({ ...input, nowMs: action.dueMs }), action.dueMs)
-          assert.ok(
-            then.some(({ kind, segment }) => kind === action.kind && segment === action.segment),
-            `${action.kind} ${action.segment}`,
-          )
-        }
-      }),
-    )
-  })
-
-  test('carrying out what is due comes to rest, within the limits, whatever the order of passes', () => {
-    fc.assert(
-      fc.property(inputArb, fc.array(ageArb, { minLength: 1, maxLength: 4 }), (input, waits) => {
-        const world: World = { rows: [...input.segments], open: input.open, nowMs: NOW }
-        const now = (): PlanInput => ({
-          ...input,
-          windowOpen: true,
-          nextWindowMs: null,
-          segments: world.rows,
-          open: world.open,
-          nowMs: world.nowMs,
-        })
-        for (const waitMs of waits) {
-          world.nowMs += waitMs
-          let passes = 0
-          for (
-            let due = dueActions(plan(now()), world.nowMs);
-            due.length > 0;
-            due = dueActions(plan(now()), world.nowMs)
-          ) {
-            passes += 1
-            assert.ok(passes <= 4, 'seal, copy, evict, trim: a segment goes at most these steps')
-            for (const action of due) execute(world, action)
-          }
-          atRest(now(), world)
-        }
-      }),
-    )
-  })
-})
-
-/** What must hold when nothing is due. */
-function atRest(input: PlanInput, world: World): void {
-  const { hot, evict, keep, copy } = input.policy.policy
-  const kept = world.rows.filter(({ state }) => state !== 'trimmed')
-  const openBytes = kept.at(-1)?.state === 'open' ? (world.open?.lengthBytes ?? 0) : 0
-  const sum = (rows: SegmentRow[]) => rows.reduce((bytes, each) => bytes + each.lengthBytes, openBytes)
-  const free = kept.filter(
-    ({ state, archivedMs, ledgerId }) =>
-      state === 'archived' && ledgerId !== null && (archivedMs ?? 0) + evict.lagMs <= input.nowMs,
-  )
-  if (input.archiveConfigured) {
-    const hotRows = kept.filter((each) => isHot(each) && each.state !== 'open' && each.state !== 'recovering')
-    if (hot.maxBytes !== null && sum(hotRows) > hot.maxBytes) {
-      // Above the target only by what is not verified, or verified too lately, to be freed.
-      const frozen = hotRows.filter((each) => !free.includes(each))
-      assert.ok(
-        sum(frozen) > hot.maxBytes || frozen.some(({ state }) => state === 'archived'),
-        'hot.max is not honoured',
-      )
-    }
-    if (hot.forMs !== null)
-      for (const each of free)
-        assert.ok((each.sealedMs ?? 0) + hot.forMs > input.nowMs, 'hot.for is not honoured')
-    for (const each of kept)
-      assert.ok(each.state !== 'sealed' || (each.sealedMs ?? 0) + copy.afterMs > input.nowMs, 'not copied')
-  }
-  const old = kept[0]
-  if (old === undefined || old.state === 'open' || old.state === 'recovering') return
-  const counted = kept.filter(({ state }) => state !== 'gap')
-  if (keep.maxBytes !== null) assert.ok(sum(counted) <= keep.maxBytes, 'keep.max is not honoured')
-  if (keep.forMs !== null && keep.by === 'completion')
-    assert.ok((old.sealedMs ?? 0) + keep.forMs > input.nowMs, 'keep.for is not honoured')
-}

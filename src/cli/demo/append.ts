@@ -2,7 +2,7 @@ import { performance } from 'node:perf_hooks'
 import { present } from '../../model/assert.js'
 import { formatCount, plural } from '../render.js'
 import { eventStream } from './compare.js'
-import type { DemoRun } from './run.js'
+import type { DemoRun } from './context.js'
 
 /** Records appended one by one, each awaited, to measure what a single append takes. */
 const LONE_APPENDS = 50
@@ -21,7 +21,7 @@ export async function appendUntil(run: DemoRun, there: Progress, share: number, 
   const streams = parts.filter(({ from, until }) => until > from).length
   const total = left()
   if (total === 0) {
-    await run.out.step('append', `nothing to do: ${what} are there from an earlier run`, { records: 0 })
+    await run.out.step('append', `nothing to do: the ${what} are there from an earlier run`, { records: 0 })
     return
   }
   // One by one first: the bulk would stand in front of them in the queue of the disks.

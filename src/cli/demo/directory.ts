@@ -13,6 +13,9 @@ export const DEMO_POLICY: PolicyInput = {
   evict: { lag: '0s' },
 }
 
+/** The least there is: a few megabytes of events must not take hundreds of preallocated ones. */
+export const DEMO_FILE_BYTES: number = 4 * 1024 * 1024
+
 /** What other commands find in the directory later. */
 const CONFIGURATION = `# Written by "stratalog demo": small limits, so that segments go through their whole life in seconds.
 version: 1

@@ -2,7 +2,7 @@ import { present } from '../../model/assert.js'
 import { formatTime } from '../../model/units.js'
 import { formatCount, plural } from '../render.js'
 import { eventStream, type ReadBack, readAndCompare } from './compare.js'
-import type { DemoRun } from './run.js'
+import type { DemoRun } from './context.js'
 import type { DemoEvent, DemoStream } from './source.js'
 
 const DAY_MS = 86_400_000

@@ -4,7 +4,8 @@ import { openArchive, openLog } from '../../open.js'
 import { planRestore, restoreArchive } from '../../restore.js'
 import { plural } from '../render.js'
 import { readAndCompare } from './compare.js'
-import type { DemoRun } from './run.js'
+import type { DemoRun } from './context.js'
+import { DEMO_FILE_BYTES } from './directory.js'
 
 /**
  * Restores the archive, and nothing but the archive, into a log of its own, and compares every record of it with the
@@ -30,6 +31,7 @@ export async function restoreAndCompare(run: DemoRun): Promise<void> {
       config: 'none',
       tiering: 'off',
       control: 'off',
+      storeFileBytes: DEMO_FILE_BYTES,
     })
     const report = await restoreArchive(restored, archive, plan, {
       signal: run.signal,

@@ -1,11 +1,11 @@
 import { join, relative, resolve } from 'node:path'
-import type { Log } from '../../log.js'
 import { formatBytes } from '../../model/units.js'
 import { openLog } from '../../open.js'
 import { type Column, formatCount, plural, table } from '../render.js'
 import { appendUntil, type Progress } from './append.js'
 import { eventsThere, readAndCompare } from './compare.js'
-import { claimDirectory, DEMO_POLICY, readMarker } from './directory.js'
+import type { DemoRun } from './context.js'
+import { claimDirectory, DEMO_FILE_BYTES, DEMO_POLICY, readMarker } from './directory.js'
 import type { DemoOutput } from './output.js'
 import { readRanges } from './read.js'
 import { restoreAndCompare } from './restored.js'
@@ -31,16 +31,6 @@ export interface DemoOptions {
   readonly signal: AbortSignal
 }
 
-/** What the steps of the demo share. */
-export interface DemoRun {
-  /** As the user named it. */
-  readonly directory: string
-  readonly source: DemoSource
-  readonly log: Log
-  readonly out: DemoOutput
-  readonly signal: AbortSignal
-}
-
 /**
  * The whole path once: append, seal, copy, evict, read across both tiers, restore from the archive alone; every
  * record that is read is compared with its source. The source is the same at every run and the records of a stream
@@ -49,7 +39,7 @@ export interface DemoRun {
 export async function runDemo({ directory, files, out, signal }: DemoOptions): Promise<void> {
   const marker = await readMarker(directory)
   const startedMs = marker?.startedMs ?? Date.now()
-  const source = await loadSource(files, startedMs)
+  const source = await loadSource(files, startedMs, signal)
   await claimDirectory(directory, marker, { startedMs, what: source.what, digest: source.digest })
   await using log = await openLog(directory, {
     archive: resolve(directory, 'archive'),
@@ -59,13 +49,13 @@ export async function runDemo({ directory, files, out, signal }: DemoOptions): P
     // The demo runs the agent itself, a step at a time.
     tiering: 'off',
     control: 'off',
+    storeFileBytes: DEMO_FILE_BYTES,
   })
   const run: DemoRun = { directory, source, log, out, signal }
   await opened(run)
   const there = await earlier(run)
   await appendUntil(run, there, OLD_SHARE, 'records')
-  await sealAndCopy(run)
-  await evict(run)
+  await evict(run, await sealAndCopy(run))
   await appendUntil(run, there, 1, 'newer records')
   await readRanges(run)
   await sealAndCopy(run)

@@ -2,10 +2,11 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { basename, extname } from 'node:path'
 import { StratalogError } from '../../model/errors.js'
-import { parseRows, type Row, rowTimeMs, timeField } from './rows.js'
+import { fileSizes, formatOf, type ImportItem, readItems } from '../import-formats.js'
+import { type Row, rowTimeMs, timeField } from './time.js'
 
-/** Events of the demo's own files are held in memory, so that everything read can be compared with them. */
-const FILE_BYTES_MAX = 256 * 1024 * 1024
+/** Events are held in memory, so that everything read can be compared with them. */
+const FILES_BYTES_MAX = 256 * 1024 * 1024
 /** Origins that get a stream of their own. */
 const ORIGINS = 3
 
@@ -35,8 +36,12 @@ export interface DemoSource {
  * Loads the events: those of the npm package vega-datasets, or of the files named. An event without a time of its
  * own gets `startedMs`.
  */
-export async function loadSource(files: readonly string[], startedMs: number): Promise<DemoSource> {
-  const loaded = files.length === 0 ? await vegaEvents() : await fileEvents(files, startedMs)
+export async function loadSource(
+  files: readonly string[],
+  startedMs: number,
+  signal: AbortSignal,
+): Promise<DemoSource> {
+  const loaded = files.length === 0 ? await vegaEvents() : await fileEvents(files, startedMs, signal)
   const streams = loaded.streams.filter((stream) => stream.events.length > 0)
   if (streams.length === 0) {
     throw new StratalogError('invalid_argument', `${loaded.what}: there is no event in it`)
@@ -68,12 +73,12 @@ async function vegaEvents(): Promise<Pick<DemoSource, 'what' | 'streams'>> {
   const flown = flights.map((row) => ({
     stream: streamOf(String(row.origin)),
     timeMs: rowTimeMs(row, 'date'),
-    row,
+    payload: JSON.stringify(row),
   }))
   const felt = quakes.map(({ properties }) => ({
     stream: 'earthquakes',
     timeMs: rowTimeMs(properties, 'time'),
-    row: properties,
+    payload: JSON.stringify(properties),
   }))
   const streams = [...grouped([...flown, ...felt], 0)]
   return { what: 'flights of 2001 and a week of earthquakes, from vega-datasets', streams }
@@ -99,40 +104,40 @@ async function vegaData(name: string): Promise<unknown> {
 async function fileEvents(
   files: readonly string[],
   startedMs: number,
+  signal: AbortSignal,
 ): Promise<Pick<DemoSource, 'what' | 'streams'>> {
+  const bytes = (await fileSizes(files)).reduce((sum, size) => sum + size, 0)
+  if (bytes > FILES_BYTES_MAX) {
+    throw new StratalogError(
+      'invalid_argument',
+      `${files.join(', ')}: more than the ${FILES_BYTES_MAX / 2 ** 20} MiB the demo holds in memory; use "stratalog import"`,
+      { expected: FILES_BYTES_MAX, found: bytes },
+    )
+  }
   const streams: DemoStream[] = []
   for (const file of files) {
-    const rows = parseRows(await fileText(file), file)
-    const field = timeField(rows)
-    const stream = streamName(
-      file,
-      streams.map(({ name }) => name),
-    )
-    const timed = rows.map((row) => ({ stream, timeMs: field === null ? null : rowTimeMs(row, field), row }))
-    streams.push(...grouped(timed, startedMs))
+    const items: ImportItem[] = []
+    for await (const batch of readItems(file, formatOf(file, undefined), signal)) items.push(...batch.values)
+    signal.throwIfAborted()
+    const taken = streams.map(({ name }) => name)
+    streams.push(...grouped(timed(items, streamName(file, taken)), startedMs))
   }
   return { what: files.join(', '), streams }
 }
 
-async function fileText(file: string): Promise<string> {
-  let bytes: Buffer
-  try {
-    bytes = await readFile(file)
-  } catch (cause) {
-    const code = (cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'file_not_found' : 'access_denied'
-    throw new StratalogError(code, `${file} can't be read: ${(cause as Error).message}`, {
-      cause,
-      found: file,
-    })
-  }
-  if (bytes.length > FILE_BYTES_MAX) {
-    throw new StratalogError(
-      'invalid_argument',
-      `${file} is larger than the ${FILE_BYTES_MAX / 2 ** 20} MiB the demo holds in memory: use "stratalog import"`,
-      { expected: FILE_BYTES_MAX, found: bytes.length },
-    )
-  }
-  return bytes.toString('utf8')
+function timed(items: readonly ImportItem[], stream: string): Timed[] {
+  const rows = items.map(({ value }) => asRow(value))
+  const field = timeField(rows)
+  return items.map(({ bytes }, i) => ({
+    stream,
+    timeMs: field === null ? null : rowTimeMs(rows[i] ?? {}, field),
+    payload: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'),
+  }))
+}
+
+/** Values without fields (plain lines, numbers) have no time of their own. */
+function asRow(value: unknown): Row {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Row) : {}
 }
 
 /** `files/<name>`, made of what a stream name may have, and unlike those before it. */
@@ -152,18 +157,15 @@ interface Timed {
   readonly stream: string
   /** Null: it has none that can be a txid. */
   readonly timeMs: number | null
-  readonly row: Row
+  readonly payload: string
 }
 
 /** One stream for each name, events sorted by time; equal times keep the order they had in the file. */
 function* grouped(events: readonly Timed[], startedMs: number): Generator<DemoStream> {
   const byName = new Map<string, DemoEvent[]>()
-  for (const { stream, timeMs, row } of events) {
+  for (const { stream, timeMs, payload } of events) {
     const list = byName.get(stream) ?? []
-    list.push({
-      txid: BigInt(timeMs ?? startedMs),
-      payload: typeof row.line === 'string' && Object.keys(row).length === 1 ? row.line : JSON.stringify(row),
-    })
+    list.push({ txid: BigInt(timeMs ?? startedMs), payload })
     byName.set(stream, list)
   }
   for (const [name, list] of [...byName].sort((a, b) => (a[0] < b[0] ? -1 : 1))) {

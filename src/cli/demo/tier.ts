@@ -5,7 +5,7 @@ import { effectiveRollAge } from '../../model/policy.js'
 import { isClosed, type SegmentRow } from '../../model/segment.js'
 import { formatBytes, formatDuration } from '../../model/units.js'
 import { plural } from '../render.js'
-import type { DemoRun } from './run.js'
+import type { DemoRun } from './context.js'
 
 /** A wait for the policy is cut into pieces of this length, so that what changes meanwhile is seen. */
 const WAIT_MS_MAX = 1_000
@@ -37,11 +37,19 @@ class Tally {
   }
 }
 
-/** Lets the policy seal what is open and copies everything that is sealed, each object read back. */
-export async function sealAndCopy(run: DemoRun): Promise<void> {
+/** What was freed on the hot stores. */
+export interface Freed {
+  readonly evicted: number
+  readonly freedBytes: number
+}
+
+/**
+ * Lets the policy seal what is open and copies everything that is sealed, each object read back. What has been hot
+ * for long enough goes meanwhile, as the policy says: that is what is returned.
+ */
+export async function sealAndCopy(run: DemoRun): Promise<Freed> {
   const before = await segmentsOf(run)
   const total = before.filter((row) => !inArchive(row)).length
-  const open = before.filter((row) => !isClosed(row.state)).length
   const tally = await work(run, {
     what: 'roll.age',
     left: (rows) => rows.filter((row) => !inArchive(row)).length,
@@ -51,31 +59,34 @@ export async function sealAndCopy(run: DemoRun): Promise<void> {
   const { policy } = (await run.log.policyOf(run.source.streams[0]?.name ?? 'demo')).resolved
   const age = formatDuration(effectiveRollAge(policy).ms)
   const sealed = `by policy: ${formatBytes(policy.roll.sizeBytes)} or ${age}`
-  const bySize = total - open
   if (total === 0) {
     await run.out.step('seal', `${sealed}   nothing is open`, { segments: 0 })
     await run.out.step('copy', 'nothing to do: all segments are in the archive, verified', { segments: 0 })
-    return
+    return tally
   }
-  await run.out.step(
-    'seal',
-    `${sealed}   ${plural(total, 'segment')} (${bySize} by size, ${tally.sealedByAgent} by age)`,
-    {
-      segments: total,
-      bySize,
-      byAge: tally.sealedByAgent,
-    },
-  )
+  const byAge = tally.sealedByAgent
+  const full = (row: SegmentRow) => row.state === 'sealed' && row.lengthBytes >= policy.roll.sizeBytes
+  const bySize = before.filter(full).length
+  // Those an earlier run left open were closed when the log was closed or recovered.
+  const atClose = total - bySize - byAge
+  const how = `${bySize} by size, ${byAge} by age${atClose === 0 ? '' : `, ${atClose} when an earlier run ended`}`
+  await run.out.step('seal', `${sealed}   ${plural(total, 'segment')} (${how})`, {
+    segments: total,
+    bySize,
+    byAge,
+    atClose,
+  })
   const copied = `${plural(tally.copied, 'segment')}, ${formatBytes(tally.copiedBytes)} → archive, read back`
   await run.out.step('copy', `${copied}   ${tally.copied}/${total} verified`, {
     segments: tally.copied,
     bytes: tally.copiedBytes,
     verified: tally.copied,
   })
+  return tally
 }
 
-/** Waits until everything in the archive has been hot for long enough, and frees it. */
-export async function evict(run: DemoRun): Promise<void> {
+/** Waits until everything in the archive has been hot for long enough, and frees it; `before`: what went already. */
+export async function evict(run: DemoRun, before: Freed): Promise<void> {
   const hotCopies = (rows: readonly SegmentRow[]) => rows.filter((row) => row.state === 'archived').length
   const total = hotCopies(await segmentsOf(run))
   const tally = await work(run, {
@@ -86,11 +97,11 @@ export async function evict(run: DemoRun): Promise<void> {
   })
   const { policy } = (await run.log.policyOf(run.source.streams[0]?.name ?? 'demo')).resolved
   const hotFor = formatDuration(policy.hot.forMs ?? 0)
-  const text = `${plural(tally.evicted, 'segment')} (hot.for ${hotFor} passed)   ${formatBytes(tally.freedBytes)} freed`
-  await run.out.step('evict', total === 0 ? 'nothing to do: no segment has a hot copy to free' : text, {
-    segments: tally.evicted,
-    freedBytes: tally.freedBytes,
-  })
+  const segments = before.evicted + tally.evicted
+  const freedBytes = before.freedBytes + tally.freedBytes
+  const text = `${plural(segments, 'segment')} (hot.for ${hotFor} passed)   ${formatBytes(freedBytes)} freed`
+  const nothing = 'nothing to do: no segment has a hot copy to free'
+  await run.out.step('evict', segments === 0 ? nothing : text, { segments, freedBytes })
 }
 
 interface Work {

@@ -70,6 +70,7 @@ CREATE INDEX segments_by_txid ON segments (stream, txid_top, segment);
 CREATE INDEX segments_by_time ON segments (stream, sealed_top, segment);
 CREATE INDEX segments_by_sequence_id ON segments (stream, start_sequence_id + record_count, segment)
   WHERE record_count > 0 AND state NOT IN ('open', 'recovering');
+CREATE INDEX segments_hot ON segments (stream, segment) WHERE ledger_id IS NOT NULL;
 CREATE INDEX segments_owing ON segments (stream, segment)
   WHERE (state = 'cold' AND ledger_id IS NOT NULL)
     OR (state = 'trimmed' AND (ledger_id IS NOT NULL OR object_key IS NOT NULL));

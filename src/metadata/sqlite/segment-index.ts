@@ -107,6 +107,10 @@ export class SqliteSegmentIndex implements SegmentIndex {
     return this.#find(incarnation, [], (stream) => this.#segments.list(stream, from, limit))
   }
 
+  async listHotSegments(incarnation: Incarnation, limit: number): Promise<SegmentRow[]> {
+    return this.#find(incarnation, [], (stream) => this.#segments.listHot(stream, limit))
+  }
+
   async newestSegment(incarnation: Incarnation): Promise<SegmentRow | null> {
     return this.#find(incarnation, null, (stream) => this.#segments.newest(stream))
   }

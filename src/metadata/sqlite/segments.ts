@@ -107,6 +107,10 @@ export class SegmentTable {
     return this.#sql.list.all(stream, from < 0n ? 0n : from, limitOf(limit)).map(segmentFromSql)
   }
 
+  listHot(stream: bigint, limit: number): SegmentRow[] {
+    return this.#sql.listHot.all(stream, limitOf(limit)).map(segmentFromSql)
+  }
+
   newest(stream: bigint): SegmentRow | null {
     return one(this.#sql.newest.get(stream))
   }
@@ -227,6 +231,7 @@ type SegmentsSql =
   | 'delete'
   | 'get'
   | 'list'
+  | 'listHot'
   | 'newest'
   | 'firstInState'
   | 'forTxid'
@@ -253,6 +258,8 @@ export const SEGMENTS_SQL: Readonly<Record<SegmentsSql, string>> = {
   delete: 'DELETE FROM segments WHERE stream = ? AND segment = ?',
   get: `SELECT ${ROW} FROM segments WHERE stream = ? AND segment = ?`,
   list: `SELECT ${ROW} FROM segments WHERE stream = ? AND segment >= ? ORDER BY segment LIMIT ?`,
+  listHot: `SELECT ${ROW} FROM segments INDEXED BY segments_hot
+    WHERE stream = ? AND ledger_id IS NOT NULL ORDER BY segment LIMIT ?`,
   newest: `SELECT ${ROW} FROM segments WHERE stream = ? ORDER BY segment DESC LIMIT 1`,
   firstInState: 'SELECT segment FROM segments WHERE state = ? AND stream = ? ORDER BY segment LIMIT 1',
   forTxid: `SELECT ${ROW} FROM segments WHERE stream = ? AND segment >= (

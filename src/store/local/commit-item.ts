@@ -40,7 +40,9 @@ export class CommitItem implements FrameToWrite {
     return frameBytes(this)
   }
 
-  /** Entries and new ledgers need space that is really free; what ends and frees things may use the reserve. */
+  /**
+   * Entries and new ledgers need space that is really free; what ends and frees things may use the reserve.
+   */
   get usesReserve(): boolean {
     return this.kind !== 'entry' && !(this.kind === 'ledger' && this.bornGeneration === null)
   }

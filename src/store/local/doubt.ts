@@ -4,9 +4,9 @@ import type { Ledger } from './ledger.js'
 import type { Superblock } from './superblock.js'
 
 /**
- * What an absent entry means. `missing` is a promise that this store never acknowledged the entry, so it is given
- * only where nothing that the ledger may have had here can be lost: a ledger has no frames in files older than the
- * one it was born in, and none that count above its seal.
+ * What an absent entry means. `missing` is a promise that this store never acknowledged the entry, so it is
+ * given only where nothing that the ledger may have had here can be lost: a ledger has no frames in files
+ * older than the one it was born in, and none that count above its seal.
  */
 export class Doubt {
   /** The first generation that nothing can be lost of: no file of it was there at start. */

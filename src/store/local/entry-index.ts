@@ -1,5 +1,7 @@
 import { present } from '../../model/assert.js'
-import type { FileSlot } from './log-file.js'
+
+/** Where an entry index finds a file: small numbers, used again when a file is freed. */
+export type FileSlot = number
 
 /** Where an entry's frame begins, and how long its body is. */
 export interface EntryPlace {
@@ -11,8 +13,9 @@ export interface EntryPlace {
 const FIRST_CAPACITY = 4
 
 /**
- * The entries of one ledger in ascending order of id, in arrays that grow geometrically: 20 bytes an entry, none
- * for an empty ledger. Ids may have holes (striping) and come out of order (recovery); the usual one goes to the end.
+ * The entries of one ledger in ascending order of id, in arrays that grow geometrically: 20 bytes an entry,
+ * none for an empty ledger. Ids may have holes (striping) and come out of order (recovery); the usual one
+ * goes to the end.
  */
 export class EntryIndex {
   #count = 0

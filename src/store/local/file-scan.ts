@@ -65,10 +65,10 @@ interface Progress {
 }
 
 /**
- * Reads a log file from end to end with bounded memory, checks every frame and tells the visitor. What does not
- * parse is listed as holes; whether a hole is damage or the end of the log only its surroundings can say
- * (`start.ts`). Where a group's header does not parse, later pages are searched for one that does.
- * Throws `version_unsupported` for a valid frame of an unknown kind.
+ * Reads a log file from end to end with bounded memory, checks every frame and tells the visitor. What does
+ * not parse is listed as holes; whether a hole is damage or the end of the log only its surroundings can say
+ * (`start.ts`). Where a group's header does not parse, later pages are searched for one that does. Throws
+ * `version_unsupported` for a valid frame of an unknown kind.
  */
 export async function scanFile(
   disk: Disk,

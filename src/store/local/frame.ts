@@ -16,11 +16,11 @@ import { assert } from '../../model/assert.js'
  *   12  bodyCrc32c      u32   over the body alone, so that one value serves every copy of an entry
  *   16  ledgerId        i64
  *   24  entryId         i64   of an entry; the last entry id of a seal; else 0
- *   32  bornGeneration  u64   generation of the file that held this frame first (frames are carried to newer files)
+ *   32  bornGeneration  u64   generation of the file that held this frame first
  *
- * The seed is the CRC32C of the store id (16 bytes) and the file's generation (8 bytes). A recycled file is full of
- * frames of an older generation. Generations below 2^32 differ within 32 bits, and CRC32C finds every difference
- * confined to 32 bits, so the seeds differ, so none of those frames parses.
+ * The seed is the CRC32C of the store id (16 bytes) and the file's generation (8 bytes). A recycled file is
+ * full of frames of an older generation. Generations below 2^32 differ within 32 bits, and CRC32C finds every
+ * difference confined to 32 bits, so the seeds differ, so none of those frames parses.
  */
 
 /** Groups begin at multiples of this, so that no page that holds durable bytes is written again. */
@@ -109,7 +109,7 @@ export function decodeFrameHeader(bytes: Buffer, at: number, seed: number): Fram
  *   24  groupBytes          u32  from the group's start to the end of its last frame
  *   28  (zero)              u32
  *   32  durableOffset       u64  this file was durable up to here before this group was written
- *   40  previousGeneration  u64  the file written before this one in the same run, 0 if this is the run's first
+ *   40  previousGeneration  u64  the file before this one in the same run; 0: none
  *   48  previousOffset      u64  and up to where that one was written, all of it durable
  */
 const GROUP_MAGIC = 'slgroup1'
@@ -179,7 +179,10 @@ export function pageEnd(offset: number): number {
 
 const LAC_END = 24
 
-/** The last add confirmed that a packaged entry carries (FORMATS.md §2.2); −1n if it is too short to carry one. */
+/**
+ * The last add confirmed that a packaged entry carries (FORMATS.md §2.2); −1n if it is too short to carry
+ * one.
+ */
 export function lacOf(packaged: Uint8Array): bigint {
   if (packaged.byteLength < LAC_END) return -1n
   return Buffer.from(packaged.buffer, packaged.byteOffset, LAC_END).readBigInt64BE(16)

@@ -48,9 +48,9 @@ interface OpenFile extends WritableFile {
 }
 
 /**
- * The append path. Frames wait in one queue; one loop takes what waits as a group, writes it with one vectored
- * write and one sync, and settles its frames in order. While a group is on its way the next one gathers, so
- * groups grow with the load and there is one sync for a group whatever the number of ledgers.
+ * The append path. Frames wait in one queue; one loop takes what waits as a group, writes it with one
+ * vectored write and one sync, and settles its frames in order. While a group is on its way the next one
+ * gathers, so groups grow with the load and there is one sync for a group whatever the number of ledgers.
  */
 export class GroupCommit {
   readonly #options: CommitOptions
@@ -78,33 +78,41 @@ export class GroupCommit {
     return this.#open !== null
   }
 
-  /** Throws if there is no room for the frame in the queue, or would be none in any file. */
-  checkRoom(item: CommitItem): void {
+  #checkRoom(item: CommitItem): void {
     const { fileBytes, pendingBytesMax } = this.#options
     const itemBytesMax = entriesEnd(fileBytes) - GROUP_HEADER_BYTES
     if (item.bytes > itemBytesMax) {
       throw new StratalogError(
         'invalid_argument',
-        `an entry of ${item.body.byteLength} bytes does not fit into a file of ${fileBytes}: write smaller entries`,
+        `a body of ${item.body.byteLength} bytes does not fit a file of ${fileBytes}: write smaller ones`,
         { expected: itemBytesMax, found: item.bytes },
       )
     }
-    if (this.#pendingBytes > 0 && this.#pendingBytes + item.bytes > pendingBytesMax) {
+    // Marks may still come where entries may not: a fence or a delete must not wait for writers to slow down.
+    const limit = item.kind === 'entry' ? pendingBytesMax : 2 * pendingBytesMax
+    if (this.#pendingBytes > 0 && this.#pendingBytes + item.bytes > limit) {
       throw new StratalogError(
         'backpressure',
-        `${this.#pendingBytes} bytes wait for the disk, the limit is ${pendingBytesMax}: await earlier appends`,
-        { retryable: true, expected: pendingBytesMax, found: this.#pendingBytes },
+        `${this.#pendingBytes} bytes wait for the disk, the limit is ${limit}: await earlier appends`,
+        { retryable: true, expected: limit, found: this.#pendingBytes },
       )
     }
   }
 
+  /**
+   * Puts a frame into the queue. Throws `invalid_argument` if no file can hold it, `backpressure` if too much
+   * waits.
+   */
   enqueue(item: CommitItem): void {
+    this.#checkRoom(item)
     this.#waiting.push(item)
     this.#pendingBytes += item.bytes
     this.#kick()
   }
 
-  /** Takes back what a fence forbids and is not on its way to the disk yet; the rest settles before the fence. */
+  /**
+   * Takes back what a fence forbids and is not on its way to the disk yet; the rest settles before the fence.
+   */
   takeBackPlainAdds(ledger: Ledger, error: StratalogError): void {
     this.#rejectWaiting(error, (item) => item.ledger === ledger && item.fenceable)
   }
@@ -214,7 +222,9 @@ export class GroupCommit {
     if (open.end > this.#options.fileBytes / 2) this.#options.space.prepareAhead()
   }
 
-  /** Writes and syncs one group and moves the end of the file behind it. Returns where its frames begin in it. */
+  /**
+   * Writes and syncs one group and moves the end of the file behind it. Returns where its frames begin in it.
+   */
   async #writeGroup(open: OpenFile, group: readonly CommitItem[], cleanEnd: boolean): Promise<number[]> {
     const { chunks, groupBytes, frameOffsets } = this.#encoder.encode(group, open.file.seed, {
       generation: open.file.generation,

@@ -21,7 +21,9 @@ export interface FrameToWrite {
   readonly bodyCrc32c: number
 }
 
-/** Bodies up to this are copied between their headers: fewer chunks, and a copy of this is cheaper than one. */
+/**
+ * Bodies up to this are copied between their headers: fewer chunks, and a copy of this is cheaper than one.
+ */
 const COPIED_BYTES_MAX = 2048
 const SCRATCH_BYTES_MIN = 4096
 const ZEROS: Uint8Array = new Uint8Array(4096)
@@ -40,8 +42,8 @@ export function frameBytes(frame: FrameToWrite): number {
 }
 
 /**
- * Makes groups out of frames without copying the bodies that are worth a chunk of their own. The headers and small
- * bodies of a group lie in one buffer, which is used again for the next group and grows with them.
+ * Makes groups out of frames without copying the bodies that are worth a chunk of their own. The headers and
+ * small bodies of a group lie in one buffer, which is used again for the next group and grows with them.
  */
 export class GroupEncoder {
   #scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES_MIN)

@@ -5,8 +5,8 @@ import type { Logger } from '../../ports/logger.js'
 const PROBE_MS = 1_000
 
 /**
- * Whether the store takes writes. Poisoned is for ever: after a failed write or sync nobody knows what the disk
- * holds, and a second sync may report success for pages it dropped. Full clears itself (invariant 10).
+ * Whether the store takes writes. Poisoned is for ever: after a failed write or sync nobody knows what the
+ * disk holds, and a second sync may report success for pages it dropped. Full clears itself (invariant 10).
  */
 export class StoreHealth {
   readonly #directory: string

@@ -1,3 +1,4 @@
+import { present } from '../../model/assert.js'
 import type { ControlFrame } from '../../ports/segment-store.js'
 import type { EntryPlace } from './entry-index.js'
 import type { FrameKind } from './frame.js'
@@ -29,9 +30,9 @@ interface StoredControl {
 }
 
 /**
- * The index in memory: everything durable, as the frames in their order say it. The same functions apply a frame
- * at start and when it has become durable, so that a restart can't see anything else. Applying a frame again (it
- * was carried to a newer file) changes only where it stands.
+ * The index in memory: everything durable, as the frames in their order say it. The same functions apply a
+ * frame at start and when it has become durable, so that a restart can't see anything else. Applying a frame
+ * again (it was carried to a newer file) changes only where it stands.
  */
 export class LedgerTable {
   readonly #files: LogFiles
@@ -65,6 +66,11 @@ export class LedgerTable {
 
   ledgers(): IterableIterator<Ledger> {
     return this.#ledgers.values()
+  }
+
+  /** Ledgers with any frame in the file. */
+  ledgersIn(file: LogFile): Ledger[] {
+    return [...file.ledgerIds].map((id) => present(this.#ledgers.get(id), `ledger ${id}`))
   }
 
   control(id: string): ControlFrame | null {
@@ -147,18 +153,18 @@ export class LedgerTable {
 
   /** Forgets a file that was freed, and the tombstones that nothing needs any more. */
   fileFreed(file: LogFile): void {
-    for (const ledger of file.ledgers) {
+    for (const ledger of this.ledgersIn(file)) {
       ledger.files.delete(file)
       if (ledger.files.size === 0) this.#ledgers.delete(ledger.id)
     }
-    file.ledgers.clear()
+    file.ledgerIds.clear()
     this.#files.drop(file)
   }
 
   #touch(ledger: Ledger, file: LogFile): void {
     if (ledger.files.has(file)) return
     ledger.files.add(file)
-    file.ledgers.add(ledger)
+    file.ledgerIds.add(ledger.id)
   }
 
   #died(ledger: Ledger, place: EntryPlace): void {

@@ -1,12 +1,9 @@
 import { join } from 'node:path'
 import { assert, present } from '../../model/assert.js'
 import type { Disk, DiskFile } from '../../ports/disk.js'
+import type { FileSlot } from './entry-index.js'
 import { frameSeed } from './frame.js'
-import type { Ledger } from './ledger.js'
 import { logName } from './names.js'
-
-/** Where an entry index finds a file: small numbers, used again when a file is freed. */
-export type FileSlot = number
 
 /** One file of the log and what is known of its contents. */
 export class LogFile {
@@ -21,7 +18,7 @@ export class LogFile {
   liveEntries = 0
   liveBytes = 0
   /** Ledgers with any frame here, dead ones too: their tombstones must outlive this file. */
-  readonly ledgers: Set<Ledger> = new Set()
+  readonly ledgerIds: Set<bigint> = new Set()
 
   constructor(generation: bigint, path: string, sizeBytes: number, slot: FileSlot, seed: number) {
     this.generation = generation

@@ -4,8 +4,9 @@ import type { ControlFrame, LedgerHeader, LedgerSeal } from '../../ports/segment
 import { CONTROL_BODY_BYTES_MAX } from './frame.js'
 
 /*
- * Bodies of the frames that are not entries: JSON with bigints as decimal strings for ledger headers and control
- * frames, 8 bytes for a seal (its last entry id stands in the frame header). Fences and deletes have none.
+ * Bodies of the frames that are not entries: JSON with bigints as decimal strings for ledger headers and
+ * control frames, 8 bytes for a seal (its last entry id stands in the frame header). Fences and deletes have
+ * none.
  */
 
 export const NO_BODY: Uint8Array = new Uint8Array(0)
@@ -24,7 +25,9 @@ export function encodeLedgerHeader(header: LedgerHeader): Uint8Array {
   })
 }
 
-/** The body's checksum was right: what does not fit is another version's, so it throws `version_unsupported`. */
+/**
+ * The body's checksum was right: what does not fit is another version's, so it throws `version_unsupported`.
+ */
 export function decodeLedgerHeader(body: Uint8Array): LedgerHeader {
   const raw = decodeJson(body) as Omit<LedgerHeader, 'segment' | 'preceding'> & {
     readonly segment: LedgerHeader['segment']
@@ -56,8 +59,8 @@ export function decodeLedgerHeader(body: Uint8Array): LedgerHeader {
 }
 
 /**
- * What two headers of one ledger must agree in. Members and first entry differ where a store comes back into a
- * ledger's ensemble; then the first header stays.
+ * What two headers of one ledger must agree in. Members and first entry differ where a store comes back into
+ * a ledger's ensemble; then the first header stays.
  */
 export function ledgerIdentity(header: LedgerHeader): string {
   const { digestType, ensembleSize, writeQuorum, ackQuorum, segment, preceding } = header
@@ -99,7 +102,7 @@ function encodeJson(value: object): Uint8Array {
   if (body.byteLength > CONTROL_BODY_BYTES_MAX) {
     throw new StratalogError(
       'invalid_argument',
-      `a ledger header or control frame has ${body.byteLength} bytes, at most ${CONTROL_BODY_BYTES_MAX} are kept`,
+      `a header or control frame has ${body.byteLength} bytes, at most ${CONTROL_BODY_BYTES_MAX} are kept`,
       { expected: CONTROL_BODY_BYTES_MAX, found: body.byteLength },
     )
   }
@@ -120,7 +123,7 @@ function reading<T>(read: () => T): T {
   } catch (error) {
     throw new StratalogError(
       'version_unsupported',
-      'a frame of the local store is whole but not of a form this version knows: use the stratalog that wrote it',
+      'a frame is whole but not of a form this version knows: use the stratalog that wrote it',
       { cause: error },
     )
   }

@@ -8,7 +8,9 @@ export function logName(generation: bigint): string {
   return `log-${generation.toString(16).padStart(16, '0')}`
 }
 
-/** `spare-0000000000000007`: an allocated file waiting for its next life; the number only tells spares apart. */
+/**
+ * `spare-0000000000000007`: an allocated file waiting for its next life; the number only tells spares apart.
+ */
 export function spareName(number: bigint): string {
   return `spare-${number.toString(16).padStart(16, '0')}`
 }

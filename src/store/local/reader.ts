@@ -71,7 +71,10 @@ export class EntryReader {
     return wanted
   }
 
-  /** Entries of one file that lie close together, with one read; ends before a damaged one that is not the first. */
+  /**
+   * Entries of one file that lie close together, with one read; ends before a damaged one that is not the
+   * first.
+   */
   async #run(ledger: Ledger, run: readonly Wanted[]): Promise<Uint8Array[]> {
     const from = present(run[0], 'first of run').place
     const file = this.#files.at(from.slot)
@@ -130,7 +133,7 @@ function splitRuns(wanted: readonly Wanted[]): Wanted[][] {
 function damaged(file: LogFile, ledgerId: bigint, entryId: number, offset: number): StratalogError {
   return new StratalogError(
     'corrupt',
-    `entry ${entryId} of ledger ${ledgerId} is damaged in ${file.path} at ${offset}: read it from another store`,
+    `entry ${entryId} of ledger ${ledgerId} is damaged in ${file.path} at ${offset}: ask another store`,
     { details: { path: file.path, offset, ledgerId, entryId: BigInt(entryId) } },
   )
 }

@@ -15,14 +15,14 @@ export type MarkFrame = Omit<FrameToWrite, 'bodyCrc32c'>
 const CARRIED_AT_ONCE = 256
 
 /**
- * Gives back closed files in which no entry lives. What else in such a file still matters (headers, fences and
- * seals of live ledgers, tombstones that other files' frames need, control frames) is first appended again to the
- * open file.
+ * Gives back closed files in which no entry lives. What else in such a file still matters (headers, fences
+ * and seals of live ledgers, tombstones that other files' frames need, control frames) is first appended
+ * again to the open file.
  *
- * Crash windows. Before the copies are durable: the file is complete and listed, nothing has changed. After that
- * and before the superblock: frames are there twice, and applying a mark twice changes nothing. After the
- * superblock: the file is not part of the store, start takes it as a spare (see `space.ts`). A copy may follow the
- * delete of its ledger in the log; a deleted ledger stays deleted whatever follows.
+ * Crash windows. Before the copies are durable: the file is complete and listed, nothing has changed. After
+ * that and before the superblock: frames are there twice, and applying a mark twice changes nothing. After
+ * the superblock: the file is not part of the store, start takes it as a spare (see `space.ts`). A copy may
+ * follow the delete of its ledger in the log; a deleted ledger stays deleted whatever follows.
  */
 export class Reclaimer {
   readonly #files: LogFiles
@@ -59,7 +59,10 @@ export class Reclaimer {
     this.proceed()
   }
 
-  /** Frees what can be freed, once this run has a file to carry frames to: a run that appends nothing writes nothing. */
+  /**
+   * Frees what can be freed, once this run has a file to carry frames to: a run that appends nothing writes
+   * nothing.
+   */
   proceed(): void {
     if (!this.#wanted || this.#running !== null || !this.#mayRun()) return
     this.#running = this.#run().finally(() => {
@@ -100,14 +103,15 @@ export class Reclaimer {
       this.#logger.debug({ path: file.path, carried: marks.length }, 'file freed')
     } catch (error) {
       // The file stays what it is, and is tried again when another one dies or closes.
-      const expected = isStratalogError(error, 'store_full') || isStratalogError(error, 'store_poisoned')
-      if (!expected) this.#logger.error({ error, path: file.path }, 'a file could not be freed')
+      const expected = ['store_full', 'store_poisoned', 'backpressure'] as const
+      if (!expected.some((code) => isStratalogError(error, code)))
+        this.#logger.error({ error, path: file.path }, 'a file could not be freed')
     }
   }
 
   #marksOf(file: LogFile): MarkFrame[] {
     const marks: MarkFrame[] = []
-    for (const ledger of file.ledgers) marks.push(...marksOfLedger(ledger, file))
+    for (const ledger of this.#table.ledgersIn(file)) marks.push(...marksOfLedger(ledger, file))
     for (const control of this.#table.controlsIn(file)) {
       const body = encodeControl(control)
       marks.push({ kind: 'control', ledgerId: 0n, entryId: 0n, bornGeneration: file.generation, body })

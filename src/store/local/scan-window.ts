@@ -6,8 +6,8 @@ import type { DiskFile } from '../../ports/disk.js'
 import { PAGE_BYTES } from './frame.js'
 
 /**
- * A file seen through a buffer of fixed size that moves forward. Pages the disk can't read are seen as zeros: no
- * frame parses there, so they count as damage, and the rest of the file is still found.
+ * A file seen through a buffer of fixed size that moves forward. Pages the disk can't read are seen as zeros:
+ * no frame parses there, so they count as damage, and the rest of the file is still found.
  */
 export class ScanWindow {
   readonly sizeBytes: number

@@ -10,7 +10,10 @@ import { removeIfThere, type Superblock, writeSuperblock } from './superblock.js
 /** Spares kept: one to become the next file, and one so that deletes can still be written on a full disk. */
 const SPARES_MAX = 2
 
-/** Why a file is wanted: `entries` never takes the last spare, `marks` may. The first of a run does not wait for two. */
+/**
+ * Why a file is wanted: `entries` never takes the last spare, `marks` may. The first of a run does not wait
+ * for two.
+ */
 export type FilePurpose = 'first' | 'entries' | 'marks'
 
 export interface WritableFile {
@@ -19,13 +22,14 @@ export interface WritableFile {
 }
 
 /**
- * The files of the directory: allocates them ahead, gives the log its next one, takes freed ones back. Everything
- * that renames files or replaces the superblock happens here, one step at a time.
+ * The files of the directory: allocates them ahead, gives the log its next one, takes freed ones back.
+ * Everything that renames files or replaces the superblock happens here, one step at a time.
  *
  * Crash windows. A file becomes part of the log as spare → renamed to `log-<generation>` → listed in the
- * superblock (which syncs the directory) → first frame. Between rename and superblock the file is not listed: start
- * takes it as a spare. A file leaves the log as not listed → renamed to a spare. Between the two it has its name
- * and old frames, but is not listed: start takes it as a spare too. So a listed file that is absent is a loss.
+ * superblock (which syncs the directory) → first frame. Between rename and superblock the file is not listed:
+ * start takes it as a spare. A file leaves the log as not listed → renamed to a spare. Between the two it has
+ * its name and old frames, but is not listed: start takes it as a spare too. So a listed file that is absent
+ * is a loss.
  */
 export class Space {
   readonly #disk: Disk
@@ -85,7 +89,10 @@ export class Space {
     })
   }
 
-  /** Begins to make the next file ready, so that going on to it costs nothing. A failure shows when it is taken. */
+  /**
+   * Begins to make the next file ready, so that going on to it costs nothing. A failure shows when it is
+   * taken.
+   */
   prepareAhead(): void {
     if (this.#ahead !== null) return
     this.#ahead = this.#exclusive(() => this.#prepare('entries')).catch((error: unknown) => {
@@ -102,6 +109,11 @@ export class Space {
     await this.free(ahead.file, () => this.#files.drop(ahead.file))
   }
 
+  /** For a store that writes nothing any more. */
+  async closeAhead(): Promise<void> {
+    await (await this.#takeAhead())?.handle.close()
+  }
+
   async #takeAhead(): Promise<WritableFile | null> {
     const ahead = this.#ahead
     this.#ahead = null
@@ -109,8 +121,8 @@ export class Space {
   }
 
   /**
-   * Takes a file out of the log. `unlisted` is called once it durably is no part of it; its name goes after its
-   * last reader. What still matters of it must be durable elsewhere.
+   * Takes a file out of the log. `unlisted` is called once it durably is no part of it; its name goes after
+   * its last reader. What still matters of it must be durable elsewhere.
    */
   async free(file: LogFile, unlisted: () => void): Promise<void> {
     assert(file.liveEntries === 0, `a file with live entries is freed: ${file.path}`)

@@ -6,7 +6,7 @@ import type { Clock } from '../../ports/clock.js'
 import type { Disk } from '../../ports/disk.js'
 import type { Logger } from '../../ports/logger.js'
 import type { Random } from '../../ports/random.js'
-import { beginsWithGroup, type FileScan, type ScannedEntry, scanFile } from './file-scan.js'
+import { beginsWithGroup, type FileScan, type Hole, type ScannedEntry, scanFile } from './file-scan.js'
 import { frameSeed } from './frame.js'
 import { LedgerTable, type TableEvents } from './ledger-table.js'
 import { type LogFile, LogFiles } from './log-file.js'
@@ -80,7 +80,7 @@ async function openSuperblock(options: StartOptions): Promise<Superblock> {
     if (found.logId === logId) return found
     throw new StratalogError(
       'refused',
-      `${directory} is a store of log ${found.logId}, not of ${logId}: name another directory, or open that log`,
+      `${directory} is a store of log ${found.logId}, not of ${logId}: name another directory`,
       { expected: logId, found: found.logId },
     )
   }
@@ -112,7 +112,10 @@ async function openSuperblock(options: StartOptions): Promise<Superblock> {
   return superblock
 }
 
-/** A directory whose name, or whose parent's, were not synced would be lost with everything acknowledged in it. */
+/**
+ * A directory whose name, or whose parent's, were not synced would be lost with everything acknowledged in
+ * it.
+ */
 async function makeDirectoryDurably(disk: Disk, directory: string): Promise<void> {
   const parent = dirname(directory)
   if ((await disk.stat(directory)) !== null || parent === directory) return
@@ -153,7 +156,10 @@ async function sortOut(
   return { spares, spareNumber }
 }
 
-/** A file that holds frames of a generation never handed out means that the superblock is an older copy (invariant 8). */
+/**
+ * A file that holds frames of a generation never handed out means that the superblock is an older copy
+ * (invariant 8).
+ */
 async function refuseUnknownData(
   disk: Disk,
   superblock: Superblock,
@@ -198,7 +204,8 @@ function endsClean(superblock: Superblock, scanned: readonly ScannedFile[]): boo
 
 /**
  * Tells damage from torn ends. Every group says up to where its file was durable before it, and what the file
- * before it in the same run came to: a hole that begins below is damage, any other is an end of which nobody knows.
+ * before it in the same run came to: a hole that begins below is damage, any other is an end of which nobody
+ * knows.
  */
 function judge(
   table: LedgerTable,
@@ -220,7 +227,7 @@ function judge(
   }
   for (const { file, scan } of scanned) {
     const durableTo = durable.get(file.generation) ?? 0
-    for (const hole of scan.holes) {
+    for (const hole of [...scan.holes, ...cutOff(scan, durableTo)]) {
       if (hole.from >= durableTo) continue
       corrupt(file.generation, Math.min(hole.to, durableTo) - hole.from, { path: file.path, from: hole.from })
       if (hole.entry !== null) damaged.push({ file, entry: hole.entry })
@@ -228,7 +235,8 @@ function judge(
     }
   }
   for (const generation of lost) {
-    // The newest may never have got its name durably: then it is an end without a mark, which `endsClean` says.
+    // The newest may never have got its name durably: then it is an end without a mark, which `endsClean`
+    // says.
     if (generation === superblock.files.at(-1)) continue
     corrupt(generation, options.fileBytes, { absent: logName(generation) })
     corruptGeneration = maxOf(corruptGeneration, generation)
@@ -239,6 +247,11 @@ function judge(
     if (ledger.entries.find(Number(entry.entryId)) < 0) applyScanned(table, file, entry, -1n)
   }
   return { corruptBytes, corruptGeneration }
+}
+
+/** What was durable beyond the end of a file that lost its end. */
+function cutOff(scan: FileScan, durableTo: number): Hole[] {
+  return durableTo > scan.sizeBytes ? [{ from: scan.sizeBytes, to: durableTo, entry: null }] : []
 }
 
 function durableOffsets(scanned: readonly ScannedFile[]): Map<bigint, number> {

@@ -11,6 +11,8 @@ import type {
   SegmentStore,
   StoreStatus,
 } from '../../ports/segment-store.js'
+import { Answers } from './answers.js'
+import { checkEntryId, checkLedgerId, checkSeal, fencedError, notFound } from './checks.js'
 import { CommitItem } from './commit-item.js'
 import { Doubt } from './doubt.js'
 import { lacOf } from './frame.js'
@@ -27,12 +29,10 @@ import { type MarkFrame, Reclaimer } from './reclaim.js'
 import { Space } from './space.js'
 import { type Started, startStore } from './start.js'
 
-const READ_BYTES_MAX = 64 << 20
-
 /**
- * Opens, or makes, the segment store of one directory (docs/formats/local-store.md). The directory must belong to
- * this process alone. Fails with `file_not_found`, `refused` (another log's), `version_unsupported`, `corrupt`
- * (superblock), `access_denied`, `invalid_argument`.
+ * Opens, or makes, the segment store of one directory (docs/formats/local-store.md). The directory must
+ * belong to this process alone. Fails with `file_not_found`, `refused` (another log's),
+ * `version_unsupported`, `corrupt` (superblock), `access_denied`, `invalid_argument`.
  */
 export async function openLocalStore(options: LocalStoreOptions): Promise<SegmentStore> {
   const filled = localStoreOptions(options)
@@ -57,7 +57,7 @@ class LocalStore implements SegmentStore, TableEvents {
   readonly #handles: FileHandles
   readonly #space: Space
   readonly #commit: GroupCommit
-  readonly #reader: EntryReader
+  readonly #answers: Answers
   readonly #reclaimer: Reclaimer
   readonly #waiters: LacWaiters
   readonly #doubt: Doubt
@@ -84,7 +84,8 @@ class LocalStore implements SegmentStore, TableEvents {
         fileClosed: () => this.#reclaimer.want(),
       },
     })
-    this.#reader = new EntryReader(files, this.#handles)
+    const reader = new EntryReader(files, this.#handles)
+    this.#answers = new Answers(table, this.#commit, reader, this.#doubt)
     this.#waiters = new LacWaiters(clock)
     this.#reclaimer = new Reclaimer({
       files,
@@ -145,7 +146,8 @@ class LocalStore implements SegmentStore, TableEvents {
     if (known === null) this.#health.checkSpace()
     const body = encodeLedgerHeader(header)
     const ledger = known ?? table.obtain(header.ledgerId)
-    // Nothing was known of it, so nothing of it can be lost here. A ledger that is known without a header is old.
+    // Nothing was known of it, so nothing of it can be lost here. A ledger that is known without a header is
+    // old.
     if (known === null) ledger.bornGeneration = this.#doubt.firstFreeOf
     const bornGeneration =
       known === null ? null : ledger.bornGeneration === this.#doubt.firstFreeOf ? null : 0n
@@ -187,7 +189,6 @@ class LocalStore implements SegmentStore, TableEvents {
         bodyCrc32c,
       } as const
       const item = new CommitItem(frame, ledger, !recovery, resolve, reject)
-      this.#commit.checkRoom(item)
       this.#commit.enqueue(item)
     })
   }
@@ -223,7 +224,7 @@ class LocalStore implements SegmentStore, TableEvents {
 
   async fence(ledgerId: bigint): Promise<LastEntryAnswer> {
     await this.#fenceDurably(ledgerId)
-    return this.#lastEntry(ledgerId)
+    return this.#answers.last(ledgerId)
   }
 
   async sealLedger(ledgerId: bigint, seal: LedgerSeal): Promise<void> {
@@ -332,22 +333,7 @@ class LocalStore implements SegmentStore, TableEvents {
     options?.signal?.throwIfAborted()
     checkEntryId(entryId)
     if (options?.fence) await this.#fenceDurably(ledgerId)
-    const found = this.#read(ledgerId, entryId)
-    if (found !== null) return found
-    const pending = this.#commit.pendingEntry(ledgerId, entryId)
-    if (pending !== null) {
-      await settled(pending, options?.signal)
-      const late = this.#read(ledgerId, entryId)
-      if (late !== null) return late
-    }
-    return this.#doubt.absent(ledgerId, this.#started.table.find(ledgerId), entryId)
-  }
-
-  #read(ledgerId: bigint, entryId: bigint): Promise<EntryAnswer> | null {
-    const ledger = this.#started.table.find(ledgerId)
-    const at = ledger?.entries.find(Number(entryId)) ?? -1
-    if (ledger === null || at < 0) return null
-    return this.#reader.one(ledger, at).then((bytes) => ({ kind: 'entry', bytes }))
+    return this.#answers.entry(ledgerId, entryId, options?.signal)
   }
 
   async readEntries(
@@ -360,24 +346,13 @@ class LocalStore implements SegmentStore, TableEvents {
     this.#health.checkOpen()
     signal?.throwIfAborted()
     checkEntryId(first)
-    const ledger = this.#started.table.find(ledgerId)
-    if (ledger === null || last < first) return []
-    const to = Math.min(Number(last), ledger.entries.lastId)
-    return this.#reader.consecutive(ledger, Number(first), to, Math.min(bytesMax, READ_BYTES_MAX))
+    return this.#answers.run(ledgerId, first, last, bytesMax)
   }
 
   async readLac(ledgerId: bigint): Promise<LastEntryAnswer> {
     this.#health.checkOpen()
     checkLedgerId(ledgerId)
-    return this.#lastEntry(ledgerId)
-  }
-
-  async #lastEntry(ledgerId: bigint): Promise<LastEntryAnswer> {
-    const ledger = this.#started.table.find(ledgerId)
-    const explicitLac = ledger?.explicitLac ?? -1n
-    const lastId = ledger?.entries.lastId ?? -1
-    const found = lastId < 0 ? null : this.#read(ledgerId, BigInt(lastId))
-    return { last: found === null ? this.#doubt.absent(ledgerId, ledger, 0n) : await found, explicitLac }
+    return this.#answers.last(ledgerId)
   }
 
   async writeLac(ledgerId: bigint, lac: bigint): Promise<void> {
@@ -406,19 +381,7 @@ class LocalStore implements SegmentStore, TableEvents {
 
   async listLedgers(after: bigint, limit: number): Promise<LedgerSummary[]> {
     this.#health.checkOpen()
-    const listed = [...this.#started.table.ledgers()].filter(
-      (ledger) => ledger.id > after && !ledger.deleted && ledger.files.size > 0,
-    )
-    listed.sort((a, b) => (a.id < b.id ? -1 : 1))
-    return listed.slice(0, limit).map((ledger) => ({
-      ledgerId: ledger.id,
-      header: ledger.header,
-      seal: ledger.seal,
-      fenced: ledger.fenced,
-      entries: ledger.entries.count,
-      lastEntryId: BigInt(ledger.entries.lastId),
-      sizeBytes: ledger.sizeBytes,
-    }))
+    return this.#answers.summaries(after, limit)
   }
 
   async listControls(): Promise<ControlFrame[]> {
@@ -454,7 +417,9 @@ class LocalStore implements SegmentStore, TableEvents {
     this.#waiters.failAll(this.#health.closedError())
     await this.#reclaimer.settled()
     await this.#commit.drain()
-    if (this.#health.poisoned === null) {
+    if (this.#health.poisoned !== null) {
+      await this.#space.closeAhead()
+    } else {
       try {
         // Before the mark: a file that is listed after it would look like one whose frames are lost.
         await this.#space.putAheadBack()
@@ -476,46 +441,4 @@ class LocalStore implements SegmentStore, TableEvents {
 
 function mark(kind: MarkFrame['kind'], ledgerId: bigint, body: Uint8Array, entryId = 0n): MarkFrame {
   return { kind, ledgerId, entryId, bornGeneration: null, body }
-}
-
-/** Resolves when the add has become durable or failed; rejects when aborted. */
-function settled(item: CommitItem, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const aborted = (): void => reject(signal?.reason)
-    signal?.addEventListener('abort', aborted, { once: true })
-    item.watch(() => {
-      signal?.removeEventListener('abort', aborted)
-      resolve()
-    })
-  })
-}
-
-function fencedError(ledgerId: bigint): StratalogError {
-  return new StratalogError(
-    'fenced',
-    `ledger ${ledgerId} is fenced: another writer took it over or closed it`,
-  )
-}
-
-function notFound(ledgerId: bigint, why: string): StratalogError {
-  return new StratalogError('ledger_not_found', `ledger ${ledgerId} ${why} on this store`)
-}
-
-function checkLedgerId(ledgerId: bigint): void {
-  if (ledgerId >= 0n && ledgerId < 2n ** 63n) return
-  throw new StratalogError('invalid_argument', `${ledgerId} is no ledger id: ids go from 0 to 2^63 - 1`)
-}
-
-function checkEntryId(entryId: bigint): void {
-  if (entryId >= 0n && entryId <= BigInt(Number.MAX_SAFE_INTEGER)) return
-  throw new StratalogError('invalid_argument', `${entryId} is no entry id: ids go from 0 to 2^53 - 1`)
-}
-
-function checkSeal(seal: LedgerSeal): void {
-  const fits = Number.isSafeInteger(seal.lengthBytes) && seal.lengthBytes >= 0
-  if (fits && seal.lastEntryId >= -1n && seal.lastEntryId <= BigInt(Number.MAX_SAFE_INTEGER)) return
-  throw new StratalogError(
-    'invalid_argument',
-    `no seal: entry ${seal.lastEntryId}, ${seal.lengthBytes} bytes`,
-  )
 }

@@ -12,10 +12,10 @@ import { SUPERBLOCK_NAME, SUPERBLOCK_TEMPORARY_NAME } from './names.js'
  *   {"format":1,"storeId":"…","logId":"…","createdMs":…,"generation":"12","files":["3-5","9-12"], …}
  *   crc32c 89abcdef
  *
- * The second line is the checksum of the first with its line feed. It is replaced as a whole (temporary file, sync,
- * rename, sync of the directory) before the first frame of a generation is written and before a freed log file
- * loses its name, so what it lists is what the store's frames are in: a listed file that is not there is a loss,
- * a file that is not listed holds nothing.
+ * The second line is the checksum of the first with its line feed. It is replaced as a whole (temporary file,
+ * sync, rename, sync of the directory) before the first frame of a generation is written and before a freed
+ * log file loses its name, so what it lists is what the store's frames are in: a listed file that is not
+ * there is a loss, a file that is not listed holds nothing.
  */
 const FORMAT = 1
 const SUPERBLOCK_BYTES_MAX = 4 << 20
@@ -31,7 +31,10 @@ export interface Superblock {
   readonly generation: bigint
   /** Generations of the files that hold frames, ascending. */
   readonly files: readonly bigint[]
-  /** Ledgers born up to here may have lost entries that a run without a clean end had not made durable. 0: none. */
+  /**
+   * Ledgers born up to here may have lost entries that a run without a clean end had not made durable. 0:
+   * none.
+   */
   readonly uncleanGeneration: bigint
   /** Ledgers born up to here may have lost durable entries to damage. 0: none. */
   readonly corruptGeneration: bigint

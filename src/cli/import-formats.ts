@@ -1,0 +1,112 @@
+import { createReadStream } from 'node:fs'
+import { stat } from 'node:fs/promises'
+import { extname } from 'node:path'
+import { StratalogError } from '../model/errors.js'
+import { csvRows } from './csv.js'
+import { jsonArrayItems } from './json-array.js'
+import { lineBatches, parseJsonLine } from './lines.js'
+
+/** How a file is divided into records. */
+export type ImportFormat = 'lines' | 'json' | 'ndjson' | 'csv'
+
+/** One record to be, its value where it has fields, and where it stands. */
+export interface ImportItem {
+  readonly bytes: Uint8Array
+  readonly value: unknown
+  readonly where: string
+}
+
+const FORMATS: readonly ImportFormat[] = ['lines', 'json', 'ndjson', 'csv']
+const BY_EXTENSION: Readonly<Record<string, ImportFormat>> = {
+  '.json': 'json',
+  '.ndjson': 'ndjson',
+  '.jsonl': 'ndjson',
+  '.csv': 'csv',
+}
+const BATCH_ITEMS_MAX = 4_096
+const BATCH_BYTES_MAX = 4 * 1024 * 1024
+
+/** The format somebody named, else that of the file's name. */
+export function formatOf(file: string, named: string | undefined): ImportFormat {
+  if (named === undefined) return BY_EXTENSION[extname(file).toLowerCase()] ?? 'lines'
+  const found = FORMATS.find((one) => one === named)
+  if (found === undefined)
+    throw new StratalogError('usage', `--format "${named}" is not known: use one of ${FORMATS.join(', ')}`, {
+      found: named,
+    })
+  return found
+}
+
+/** Sizes of files that are all there; checked before the first record is appended. */
+export function fileSizes(files: readonly string[]): Promise<number[]> {
+  return Promise.all(
+    files.map(async (file) => {
+      try {
+        const found = await stat(file)
+        if (found.isDirectory())
+          throw new StratalogError('invalid_argument', `${file} is a directory: name files`, { found: file })
+        return found.size
+      } catch (error) {
+        throw fileError(error, file)
+      }
+    }),
+  )
+}
+
+/** Records of a file in batches that are worth one append. */
+export async function* readItems(
+  file: string,
+  format: ImportFormat,
+  signal: AbortSignal,
+): AsyncGenerator<{ values: ImportItem[]; readBytes: number }, void, undefined> {
+  const stream = createReadStream(file, { highWaterMark: 256 * 1024 })
+  try {
+    if (format === 'lines' || format === 'ndjson') {
+      for await (const lines of lineBatches(stream, file, signal)) {
+        const values = lines.map(({ bytes, where }) => ({
+          bytes,
+          where,
+          value: format === 'ndjson' ? parseJsonLine({ bytes, where }) : undefined,
+        }))
+        yield { values, readBytes: stream.bytesRead }
+      }
+      return
+    }
+    const items = format === 'csv' ? csvRows(stream, file) : jsonArrayItems(stream, file)
+    for await (const values of batched(items, signal)) yield { values, readBytes: stream.bytesRead }
+  } catch (error) {
+    throw fileError(error, file)
+  } finally {
+    stream.destroy()
+  }
+}
+
+async function* batched(
+  items: AsyncIterable<ImportItem>,
+  signal: AbortSignal,
+): AsyncGenerator<ImportItem[], void, undefined> {
+  let batch: ImportItem[] = []
+  let bytes = 0
+  for await (const item of items) {
+    if (signal.aborted) return
+    batch.push(item)
+    bytes += item.bytes.byteLength
+    if (batch.length < BATCH_ITEMS_MAX && bytes < BATCH_BYTES_MAX) continue
+    yield batch
+    batch = []
+    bytes = 0
+  }
+  if (batch.length > 0) yield batch
+}
+
+function fileError(error: unknown, file: string): unknown {
+  if (error instanceof StratalogError) return error
+  const { code, message } = error as NodeJS.ErrnoException
+  if (code === 'ENOENT')
+    return new StratalogError('file_not_found', `there is no file ${file}`, { cause: error, found: file })
+  if (code === 'EACCES' || code === 'EPERM')
+    return new StratalogError('access_denied', `${file} can't be read: ${message}`, { cause: error })
+  return code === undefined
+    ? error
+    : new StratalogError('io_failed', `${file} can't be read: ${message}`, { cause: error })
+}

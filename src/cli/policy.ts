@@ -1,0 +1,94 @@
+import type { Command } from 'commander'
+import type { PolicyShowDto, PolicyTestDto } from '../model/control-api.js'
+import type { CliIo } from './io.js'
+
+/** `stratalog policy show | test`. */
+export function register(program: Command, io: CliIo): void {
+  const group = program
+    .command('policy')
+    .description('the policy of a stream: values, who said them, what comes of them')
+  group
+    .command('show')
+    .argument('<stream>', 'also one that is not there yet')
+    .description('every value with its origin, and what was outvoted')
+    .addHelpText('after', '\nExample:\n  stratalog policy show clicks/web')
+    .action(async (stream: string) => show(io, stream))
+  group
+    .command('test')
+    .argument('<stream>', 'also one that is not there yet')
+    .description('the values, and what the plan does by some moment')
+    .option('--at <moment>', '+7d, or a date or time', '+7d')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  stratalog policy test clicks/web\n  stratalog policy test clicks/web --at 2027-01-01',
+    )
+    .action(async (stream: string, options: { at: string }) => test(io, stream, options.at))
+}
+
+async function show(io: CliIo, stream: string): Promise<void> {
+  const { checkStreamName } = await import('../model/stream-name.js')
+  checkStreamName(stream)
+  const { withLog } = await import('./connect.js')
+  await withLog(io, {}, async ({ api }) => {
+    const shown = await api.policyShow(stream)
+    if (io.json) return io.value(shown)
+    await printValues(io, shown)
+    const { valueText } = await import('./policy-text.js')
+    for (const { field, value, origin, by } of shown.losers) {
+      await io.line(
+        `outvoted  ${field} ${valueText(field, value)} (${origin.replace(/ +/g, ' ')}) by ${by.replace(/ +/g, ' ')}`,
+      )
+    }
+  })
+}
+
+async function test(io: CliIo, stream: string, at: string): Promise<void> {
+  const { checkStreamName } = await import('../model/stream-name.js')
+  const { parseMoment } = await import('./args.js')
+  checkStreamName(stream)
+  const atMs = parseMoment(at, Date.now())
+  const { withLog } = await import('./connect.js')
+  await withLog(io, {}, async ({ api }) => {
+    const tested = await api.policyTest(stream, { atMs })
+    if (io.json) return io.value(tested)
+    await printValues(io, tested)
+    for (const conflict of tested.conflicts) await io.line(`${io.colors.yellow('conflict')}  ${conflict}`)
+    await printOutcome(io, tested)
+  })
+}
+
+async function printValues(io: CliIo, shown: PolicyShowDto): Promise<void> {
+  const { table } = await import('./render.js')
+  const { valueText } = await import('./policy-text.js')
+  const rows = shown.values.map(({ field, value, origin }) => [field, valueText(field, value), origin])
+  const columns = [{ name: shown.stream }, { name: 'value' }, { name: 'from' }]
+  for (const line of table(columns, rows, io.colors)) await io.line(line)
+  if (!shown.exists) io.note(`(there is no stream ${shown.stream} yet: this is what it would get)`)
+}
+
+async function printOutcome(io: CliIo, tested: PolicyTestDto): Promise<void> {
+  const { formatBytes, formatDuration, formatTime } = await import('../model/units.js')
+  const { formatCount, plural } = await import('./render.js')
+  const { nowMs, atMs, seals, copies, evicts, trims } = tested
+  // The clock went on a little since the moment was read.
+  const aheadText = (ms: number) => formatDuration(ms < 3_600_000 ? ms : Math.round(ms / 60_000) * 60_000)
+  const ahead = atMs > nowMs ? `in ${aheadText(atMs - nowMs).padEnd(6)}` : 'by then  '
+  const oldest = trims.oldestMs === null ? '' : `, oldest ${formatTime(trims.oldestMs)}`
+  const lines = [
+    ...(seals > 0 ? [`seals ${plural(seals, 'segment')}`] : []),
+    ...(copies.segments > 0
+      ? [`copies ${formatBytes(copies.bytes)} (${plural(copies.segments, 'segment')})`]
+      : []),
+    ...(evicts.segments > 0
+      ? [`frees ${formatBytes(evicts.bytes)} hot (${plural(evicts.segments, 'segment')})`]
+      : []),
+    ...(trims.segments > 0
+      ? [
+          `trims ${formatCount(trims.segments)} segments${oldest}, frees ${formatBytes(trims.hotBytes)} hot, ${formatBytes(trims.archiveBytes)} archive`,
+        ]
+      : []),
+  ]
+  for (const line of lines.length > 0 ? lines : ['does nothing with the segments there are now'])
+    await io.line(`${ahead} ${line}`)
+  io.note(`(until ${formatTime(atMs)}, with the segments there are now)`)
+}

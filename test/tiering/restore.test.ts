@@ -1,0 +1,136 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, test } from 'node:test'
+import { text } from '../../src/model/codec.js'
+import type { Log } from '../../src/log.js'
+import { openArchive, openLog } from '../../src/open.js'
+import { planRestore, restoreArchive } from '../../src/restore.js'
+import { silentLogger } from '../../src/system/logger.js'
+
+let root = ''
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'stratalog-restore-'))
+})
+afterEach(() => rmSync(root, { recursive: true, force: true }))
+
+const common = {
+  tiering: 'off',
+  control: 'off',
+  config: 'none',
+  storeFileBytes: 4 * 1024 * 1024,
+  system: { logger: silentLogger() },
+} as const
+
+/** A log with two streams, everything in the archive; returns what a reader saw of it. */
+async function archived(): Promise<string[]> {
+  await using log = await openLog(join(root, 'log'), {
+    ...common,
+    archive: join(root, 'archive'),
+    defaults: { roll: { size: '8 KiB' }, hot: { for: 0 }, evict: { lag: 0 } },
+  })
+  await log.streams.create('numbers', { txid: 'custom' })
+  await log.stream('numbers', { codec: text() }).appendAll(
+    Array.from({ length: 400 }, (_, i) => `n${i}${'.'.repeat(80)}`),
+    { txid: (value) => BigInt(Number.parseInt(value.slice(1), 10) * 10) },
+  )
+  await log.stream('deep/name').appendAll(Array.from({ length: 100 }, (_, i) => `d${i}`))
+  for (const name of ['numbers', 'deep/name']) await log.stream(name).seal()
+  assert.equal((await log.tier.run()).failed.length, 0)
+  return await everything(log, ['numbers', 'deep/name'])
+}
+
+async function everything(log: Log, names: readonly string[]): Promise<string[]> {
+  const seen: string[] = []
+  for (const name of names) {
+    for await (const record of log.stream(name).read()) {
+      seen.push(`${name} ${record.dlsn} ${record.txid} ${record.sequenceId} ${Buffer.from(record.payload).toString()}`)
+    }
+  }
+  return seen
+}
+
+function segmentFiles(): string[] {
+  return readdirSync(join(root, 'archive'), { recursive: true, encoding: 'utf8' })
+    .filter((name) => /\/s[0-9a-v]{13}-/.test(name))
+    .map((name) => join(root, 'archive', name))
+    .sort()
+}
+
+describe('restore from the archive alone (invariant 7)', () => {
+  test('equal DLSNs, txids, sequence ids and payloads; twice gives the same digest', async () => {
+    const before = await archived()
+    rmSync(join(root, 'log'), { recursive: true })
+    const digests: string[] = []
+    for (const into of ['one', 'two']) {
+      const archive = await openArchive(join(root, 'archive'))
+      await using log = await openLog(join(root, into), common)
+      const plan = await planRestore(archive)
+      const report = await restoreArchive(log, archive, plan)
+      assert.equal(report.records, 500n)
+      assert.equal(report.digest, plan.digest)
+      digests.push(report.digest)
+      assert.deepEqual(await everything(log, ['numbers', 'deep/name']), before)
+      const info = await log.stream('numbers').info()
+      assert.equal(info.txid, 'custom')
+      // The restored stream is a life of its own that names its parent, and goes on where the other ended.
+      const row = await log.streams.find('numbers')
+      assert.ok(row?.parent !== null && row?.parent.incarnation !== row?.incarnation)
+      const ack = await log.stream('numbers').append('more', { txid: 4_000n })
+      assert.equal(ack.sequenceId, 400n)
+    }
+    assert.equal(digests[0], digests[1])
+  })
+
+  test('interrupted, it goes on behind the last whole segment', async () => {
+    const before = await archived()
+    const archive = await openArchive(join(root, 'archive'))
+    await using log = await openLog(join(root, 'into'), common)
+    const plan = await planRestore(archive)
+    const abort = new AbortController()
+    let seen = 0
+    const onProgress = () => {
+      seen += 1
+      if (seen === 3) abort.abort(new Error('stop'))
+    }
+    await assert.rejects(restoreArchive(log, archive, plan, { signal: abort.signal, onProgress }), /stop/)
+    const report = await restoreArchive(log, archive, plan)
+    assert.equal(report.resumed, 3)
+    assert.deepEqual(await everything(log, ['numbers', 'deep/name']), before)
+  })
+
+  test('a missing segment, a flipped bit and a truncated object are named and nothing wrong is restored', async () => {
+    await archived()
+    const files = segmentFiles()
+    const victim = files[files.length >> 1] ?? ''
+    const whole = readFileSync(victim)
+    const attempt = async () => {
+      rmSync(join(root, 'into'), { recursive: true, force: true })
+      const archive = await openArchive(join(root, 'archive'))
+      await using log = await openLog(join(root, 'into'), common)
+      return await restoreArchive(log, archive, await planRestore(archive))
+    }
+    for (const at of [60, whole.length >> 1, whole.length - 10]) {
+      const flipped = Buffer.from(whole)
+      flipped[at] = (flipped[at] ?? 0) ^ 0x10
+      rmSync(victim)
+      writeFileSync(victim, flipped)
+      await assert.rejects(attempt(), { code: 'corrupt' }, `a bit at ${at}`)
+    }
+    truncateSync(victim, whole.length - 100)
+    await assert.rejects(attempt(), { code: 'corrupt' })
+    rmSync(victim)
+    await assert.rejects(attempt(), { code: 'corrupt', message: /missing/ })
+    writeFileSync(victim, whole)
+    assert.equal((await attempt()).records, 500n)
+  })
+
+  test('refuses a log that has a stream of that name of its own', async () => {
+    await archived()
+    const archive = await openArchive(join(root, 'archive'))
+    await using log = await openLog(join(root, 'into'), common)
+    await log.stream('numbers').append('mine')
+    await assert.rejects(restoreArchive(log, archive, await planRestore(archive)), { code: 'refused' })
+  })
+})
