@@ -3,7 +3,10 @@ const only = (name, from, to) => ({
   name,
   severity: 'error',
   from: { path: from },
-  to: { pathNot: [...to, 'node_modules', '^node:'], dependencyTypesNot: ['core', 'npm', 'npm-dev', 'npm-optional'] },
+  to: {
+    pathNot: [...to, 'node_modules', '^node:'],
+    dependencyTypesNot: ['core', 'npm', 'npm-dev', 'npm-optional'],
+  },
 })
 const fromOneFolder = (module, folder) => ({
   name: `only-${folder.replace(/[^a-z0-9]+/g, '-')}-imports-${module.replace(/[^a-z0-9]+/g, '-')}`,
@@ -25,9 +28,23 @@ module.exports = {
     only('ports-see-model-and-format', PORTS, [PORTS, FORMAT, MODEL]),
     only('ledger-sees-ports', '^src/ledger/', ['^src/ledger/', PORTS, FORMAT, MODEL]),
     only('append-sees-ledger', '^src/append/', ['^src/append/', '^src/ledger/', PORTS, FORMAT, MODEL]),
-    only('read-sees-ledger-and-archive', '^src/read/', ['^src/read/', '^src/ledger/', '^archive/[^/]+\\.ts$', PORTS, FORMAT, MODEL]),
+    only('read-sees-ledger-and-archive', '^src/read/', [
+      '^src/read/',
+      '^src/ledger/',
+      '^archive/[^/]+\\.ts$',
+      PORTS,
+      FORMAT,
+      MODEL,
+    ]),
     only('archive-sees-ports', '^archive/[^/]+\\.ts$', ['^archive/[^/]+\\.ts$', PORTS, FORMAT, MODEL]),
-    only('tiering-sees-ledger-and-archive', '^tiering/', ['^tiering/', '^src/ledger/', '^archive/[^/]+\\.ts$', PORTS, FORMAT, MODEL]),
+    only('tiering-sees-ledger-and-archive', '^tiering/', [
+      '^tiering/',
+      '^src/ledger/',
+      '^archive/[^/]+\\.ts$',
+      PORTS,
+      FORMAT,
+      MODEL,
+    ]),
     only('engine-directory', '^archive/directory/', ['^archive/directory/', PORTS, FORMAT, MODEL]),
     only('engine-local-store', '^src/store/local/', ['^src/store/local/', PORTS, FORMAT, MODEL]),
     only('engine-sqlite', '^src/metadata/sqlite/', ['^src/metadata/sqlite/', PORTS, FORMAT, MODEL]),
@@ -44,8 +61,13 @@ module.exports = {
       name: 'no-ambient-io',
       comment: 'Disk, network and time come in by argument.',
       severity: 'error',
-      from: { path: '^(src|tiering|archive)/', pathNot: ['^src/(system|store|metadata|cli|serve|client)/', '^src/open\\.ts$', '^archive/[^/]+/'] },
-      to: { path: '^(node:fs|node:net|node:http|node:https|node:child_process|node:worker_threads|node:timers|fs|net|http|https|child_process|worker_threads|timers)$' },
+      from: {
+        path: '^(src|tiering|archive)/',
+        pathNot: ['^src/(system|store|metadata|cli|serve|client)/', '^src/open\\.ts$', '^archive/[^/]+/'],
+      },
+      to: {
+        path: '^(node:fs|node:net|node:http|node:https|node:child_process|node:worker_threads|node:timers|fs|net|http|https|child_process|worker_threads|timers)$',
+      },
     },
     fromOneFolder('better-sqlite3', 'src/metadata/sqlite/'),
     fromOneFolder('pino', 'src/system/'),
@@ -64,6 +86,10 @@ module.exports = {
     tsConfig: { fileName: 'tsconfig.json' },
     doNotFollow: { path: 'node_modules' },
     exclude: { path: '^dist/' },
-    enhancedResolveOptions: { extensions: ['.ts', '.js'], exportsFields: ['exports'], conditionNames: ['import', 'node', 'default', 'types'] },
+    enhancedResolveOptions: {
+      extensions: ['.ts', '.js'],
+      exportsFields: ['exports'],
+      conditionNames: ['import', 'node', 'default', 'types'],
+    },
   },
 }

@@ -20,9 +20,13 @@ async function main(): Promise<void> {
     },
   })
   if (values.member !== undefined) return runMember(values.member, values.dir ?? tmpdir())
-  const chosen = MEMBERS.filter((one) => values.only === undefined || one.name === values.only || one.name.startsWith(`${values.only}.`))
+  const chosen = MEMBERS.filter(
+    (one) => values.only === undefined || one.name === values.only || one.name.startsWith(`${values.only}.`),
+  )
   if (chosen.length === 0) {
-    process.stderr.write(`bench: no member ${values.only}. There are ${MEMBERS.map((one) => one.name).join(', ')}\n`)
+    process.stderr.write(
+      `bench: no member ${values.only}. There are ${MEMBERS.map((one) => one.name).join(', ')}\n`,
+    )
     process.exitCode = 2
     return
   }
@@ -44,10 +48,14 @@ async function runMember(name: string, parent: string): Promise<void> {
 
 function measure(name: string, parent: string, json: boolean): BenchResult | null {
   if (!json) process.stderr.write(`${name} …\n`)
-  const child = spawnSync(process.execPath, [join(import.meta.dirname, 'main.js'), '--member', name, '--dir', parent], {
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'inherit'],
-  })
+  const child = spawnSync(
+    process.execPath,
+    [join(import.meta.dirname, 'main.js'), '--member', name, '--dir', parent],
+    {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'inherit'],
+    },
+  )
   if (child.status !== 0) {
     process.stderr.write(`bench: ${name} failed\n`)
     return null
@@ -59,15 +67,33 @@ function measure(name: string, parent: string, json: boolean): BenchResult | nul
 
 function printTable(results: readonly (BenchResult | null)[]): void {
   const [cpu] = cpus()
-  process.stdout.write(`node ${process.version}, ${cpus().length} × ${cpu?.model.trim() ?? '?'}, ${Math.round(totalmem() / 2 ** 30)} GiB\n\n`)
+  process.stdout.write(
+    `node ${process.version}, ${cpus().length} × ${cpu?.model.trim() ?? '?'}, ${Math.round(totalmem() / 2 ** 30)} GiB\n\n`,
+  )
   const rows = results.flatMap((one) =>
     one === null
       ? []
-      : [[one.name, `${round(one.value)} ${one.unit}`, `${round(one.reference.value)}`, one.ratio.toFixed(2), one.target, one.met ? 'met' : 'NOT MET', one.reference.what]],
+      : [
+          [
+            one.name,
+            `${round(one.value)} ${one.unit}`,
+            `${round(one.reference.value)}`,
+            one.ratio.toFixed(2),
+            one.target,
+            one.met ? 'met' : 'NOT MET',
+            one.reference.what,
+          ],
+        ],
   )
   const head = ['name', 'value', 'reference', 'ratio', 'target', '', 'reference is']
   const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => (row[i] ?? '').length)))
-  for (const row of [head, ...rows]) process.stdout.write(`${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd()}\n`)
+  for (const row of [head, ...rows])
+    process.stdout.write(
+      `${row
+        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+        .join('  ')
+        .trimEnd()}\n`,
+    )
 }
 
 function round(value: number): string {

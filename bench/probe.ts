@@ -1,4 +1,14 @@
-import { closeSync, fdatasync, fsyncSync, mkdirSync, openSync, readSync, rmSync, write, writeSync } from 'node:fs'
+import {
+  closeSync,
+  fdatasync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  rmSync,
+  write,
+  writeSync,
+} from 'node:fs'
 import { join } from 'node:path'
 
 /** The plain loops the log is held against: the same disk, the same bytes, nothing else. */
@@ -6,9 +16,15 @@ import { join } from 'node:path'
 const COPIES = 3
 
 /** Writes `totalBytes` in groups to three preallocated files, each group synced on all three; MB/s, counted once. */
-export async function plainAppend(directory: string, groupBytes: number, totalBytes: number): Promise<number> {
+export async function plainAppend(
+  directory: string,
+  groupBytes: number,
+  totalBytes: number,
+): Promise<number> {
   mkdirSync(directory, { recursive: true })
-  const files = Array.from({ length: COPIES }, (_, i) => preallocated(join(directory, `plain-${i}`), totalBytes))
+  const files = Array.from({ length: COPIES }, (_, i) =>
+    preallocated(join(directory, `plain-${i}`), totalBytes),
+  )
   const group = Buffer.alloc(groupBytes, 7)
   const start = performance.now()
   for (let offset = 0; offset + groupBytes <= totalBytes; offset += groupBytes) {
@@ -23,7 +39,9 @@ export async function plainAppend(directory: string, groupBytes: number, totalBy
 /** Median milliseconds of three parallel writes and fdatasyncs of 4 KiB. */
 export async function plainLatency(directory: string, rounds: number): Promise<number[]> {
   mkdirSync(directory, { recursive: true })
-  const files = Array.from({ length: COPIES }, (_, i) => preallocated(join(directory, `plain-${i}`), rounds * 4_096))
+  const files = Array.from({ length: COPIES }, (_, i) =>
+    preallocated(join(directory, `plain-${i}`), rounds * 4_096),
+  )
   const page = Buffer.alloc(4_096, 7)
   const times: number[] = []
   for (let round = 0; round < rounds; round += 1) {
@@ -52,7 +70,8 @@ export function plainRead(files: readonly string[]): number {
 function preallocated(path: string, bytes: number): number {
   const fd = openSync(path, 'w')
   const zeros = Buffer.alloc(1024 * 1024)
-  for (let at = 0; at < bytes; at += zeros.length) writeSync(fd, zeros, 0, Math.min(zeros.length, bytes - at), at)
+  for (let at = 0; at < bytes; at += zeros.length)
+    writeSync(fd, zeros, 0, Math.min(zeros.length, bytes - at), at)
   fsyncSync(fd)
   return fd
 }

@@ -3,6 +3,7 @@
 export type { PassReport, StreamPlan } from '../tiering/agent.js'
 export type { TieringEvent } from '../tiering/context.js'
 export type { PlannedAction } from '../tiering/plan.js'
+export { openArchive, openLog, planRestore, restoreArchive } from './lazy.js'
 export type { Log, Streams, Tier } from './log.js'
 export { bytes, type Codec, json, text } from './model/codec.js'
 export { Dlsn } from './model/dlsn.js'
@@ -32,7 +33,6 @@ export type {
   StreamRow,
   TxidMode,
 } from './model/segment.js'
-export { openArchive, openLog } from './open.js'
 export type { OpenOptions, SystemPorts } from './options.js'
 export type {
   ArchiveCapabilities,
@@ -49,13 +49,7 @@ export type { Random } from './ports/random.js'
 export type { SegmentTotals } from './ports/segment-index.js'
 export type { StoreStatus } from './ports/segment-store.js'
 export type { ReadCounts } from './read/reader.js'
-export {
-  planRestore,
-  type RestorePlan,
-  type RestoreProgress,
-  type RestoreReport,
-  restoreArchive,
-} from './restore.js'
+export type { RestorePlan, RestoreProgress, RestoreReport } from './restore.js'
 export type {
   AppendAllOptions,
   AppendOptions,

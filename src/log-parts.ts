@@ -24,7 +24,10 @@ export interface LogParts {
     resolve(streamName: string, override: string | null): ResolvedPolicy
     encode(policy: PolicyInput): string
     /** What was outvoted, for `policy show`. */
-    losers(streamName: string, override: string | null): readonly { field: string; value: unknown; origin: string; by: string }[]
+    losers(
+      streamName: string,
+      override: string | null,
+    ): readonly { field: string; value: unknown; origin: string; by: string }[]
   }
   /** Names like the unknown one, best first. */
   readonly nearest: (name: string, names: readonly string[]) => string | null

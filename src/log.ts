@@ -1,17 +1,17 @@
-import type { LogParts } from './log-parts.js'
-import { randomIncarnation } from './model/incarnation.js'
+import type { PassReport, StreamPlan } from '../tiering/agent.js'
+import type { TieringEvent } from '../tiering/context.js'
 import { recoverSegment } from './append/segment-writer.js'
+import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
-import { StratalogError, isStratalogError } from './model/errors.js'
+import { isStratalogError, StratalogError } from './model/errors.js'
+import { randomIncarnation } from './model/incarnation.js'
 import type { ResolvedPolicy } from './model/policy.js'
 import type { PolicyInput } from './model/policy-input.js'
 import type { SegmentRow, StreamRow, TxidMode } from './model/segment.js'
 import { checkStreamName } from './model/stream-name.js'
 import type { StoreStatus } from './ports/segment-store.js'
 import { Stream, type StreamServices } from './stream.js'
-import type { PassReport, StreamPlan } from '../tiering/agent.js'
-import type { TieringEvent } from '../tiering/context.js'
-import { tierStatus, type TierStatus } from './tier-status.js'
+import { type TierStatus, tierStatus } from './tier-status.js'
 
 const STREAMS_PAGE = 1_000
 /** Segments recovered side by side at the start. */
@@ -64,7 +64,8 @@ export class Log implements AsyncDisposable {
       find: (name) => this.#index.streamByName(checkStreamName(name)),
     }
     this.tier = {
-      run: ({ until = 'settled', signal } = {}) => (until === 'once' ? parts.agent.runOnce(signal) : parts.agent.runUntilSettled(signal)),
+      run: ({ until = 'settled', signal } = {}) =>
+        until === 'once' ? parts.agent.runOnce(signal) : parts.agent.runUntilSettled(signal),
       plan: (stream) => this.#plan(stream),
       status: () => tierStatus(parts, this.#list()),
       onEvent: (listener) => parts.agent.onEvent(listener),
@@ -75,7 +76,8 @@ export class Log implements AsyncDisposable {
       find: (name) => this.#index.streamByName(name),
       ensure: (name) => this.#ensure(name),
       notFound: (name) => this.#notFound(name),
-      policy: async (stream) => this.#parts.policies.resolve(stream.name, await this.#index.policyOverride(stream.incarnation)),
+      policy: async (stream) =>
+        this.#parts.policies.resolve(stream.name, await this.#index.policyOverride(stream.incarnation)),
       setPolicy: (stream, policy) => this.#setPolicy(stream, policy),
       appended: () => parts.agent.wake(100),
     }
@@ -102,7 +104,10 @@ export class Log implements AsyncDisposable {
     checkStreamName(name)
     if (options?.codec !== undefined) return new Stream<T>(this.#services, name, options.codec)
     // Without a codec text is taken as well; payloads come back as bytes.
-    const plain: Codec<Uint8Array | string> = { encode: (value) => value, decode: (payload) => bytes().decode(payload) }
+    const plain: Codec<Uint8Array | string> = {
+      encode: (value) => value,
+      decode: (payload) => bytes().decode(payload),
+    }
     return new Stream<Uint8Array | string>(this.#services, name, plain)
   }
 
@@ -125,10 +130,15 @@ export class Log implements AsyncDisposable {
   }
 
   /** The policy a stream of that name has or would have, and what was outvoted. */
-  async policyOf(name: string): Promise<{ resolved: ResolvedPolicy; losers: ReturnType<LogParts['policies']['losers']> }> {
+  async policyOf(
+    name: string,
+  ): Promise<{ resolved: ResolvedPolicy; losers: ReturnType<LogParts['policies']['losers']> }> {
     const stream = await this.#index.streamByName(checkStreamName(name))
     const override = stream === null ? null : await this.#index.policyOverride(stream.incarnation)
-    return { resolved: this.#parts.policies.resolve(name, override), losers: this.#parts.policies.losers(name, override) }
+    return {
+      resolved: this.#parts.policies.resolve(name, override),
+      losers: this.#parts.policies.losers(name, override),
+    }
   }
 
   /**
@@ -147,7 +157,10 @@ export class Log implements AsyncDisposable {
         } catch (error) {
           if (!isStratalogError(error)) throw error
           found.waiting += 1
-          this.#parts.segments.ledger.logger.warn({ err: error, segment: row.segment.toString(), incarnation: row.incarnation }, 'segment could not be recovered yet')
+          this.#parts.segments.ledger.logger.warn(
+            { err: error, segment: row.segment.toString(), incarnation: row.incarnation },
+            'segment could not be recovered yet',
+          )
         }
       }
     }
@@ -176,14 +189,21 @@ export class Log implements AsyncDisposable {
   }
 
   async #plan(name: string | undefined): Promise<StreamPlan[]> {
-    if (name !== undefined && (await this.#index.streamByName(name)) === null) throw await this.#notFound(name)
+    if (name !== undefined && (await this.#index.streamByName(name)) === null)
+      throw await this.#notFound(name)
     return this.#parts.agent.plans(name)
   }
 
   async #create(name: string, txid: TxidMode): Promise<StreamRow> {
     checkStreamName(name)
     const incarnation = randomIncarnation(this.#parts.random)
-    const row = { incarnation, name, txidMode: txid, createdMs: this.#parts.segments.ledger.clock.nowMs(), parent: null }
+    const row = {
+      incarnation,
+      name,
+      txidMode: txid,
+      createdMs: this.#parts.segments.ledger.clock.nowMs(),
+      parent: null,
+    }
     await storeDecision(this.#parts, `stream/${incarnation}`, 'stream-created', row)
     return this.#index.createStream(row)
   }
@@ -195,7 +215,10 @@ export class Log implements AsyncDisposable {
     if (creating === undefined) {
       const { policy, origins } = this.#parts.policies.resolve(name, null)
       if (policy.create === 'refuse') {
-        throw new StratalogError('stream_not_found', `there is no stream ${name} and the policy does not let appends create it (create: refuse, ${origins.create}): stratalog stream create ${name}`)
+        throw new StratalogError(
+          'stream_not_found',
+          `there is no stream ${name} and the policy does not let appends create it (create: refuse, ${origins.create}): stratalog stream create ${name}`,
+        )
       }
       creating = this.#create(name, 'ms').finally(() => this.#creating.delete(name))
       this.#creating.set(name, creating)
@@ -217,8 +240,16 @@ export class Log implements AsyncDisposable {
     const names: string[] = []
     for await (const stream of this.#list()) names.push(stream.name)
     const near = this.#parts.nearest(name, names)
-    const hint = near !== null ? `did you mean ${near}?` : names.length === 0 ? 'this log has no streams yet' : 'see "stratalog stream list"'
-    return new StratalogError('stream_not_found', `there is no stream ${name}: ${hint}`, { found: name, expected: near ?? undefined })
+    const hint =
+      near !== null
+        ? `did you mean ${near}?`
+        : names.length === 0
+          ? 'this log has no streams yet'
+          : 'see "stratalog stream list"'
+    return new StratalogError('stream_not_found', `there is no stream ${name}: ${hint}`, {
+      found: name,
+      expected: near ?? undefined,
+    })
   }
 }
 
@@ -226,17 +257,30 @@ export class Log implements AsyncDisposable {
  * Stores what nothing else would tell (a stream's creation, a policy override) on enough stores before the index has
  * it: the index can be rebuilt, such a decision can't (DESIGN.md §7).
  */
-export async function storeDecision(parts: Pick<LogParts, 'segments'>, id: string, kind: string, body: object): Promise<void> {
+export async function storeDecision(
+  parts: Pick<LogParts, 'segments'>,
+  id: string,
+  kind: string,
+  body: object,
+): Promise<void> {
   const { stores } = parts.segments.ledger
-  const text = JSON.stringify(body, (_, value: unknown) => (typeof value === 'bigint' ? value.toString() : value))
-  const results = await Promise.allSettled(stores.all().map((store) => store.putControl({ id, kind, body: text })))
+  const text = JSON.stringify(body, (_, value: unknown) =>
+    typeof value === 'bigint' ? value.toString() : value,
+  )
+  const results = await Promise.allSettled(
+    stores.all().map((store) => store.putControl({ id, kind, body: text })),
+  )
   const stored = results.filter((result) => result.status === 'fulfilled').length
   const needed = Math.min(2, stores.all().length)
   if (stored < needed) {
     const failed = results.find((result) => result.status === 'rejected')
-    throw new StratalogError('not_enough_stores', `a decision must be on ${needed} stores and could be written to ${stored}: see "stratalog tier status"`, {
-      cause: failed?.status === 'rejected' ? failed.reason : undefined,
-      retryable: true,
-    })
+    throw new StratalogError(
+      'not_enough_stores',
+      `a decision must be on ${needed} stores and could be written to ${stored}: see "stratalog tier status"`,
+      {
+        cause: failed?.status === 'rejected' ? failed.reason : undefined,
+        retryable: true,
+      },
+    )
   }
 }

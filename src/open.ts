@@ -11,7 +11,6 @@ import { parseEnvironment } from './config/env.js'
 import { parseConfig } from './config/file.js'
 import { type ResolvedConfig, resolveConfig } from './config/resolve.js'
 import { nearest } from './config/suggest.js'
-import { LocalDirectory } from './store-directory.js'
 import { Log } from './log.js'
 import type { LogParts } from './log-parts.js'
 import { StratalogError } from './model/errors.js'
@@ -22,6 +21,7 @@ import type { ArchiveEngine, ArchiveStore } from './ports/archive-store.js'
 import type { SegmentIndex } from './ports/segment-index.js'
 import { ColdSource } from './read/cold.js'
 import { HotSource } from './read/source.js'
+import { LocalDirectory } from './store-directory.js'
 
 /** Name of the configuration file in a log's directory. */
 export const CONFIG_FILE = 'stratalog.yaml'
@@ -29,21 +29,7 @@ export const CONFIG_FILE = 'stratalog.yaml'
 const LAYOUT_VERSION = 1
 const STORES_DEFAULT = 3
 
-/**
- * Opens the log in `directory`, making it where there is none, recovers what an earlier process left open and starts
- * the tiering agent. One process at a time has a directory; commands work beside it through its control socket.
- *
- * Errors: `directory_in_use`, `config_invalid`, `invalid_argument`, `version_unsupported`, `corrupt`, `index_missing`,
- * `access_denied`, `disk_full`, `archive_missing`.
- *
- * @example
- * ```ts
- * import { openLog } from 'stratalog'
- * await using log = await openLog('./data', { archive: './archive' })
- * const ack = await log.stream('trades').append('hello')
- * console.log(`${ack.dlsn}`)
- * ```
- */
+/** See lazy.ts, which is what programs call. */
 export async function openLog(directory: string, options: OpenOptions = {}): Promise<Log> {
   const filled = fillOptions(options)
   const root = resolve(directory)
@@ -52,7 +38,10 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   if (filled.create === 'never' && !existsSync(join(root, 'log.json'))) throw noLog(root)
   await makeDirectory(root)
   const { lockDirectory } = await import('./metadata/sqlite/lock.js')
-  const lock = lockDirectory(root, { pid: process.pid, openedAt: new Date(system.clock.nowMs()).toISOString() })
+  const lock = lockDirectory(root, {
+    pid: process.pid,
+    openedAt: new Date(system.clock.nowMs()).toISOString(),
+  })
   // What is open is closed in reverse, also where opening fails half-way.
   const closers: (() => Promise<void> | void)[] = [() => lock.release()]
   const close = async () => {
@@ -65,7 +54,9 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
     if (filled.control === 'socket') await serveControl(log, root, closers)
     return log
   } catch (error) {
-    await close().catch((cause: unknown) => system.logger.warn({ err: cause }, 'closing after a failed open failed as well'))
+    await close().catch((cause: unknown) =>
+      system.logger.warn({ err: cause }, 'closing after a failed open failed as well'),
+    )
     throw error
   }
 }
@@ -90,7 +81,12 @@ async function assemble(
 
   const directories = storeDirectories(root, config)
   checkQuorums(config, directories.length)
-  const stores = await LocalDirectory.open(directories, { ...system, logId: identity.logId, fileBytes: filled.storeFileBytes, create: identity.created })
+  const stores = await LocalDirectory.open(directories, {
+    ...system,
+    logId: identity.logId,
+    fileBytes: filled.storeFileBytes,
+    create: identity.created,
+  })
   closers.push(() => stores.close())
   if (identity.created) await writeIdentity(root, identity.logId, 'ready')
 
@@ -103,7 +99,8 @@ async function assemble(
   const ledger = { stores, metadata: metadata.ledgers, clock: system.clock, logger: system.logger }
   const segments = { ledger, index: metadata.index }
   const policies = policyResolver(config)
-  const policyOf = async (stream: StreamRow) => policies.resolve(stream.name, await metadata.index.policyOverride(stream.incarnation))
+  const policyOf = async (stream: StreamRow) =>
+    policies.resolve(stream.name, await metadata.index.policyOverride(stream.incarnation))
   const hub = new WriterHub(segments, metadata.coordination, async (stream) => {
     let current = await policyOf(stream)
     const watch = metadata.index.watch(stream.incarnation, () => {
@@ -114,7 +111,12 @@ async function assemble(
     })
     closers.push(() => watch.close())
     const quorum = () => policyQuorum(current.policy, directories.length)
-    return { policy: () => current.policy, quorum, inFlightBytesMax: filled.inFlightBytesMax, takenBytesMax: filled.takenBytesMax }
+    return {
+      policy: () => current.policy,
+      quorum,
+      inFlightBytesMax: filled.inFlightBytesMax,
+      takenBytesMax: filled.takenBytesMax,
+    }
   })
   const agent = new TieringAgent({
     logId: identity.logId,
@@ -170,16 +172,31 @@ async function systemPorts(given: Partial<SystemPorts> | undefined): Promise<Sys
   }
 }
 
-async function readConfiguration(root: string, options: OpenOptions, system: SystemPorts): Promise<ResolvedConfig> {
+async function readConfiguration(
+  root: string,
+  options: OpenOptions,
+  system: SystemPorts,
+): Promise<ResolvedConfig> {
   const code = {
     ...(options.defaults ?? {}),
     ...(typeof options.archive === 'string' ? { archive: options.archive } : {}),
     ...(options.stores === undefined ? {} : { stores: options.stores }),
   }
-  const layers = options.config === 'none' ? { code } : { code, env: parseEnvironment(process.env, delimiter), file: await readConfigFile(root, options.config) }
+  const layers =
+    options.config === 'none'
+      ? { code }
+      : {
+          code,
+          env: parseEnvironment(process.env, delimiter),
+          file: await readConfigFile(root, options.config),
+        }
   const config = resolveConfig(layers)
   refuseOwnArchives(config)
-  for (const setting of config.later) system.logger.info({ field: setting.field, origin: setting.origin }, 'this setting has no effect in this version')
+  for (const setting of config.later)
+    system.logger.info(
+      { field: setting.field, origin: setting.origin },
+      'this setting has no effect in this version',
+    )
   return config
 }
 
@@ -187,19 +204,30 @@ async function readConfiguration(root: string, options: OpenOptions, system: Sys
 function refuseOwnArchives(config: ResolvedConfig): void {
   const own = config.later.find((setting) => setting.field === 'archive')
   if (own === undefined) return
-  throw new StratalogError('unsupported', `${own.origin}: an archive of its own for some streams has no effect in this version: give these streams a log of their own`, {
-    found: own.value,
-  })
+  throw new StratalogError(
+    'unsupported',
+    `${own.origin}: an archive of its own for some streams has no effect in this version: give these streams a log of their own`,
+    {
+      found: own.value,
+    },
+  )
 }
 
-async function readConfigFile(root: string, named: string | undefined): Promise<ReturnType<typeof parseConfig> | null> {
+async function readConfigFile(
+  root: string,
+  named: string | undefined,
+): Promise<ReturnType<typeof parseConfig> | null> {
   const file = named ?? join(root, CONFIG_FILE)
   try {
     return parseConfig(await readFile(file, 'utf8'), named === undefined ? CONFIG_FILE : file)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT' && named === undefined) return null
     if (error instanceof StratalogError) throw error
-    throw new StratalogError('config_invalid', `the configuration ${file} can't be read: ${(error as Error).message}`, { cause: error })
+    throw new StratalogError(
+      'config_invalid',
+      `the configuration ${file} can't be read: ${(error as Error).message}`,
+      { cause: error },
+    )
   }
 }
 
@@ -225,22 +253,40 @@ async function readIdentity(root: string): Promise<Identity> {
       await writeIdentity(root, logId, 'making')
       return { logId, created: true }
     }
-    throw new StratalogError('access_denied', `${file} can't be read: ${(error as Error).message}`, { cause: error })
+    throw new StratalogError('access_denied', `${file} can't be read: ${(error as Error).message}`, {
+      cause: error,
+    })
   }
   let parsed: { version?: unknown; logId?: unknown; state?: unknown }
   try {
     parsed = JSON.parse(text) as typeof parsed
   } catch (error) {
-    throw new StratalogError('corrupt', `${file} is damaged: restore it from a backup or from the superblock of a store (logId)`, { cause: error })
+    throw new StratalogError(
+      'corrupt',
+      `${file} is damaged: restore it from a backup or from the superblock of a store (logId)`,
+      { cause: error },
+    )
   }
   if (typeof parsed.version === 'number' && parsed.version > LAYOUT_VERSION) {
-    throw new StratalogError('version_unsupported', `${root} was written by a newer stratalog (layout ${parsed.version}, this one reads ${LAYOUT_VERSION}): update stratalog`, {
-      expected: LAYOUT_VERSION,
-      found: parsed.version,
-    })
+    throw new StratalogError(
+      'version_unsupported',
+      `${root} was written by a newer stratalog (layout ${parsed.version}, this one reads ${LAYOUT_VERSION}): update stratalog`,
+      {
+        expected: LAYOUT_VERSION,
+        found: parsed.version,
+      },
+    )
   }
-  if (parsed.version !== LAYOUT_VERSION || typeof parsed.logId !== 'string' || !/^[0-9a-f]{32}$/.test(parsed.logId)) {
-    throw new StratalogError('corrupt', `${file} is damaged: restore it from a backup or from the superblock of a store (logId)`, { found: text.slice(0, 200) })
+  if (
+    parsed.version !== LAYOUT_VERSION ||
+    typeof parsed.logId !== 'string' ||
+    !/^[0-9a-f]{32}$/.test(parsed.logId)
+  ) {
+    throw new StratalogError(
+      'corrupt',
+      `${file} is damaged: restore it from a backup or from the superblock of a store (logId)`,
+      { found: text.slice(0, 200) },
+    )
   }
   return { logId: parsed.logId, created: parsed.state === 'making' }
 }
@@ -251,24 +297,31 @@ async function checkIndex(index: SegmentIndex, identity: Identity, root: string)
   if (found === identity.logId) return
   if (found === null && identity.created) return index.setFact('log', identity.logId)
   if (found === null) throw indexMissing(root)
-  throw new StratalogError('refused', `${join(root, 'index.db')} belongs to log ${found}, not to ${identity.logId}: put the right file back`, {
-    expected: identity.logId,
-    found,
-  })
+  throw new StratalogError(
+    'refused',
+    `${join(root, 'index.db')} belongs to log ${found}, not to ${identity.logId}: put the right file back`,
+    {
+      expected: identity.logId,
+      found,
+    },
+  )
 }
 
 async function writeIdentity(root: string, logId: string, state: 'making' | 'ready'): Promise<void> {
   const { realDisk } = await import('./system/disk.js')
   const disk = realDisk()
   const file = join(root, 'log.json')
-  await writeFile(`${file}.tmp`, `${JSON.stringify({ version: LAYOUT_VERSION, logId, state })}\n`, { flush: true })
+  await writeFile(`${file}.tmp`, `${JSON.stringify({ version: LAYOUT_VERSION, logId, state })}\n`, {
+    flush: true,
+  })
   await disk.rename(`${file}.tmp`, file)
   await disk.syncDirectory(root)
 }
 
 function storeDirectories(root: string, config: ResolvedConfig): string[] {
   const named = config.stores.value
-  if (named === null) return Array.from({ length: STORES_DEFAULT }, (_, i) => join(root, 'stores', String(i + 1)))
+  if (named === null)
+    return Array.from({ length: STORES_DEFAULT }, (_, i) => join(root, 'stores', String(i + 1)))
   // Relative directories of the file are relative to it; code's and environment's to where the program runs.
   const base = config.stores.layer === 'file' ? root : process.cwd()
   return named.map((one) => resolve(base, one))
@@ -280,7 +333,8 @@ function checkQuorums(config: ResolvedConfig, stores: number): void {
 }
 
 function policyResolver(config: ResolvedConfig): LogParts['policies'] {
-  const decode = (name: string, override: string | null) => (override === null ? null : decodePolicyOverride(override, name))
+  const decode = (name: string, override: string | null) =>
+    override === null ? null : decodePolicyOverride(override, name)
   return {
     resolve: (name, override) => config.policyFor(name, decode(name, override)),
     encode: (policy) => encodePolicyOverride(policy),
@@ -295,7 +349,13 @@ interface ArchiveOpener {
   readonly opened: () => Promise<ArchiveStore | null>
 }
 
-function archiveOpener(root: string, options: OpenOptions, config: ResolvedConfig, system: SystemPorts, signal: AbortSignal): ArchiveOpener | null {
+function archiveOpener(
+  root: string,
+  options: OpenOptions,
+  config: ResolvedConfig,
+  system: SystemPorts,
+  signal: AbortSignal,
+): ArchiveOpener | null {
   const given = options.archive
   const engine = typeof given === 'object' ? given : null
   const { value, layer } = config.archive
@@ -304,7 +364,15 @@ function archiveOpener(root: string, options: OpenOptions, config: ResolvedConfi
   let opening: Promise<ArchiveStore> | null = null
   const open = (): Promise<ArchiveStore> => {
     opening ??= (engine === null ? engineFor(location) : Promise.resolve(engine))
-      .then((found) => found.open({ clock: system.clock, random: system.random, logger: system.logger, disk: system.disk, signal }))
+      .then((found) =>
+        found.open({
+          clock: system.clock,
+          random: system.random,
+          logger: system.logger,
+          disk: system.disk,
+          signal,
+        }),
+      )
       .catch((error: unknown) => {
         opening = null
         throw error
@@ -323,7 +391,11 @@ function archiveLocation(value: string, base: string): string {
 async function engineFor(location: string): Promise<ArchiveEngine> {
   const scheme = /^([a-z][a-z0-9+.-]+):\/\//.exec(location)?.[1]
   if (scheme !== undefined) {
-    throw new StratalogError('unsupported', `the archive ${scheme}://… has no engine in this version: name a directory, or pass an engine to openLog({ archive })`, { found: scheme })
+    throw new StratalogError(
+      'unsupported',
+      `the archive ${scheme}://… has no engine in this version: name a directory, or pass an engine to openLog({ archive })`,
+      { found: scheme },
+    )
   }
   const { directoryArchive } = await import('../archive/directory/store.js')
   return directoryArchive(location)
@@ -335,10 +407,20 @@ export async function openArchive(location: string, given?: Partial<SystemPorts>
   const resolved = archiveLocation(location, process.cwd())
   // An engine makes its directory for a log that begins; who wants to read an archive has misspelt it.
   if (!resolved.includes('://') && !existsSync(resolved)) {
-    throw new StratalogError('archive_missing', `there is no archive in ${resolved}: check the path and the mount`, { found: resolved })
+    throw new StratalogError(
+      'archive_missing',
+      `there is no archive in ${resolved}: check the path and the mount`,
+      { found: resolved },
+    )
   }
   const engine = await engineFor(resolved)
-  return engine.open({ clock: system.clock, random: system.random, logger: system.logger, disk: system.disk, signal: new AbortController().signal })
+  return engine.open({
+    clock: system.clock,
+    random: system.random,
+    logger: system.logger,
+    disk: system.disk,
+    signal: new AbortController().signal,
+  })
 }
 
 async function serveControl(log: Log, root: string, closers: (() => Promise<void> | void)[]): Promise<void> {
@@ -352,12 +434,18 @@ async function makeDirectory(root: string): Promise<void> {
     await mkdir(root, { recursive: true })
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code === 'EEXIST' ? 'invalid_argument' : 'access_denied'
-    throw new StratalogError(code, `${root} can't be a log's directory: ${(error as Error).message}`, { cause: error })
+    throw new StratalogError(code, `${root} can't be a log's directory: ${(error as Error).message}`, {
+      cause: error,
+    })
   }
 }
 
 function noLog(root: string): StratalogError {
-  return new StratalogError('file_not_found', `there is no log in ${root}: make one with "stratalog init ${root}", or name another with --dir`, { found: root })
+  return new StratalogError(
+    'file_not_found',
+    `there is no log in ${root}: make one with "stratalog init ${root}", or name another with --dir`,
+    { found: root },
+  )
 }
 
 function indexMissing(root: string): StratalogError {
@@ -369,5 +457,8 @@ function indexMissing(root: string): StratalogError {
 }
 
 function archiveNeeded(root: string): StratalogError {
-  return new StratalogError('archive_missing', `the records asked for are in the archive, and the log in ${root} has none configured: name it under "archive" in ${CONFIG_FILE}`)
+  return new StratalogError(
+    'archive_missing',
+    `the records asked for are in the archive, and the log in ${root} has none configured: name it under "archive" in ${CONFIG_FILE}`,
+  )
 }

@@ -88,7 +88,11 @@ const KEYS = new Set([
 export function fillOptions(options: OpenOptions): FilledOptions {
   for (const key of Object.keys(options)) {
     if (!KEYS.has(key)) {
-      throw new StratalogError('invalid_argument', `openLog has no option "${key}": there are ${[...KEYS].join(', ')}`, { found: key })
+      throw new StratalogError(
+        'invalid_argument',
+        `openLog has no option "${key}": there are ${[...KEYS].join(', ')}`,
+        { found: key },
+      )
     }
   }
   return Object.freeze({
@@ -96,7 +100,9 @@ export function fillOptions(options: OpenOptions): FilledOptions {
     control: oneOf(options.control ?? 'socket', 'control', ['socket', 'off']),
     create: oneOf(options.create ?? 'create', 'create', ['create', 'never']),
     // A file must hold the largest entry with room to spare; the upper bound keeps offsets well inside a number.
-    storeFileBytes: wholePages(bounded(options.storeFileBytes ?? 64 * MIB, 'storeFileBytes', 4 * MIB, 1024 * MIB)),
+    storeFileBytes: wholePages(
+      bounded(options.storeFileBytes ?? 64 * MIB, 'storeFileBytes', 4 * MIB, 1024 * MIB),
+    ),
     inFlightBytesMax: bounded(options.inFlightBytesMax ?? 8 * MIB, 'inFlightBytesMax', 64 * 1024, 1024 * MIB),
     takenBytesMax: bounded(options.takenBytesMax ?? 64 * MIB, 'takenBytesMax', 64 * 1024, 4096 * MIB),
   })
@@ -104,16 +110,26 @@ export function fillOptions(options: OpenOptions): FilledOptions {
 
 function oneOf<T extends string>(value: T, name: string, allowed: readonly T[]): T {
   if (allowed.includes(value)) return value
-  throw new StratalogError('invalid_argument', `${name}: ${JSON.stringify(value)} is not one of ${allowed.join(', ')}`, { found: value })
+  throw new StratalogError(
+    'invalid_argument',
+    `${name}: ${JSON.stringify(value)} is not one of ${allowed.join(', ')}`,
+    { found: value },
+  )
 }
 
 function bounded(value: number, name: string, min: number, max: number): number {
   if (Number.isSafeInteger(value) && value >= min && value <= max) return value
-  throw new StratalogError('invalid_argument', `${name}: ${value} is not a whole number of bytes between ${min} and ${max}`, { found: value })
+  throw new StratalogError(
+    'invalid_argument',
+    `${name}: ${value} is not a whole number of bytes between ${min} and ${max}`,
+    { found: value },
+  )
 }
 
 /** Stores write whole pages; a file of half a page would waste the rest. */
 function wholePages(sizeBytes: number): number {
   if (sizeBytes % 4_096 === 0) return sizeBytes
-  throw new StratalogError('invalid_argument', `storeFileBytes: ${sizeBytes} is not a multiple of 4096`, { found: sizeBytes })
+  throw new StratalogError('invalid_argument', `storeFileBytes: ${sizeBytes} is not a multiple of 4096`, {
+    found: sizeBytes,
+  })
 }

@@ -1,10 +1,16 @@
-import { planRestore, type RestorePlan, type RestoreProgress, type RestoreReport, restoreInto } from '../tiering/restore.js'
+import {
+  planRestore,
+  type RestorePlan,
+  type RestoreProgress,
+  type RestoreReport,
+  restoreInto,
+} from '../tiering/restore.js'
 import { type Log, storeDecision } from './log.js'
 import { policyQuorum } from './model/quorum.js'
 import type { ArchiveStore } from './ports/archive-store.js'
 
-export { planRestore }
 export type { RestorePlan, RestoreProgress, RestoreReport }
+export { planRestore }
 
 /**
  * Restores a whole archive into an open, empty log: equal DLSNs, txids and payloads, each stream a new incarnation
@@ -20,8 +26,10 @@ export function restoreArchive(
   const target = {
     ...segments,
     random,
-    quorum: (stream: string) => policyQuorum(policies.resolve(stream, null).policy, segments.ledger.stores.all().length),
-    announce: (stream: object & { incarnation: string }) => storeDecision(log.parts, `stream/${stream.incarnation}`, 'stream-created', stream),
+    quorum: (stream: string) =>
+      policyQuorum(policies.resolve(stream, null).policy, segments.ledger.stores.all().length),
+    announce: (stream: object & { incarnation: string }) =>
+      storeDecision(log.parts, `stream/${stream.incarnation}`, 'stream-created', stream),
   }
   return restoreInto(target, archive, plan, options)
 }

@@ -1,7 +1,7 @@
 import type { StoreDirectory } from './ledger/context.js'
 import { StratalogError } from './model/errors.js'
-import type { SegmentStore } from './ports/segment-store.js'
 import type { SystemPorts } from './options.js'
+import type { SegmentStore } from './ports/segment-store.js'
 import { openLocalStore } from './store/local/store.js'
 
 export interface LocalDirectoryOptions extends SystemPorts {
@@ -24,7 +24,9 @@ export class LocalDirectory implements StoreDirectory {
   static async open(directories: readonly string[], options: LocalDirectoryOptions): Promise<LocalDirectory> {
     const { logId, fileBytes, create, disk, clock, random, logger } = options
     const results = await Promise.allSettled(
-      directories.map((directory) => openLocalStore({ directory, logId, fileBytes, create, disk, clock, random, logger })),
+      directories.map((directory) =>
+        openLocalStore({ directory, logId, fileBytes, create, disk, clock, random, logger }),
+      ),
     )
     const opened = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
     const failed = results.find((result) => result.status === 'rejected')
@@ -32,7 +34,11 @@ export class LocalDirectory implements StoreDirectory {
     if (failed === undefined && !twice) return new LocalDirectory(opened)
     await Promise.allSettled(opened.map((store) => store.close()))
     if (failed?.status === 'rejected') throw failed.reason
-    throw new StratalogError('config_invalid', `two of the stores ${directories.join(', ')} are the same directory: name each once`, { found: directories })
+    throw new StratalogError(
+      'config_invalid',
+      `two of the stores ${directories.join(', ')} are the same directory: name each once`,
+      { found: directories },
+    )
   }
 
   get(id: string): SegmentStore | null {
@@ -45,7 +51,9 @@ export class LocalDirectory implements StoreDirectory {
 
   /** Those that take writes, beginning with another one each time, so that ledgers spread. */
   async writable(): Promise<SegmentStore[]> {
-    const states = await Promise.all(this.#stores.map(async (store) => ({ store, state: (await store.status()).state })))
+    const states = await Promise.all(
+      this.#stores.map(async (store) => ({ store, state: (await store.status()).state })),
+    )
     const writable = states.filter(({ state }) => state === 'writable').map(({ store }) => store)
     this.#next = (this.#next + 1) % Math.max(1, writable.length)
     return [...writable.slice(this.#next), ...writable.slice(0, this.#next)]

@@ -1,9 +1,9 @@
-import { isClosed, type SegmentRow, type StreamRow } from './model/segment.js'
-import type { StoreStatus } from './ports/segment-store.js'
-import type { SegmentTotals } from './ports/segment-index.js'
 import type { AgentState } from '../tiering/agent.js'
 import type { PlannedAction } from '../tiering/plan.js'
 import type { LogParts } from './log-parts.js'
+import { isClosed, type SegmentRow, type StreamRow } from './model/segment.js'
+import type { SegmentTotals } from './ports/segment-index.js'
+import type { StoreStatus } from './ports/segment-store.js'
 
 /** One stream's line of `tier status`. */
 export interface StreamTiers {
@@ -33,10 +33,19 @@ export async function tierStatus(parts: LogParts, streams: AsyncIterable<StreamR
   for await (const stream of streams) {
     lines.push(await streamTiers(parts, stream, plans.get(stream.incarnation) ?? []))
   }
-  return { atMs: nowMs, archive: { ...parts.agent.state, location: parts.archiveLocation }, stores, streams: lines }
+  return {
+    atMs: nowMs,
+    archive: { ...parts.agent.state, location: parts.archiveLocation },
+    stores,
+    streams: lines,
+  }
 }
 
-async function streamTiers(parts: LogParts, stream: StreamRow, actions: readonly PlannedAction[]): Promise<StreamTiers> {
+async function streamTiers(
+  parts: LogParts,
+  stream: StreamRow,
+  actions: readonly PlannedAction[],
+): Promise<StreamTiers> {
   const { index } = parts.segments
   const totals = await index.totals(stream.incarnation)
   const open = parts.hub.openSegment(stream)

@@ -41,7 +41,12 @@ export interface StreamPlan {
   readonly actions: readonly PlannedAction[]
 }
 
-export type AgentState = { archive: 'none' | 'ok' | 'down'; downSinceMs: number | null; lastError: string | null; lastOkMs: number | null }
+export type AgentState = {
+  archive: 'none' | 'ok' | 'down'
+  downSinceMs: number | null
+  lastError: string | null
+  lastOkMs: number | null
+}
 
 /**
  * Carries segments through their life: plan, execute what is due, sleep until something is due again. Each action is
@@ -64,7 +69,12 @@ export class TieringAgent {
 
   constructor(context: TieringContext) {
     this.#context = context
-    this.#state = { archive: context.archive === null ? 'none' : 'ok', downSinceMs: null, lastError: null, lastOkMs: null }
+    this.#state = {
+      archive: context.archive === null ? 'none' : 'ok',
+      downSinceMs: null,
+      lastError: null,
+      lastOkMs: null,
+    }
   }
 
   get state(): AgentState {
@@ -118,7 +128,8 @@ export class TieringAgent {
     for (;;) {
       signal?.throwIfAborted()
       const report = await this.runOnce(signal)
-      for (const key of ['sealed', 'copied', 'evicted', 'trimmed', 'freedHotBytes'] as const) total[key] += report[key]
+      for (const key of ['sealed', 'copied', 'evicted', 'trimmed', 'freedHotBytes'] as const)
+        total[key] += report[key]
       Object.assign(total, { failed: report.failed, waiting: report.waiting, nextDueMs: report.nextDueMs })
       if (report.sealed + report.copied + report.evicted + report.trimmed === 0) return total
     }
@@ -146,13 +157,16 @@ export class TieringAgent {
     try {
       const report = await this.runOnce()
       this.#failures = report.failed.length > 0 ? this.#failures + 1 : 0
-      if (report.nextDueMs !== null) delayMs = Math.min(delayMs, Math.max(0, report.nextDueMs - this.#context.ledger.clock.nowMs()))
+      if (report.nextDueMs !== null)
+        delayMs = Math.min(delayMs, Math.max(0, report.nextDueMs - this.#context.ledger.clock.nowMs()))
     } catch (error) {
       this.#failures += 1
-      if (!this.#abort.signal.aborted) this.#context.ledger.logger.error({ err: error }, 'tiering pass failed, trying again')
+      if (!this.#abort.signal.aborted)
+        this.#context.ledger.logger.error({ err: error }, 'tiering pass failed, trying again')
     }
     if (this.#wakeAgain) delayMs = 0
-    if (this.#failures > 0) delayMs = Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** Math.min(this.#failures - 1, 10))
+    if (this.#failures > 0)
+      delayMs = Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** Math.min(this.#failures - 1, 10))
     if (this.#following) this.#sleep(delayMs)
   }
 
@@ -179,7 +193,10 @@ export class TieringAgent {
     if (due.length === 0) return
     let lease: Lease
     try {
-      lease = await this.#context.coordination.acquire(`tiering/${stream.incarnation}`, { holder: this.#context.logId, waitMs: 0 })
+      lease = await this.#context.coordination.acquire(`tiering/${stream.incarnation}`, {
+        holder: this.#context.logId,
+        waitMs: 0,
+      })
     } catch (error) {
       if (isStratalogError(error, 'conflict')) return
       throw error
@@ -196,7 +213,13 @@ export class TieringAgent {
     }
   }
 
-  async #execute(stream: StreamRow, lease: Lease, action: PlannedAction, report: PassReport, signal: AbortSignal): Promise<boolean> {
+  async #execute(
+    stream: StreamRow,
+    lease: Lease,
+    action: PlannedAction,
+    report: PassReport,
+    signal: AbortSignal,
+  ): Promise<boolean> {
     const about = { kind: action.kind, stream: stream.name, segment: action.segment, bytes: action.bytes }
     try {
       signal.throwIfAborted()
@@ -211,20 +234,37 @@ export class TieringAgent {
       if (isStratalogError(error, 'conflict')) return false
       const failure = error instanceof Error ? error : new Error(String(error))
       this.#archiveFailed(failure)
-      report.failed.push({ stream: stream.name, segment: action.segment.toString(), kind: action.kind, error: failure.message })
-      this.#context.ledger.logger.error({ err: failure, stream: stream.name, segment: action.segment.toString(), step: action.kind }, 'tiering step failed, it is tried again')
+      report.failed.push({
+        stream: stream.name,
+        segment: action.segment.toString(),
+        kind: action.kind,
+        error: failure.message,
+      })
+      this.#context.ledger.logger.error(
+        { err: failure, stream: stream.name, segment: action.segment.toString(), step: action.kind },
+        'tiering step failed, it is tried again',
+      )
       this.#tell({ ...about, phase: 'failed', error: failure })
       return false
     }
   }
 
-  async #step(stream: StreamRow, lease: Lease, action: PlannedAction, report: PassReport, signal: AbortSignal): Promise<SegmentRow | null> {
+  async #step(
+    stream: StreamRow,
+    lease: Lease,
+    action: PlannedAction,
+    report: PassReport,
+    signal: AbortSignal,
+  ): Promise<SegmentRow | null> {
     if (action.kind === 'seal') {
       await this.#context.writers.seal(stream, action.segment)
       report.sealed += 1
       return this.#context.index.segment(stream.incarnation, action.segment)
     }
-    const row = present(await this.#context.index.segment(stream.incarnation, action.segment), 'planned segment')
+    const row = present(
+      await this.#context.index.segment(stream.incarnation, action.segment),
+      'planned segment',
+    )
     switch (action.kind) {
       case 'copy': {
         if (row.state !== 'sealed') return row
@@ -297,18 +337,31 @@ export class TieringAgent {
     if (window === null) return
     const key = `${window.cron} ${window.zone}`
     if (this.#tasks.has(key)) return
-    const task = cron.schedule(window.cron, () => this.wake(0), { timezone: window.zone, name: `copy window of ${stream.name}` })
+    const task = cron.schedule(window.cron, () => this.wake(0), {
+      timezone: window.zone,
+      name: `copy window of ${stream.name}`,
+    })
     this.#tasks.set(key, task)
   }
 
   #archiveAnswered(): void {
-    this.#state = { archive: 'ok', downSinceMs: null, lastError: null, lastOkMs: this.#context.ledger.clock.nowMs() }
+    this.#state = {
+      archive: 'ok',
+      downSinceMs: null,
+      lastError: null,
+      lastOkMs: this.#context.ledger.clock.nowMs(),
+    }
   }
 
   #archiveFailed(error: Error): void {
     const down = ['archive_unavailable', 'archive_full', 'archive_missing', 'access_denied'] as const
     if (!down.some((code) => isStratalogError(error, code))) return
-    this.#state = { ...this.#state, archive: 'down', downSinceMs: this.#state.downSinceMs ?? this.#context.ledger.clock.nowMs(), lastError: error.message }
+    this.#state = {
+      ...this.#state,
+      archive: 'down',
+      downSinceMs: this.#state.downSinceMs ?? this.#context.ledger.clock.nowMs(),
+      lastError: error.message,
+    }
   }
 
   #tell(event: TieringEvent): void {
@@ -317,5 +370,14 @@ export class TieringAgent {
 }
 
 function emptyReport(): PassReport {
-  return { sealed: 0, copied: 0, evicted: 0, trimmed: 0, freedHotBytes: 0, failed: [], waiting: 0, nextDueMs: null }
+  return {
+    sealed: 0,
+    copied: 0,
+    evicted: 0,
+    trimmed: 0,
+    freedHotBytes: 0,
+    failed: [],
+    waiting: 0,
+    nextDueMs: null,
+  }
 }

@@ -8,7 +8,11 @@ import type { TieringContext } from './context.js'
  * the incarnation has are there before the first segment is. Done once for each stream and archive, remembered in the
  * index; if that memory is lost, looking again finds them and writes nothing.
  */
-export async function announceStream(context: TieringContext, archive: ArchiveStore, stream: StreamRow): Promise<void> {
+export async function announceStream(
+  context: TieringContext,
+  archive: ArchiveStore,
+  stream: StreamRow,
+): Promise<void> {
   const fact = `announced/${archive.location}/${stream.incarnation}`
   if ((await context.index.fact(fact)) === stream.name) return
   await announceOwner(context, archive)
@@ -18,7 +22,10 @@ export async function announceStream(context: TieringContext, archive: ArchiveSt
       name: stream.name,
       txidMode: stream.txidMode,
       createdMs: stream.createdMs,
-      parent: stream.parent === null ? null : { incarnation: stream.parent.incarnation, fork: stream.parent.fork?.toString() ?? null },
+      parent:
+        stream.parent === null
+          ? null
+          : { incarnation: stream.parent.incarnation, fork: stream.parent.fork?.toString() ?? null },
     }
     await putControl(archive, stream.incarnation, nextNumber(controls), 'name', body, context.random)
   }
@@ -29,7 +36,14 @@ async function announceOwner(context: TieringContext, archive: ArchiveStore): Pr
   const owner = await ownerOf(archive)
   if (owner?.logId === context.logId) return
   const epoch = (owner?.epoch ?? 0n) + 1n
-  await putControl(archive, null, (owner?.number ?? 0n) + 1n, 'owner', { logId: context.logId, epoch }, context.random)
+  await putControl(
+    archive,
+    null,
+    (owner?.number ?? 0n) + 1n,
+    'owner',
+    { logId: context.logId, epoch },
+    context.random,
+  )
 }
 
 /** Control objects of a stream are numbered from 1; the highest number binds. */

@@ -1,3 +1,10 @@
+import { verifySegmentObject } from '../archive/segment-verify.js'
+import {
+  type EntrySource,
+  type PlannedObject,
+  planSegmentObject,
+  segmentObjectBody,
+} from '../archive/segment-writer.js'
 import { ATTEMPT_BYTES, attemptOf, encodeSegmentKey, type SegmentKey } from '../src/format/archive-names.js'
 import { encodeLedgerMetadata } from '../src/format/ledger-metadata.js'
 import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
@@ -5,10 +12,8 @@ import { LedgerReader } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
 import type { SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { Lease } from '../src/ports/coordination.js'
-import { type EntrySource, type PlannedObject, planSegmentObject, segmentObjectBody } from '../archive/segment-writer.js'
-import { verifySegmentObject } from '../archive/segment-verify.js'
-import type { TieringContext } from './context.js'
 import { announceStream } from './announce.js'
+import type { TieringContext } from './context.js'
 
 /** Bytes read from the hot tier at a time while copying. */
 const COPY_READ_BYTES = 1024 * 1024
@@ -69,7 +74,11 @@ function keyOf(row: SegmentRow, planned: PlannedObject, attempt: string): Segmen
 }
 
 /** The entries of the hot copy, to be read as often as it takes; each digest is checked by the ledger reader. */
-export async function hotEntries(context: TieringContext, row: SegmentRow, signal: AbortSignal): Promise<EntrySource> {
+export async function hotEntries(
+  context: TieringContext,
+  row: SegmentRow,
+  signal: AbortSignal,
+): Promise<EntrySource> {
   const reader = await LedgerReader.open(context.ledger, present(row.ledgerId, 'hot copy'))
   return {
     open: async function* () {
@@ -83,7 +92,11 @@ export async function hotEntries(context: TieringContext, row: SegmentRow, signa
   }
 }
 
-async function objectMeta(context: TieringContext, stream: StreamRow, row: SegmentRow): Promise<SegmentObjectMeta> {
+async function objectMeta(
+  context: TieringContext,
+  stream: StreamRow,
+  row: SegmentRow,
+): Promise<SegmentObjectMeta> {
   const { metadata } = await context.ledger.metadata.read(present(row.ledgerId, 'hot copy'))
   return {
     incarnation: row.incarnation,

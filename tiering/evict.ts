@@ -9,23 +9,40 @@ import type { TieringContext } from './context.js'
  * Frees the hot copy of a segment that is verified in the archive (invariant 4). The row becomes `cold` first and
  * still names the ledger: readers turn to the archive, and after a crash `settleDebts` finds what is left to delete.
  */
-export async function evictSegment(context: TieringContext, lease: Lease, row: SegmentRow): Promise<SegmentRow> {
-  assert(row.state === 'archived' && row.object !== null, `segment ${row.segment} is ${row.state}: its hot copy is the only one`)
+export async function evictSegment(
+  context: TieringContext,
+  lease: Lease,
+  row: SegmentRow,
+): Promise<SegmentRow> {
+  assert(
+    row.state === 'archived' && row.object !== null,
+    `segment ${row.segment} is ${row.state}: its hot copy is the only one`,
+  )
   lease.lost.throwIfAborted()
-  const cold = await context.index.updateSegment(row, { state: 'cold', evictedMs: context.ledger.clock.nowMs() })
+  const cold = await context.index.updateSegment(row, {
+    state: 'cold',
+    evictedMs: context.ledger.clock.nowMs(),
+  })
   return releaseLedger(context, cold)
 }
 
 /** Deletes the ledger a `cold` or `trimmed` row still names, then forgets it. Idempotent at each step. */
 export async function releaseLedger(context: TieringContext, row: SegmentRow): Promise<SegmentRow> {
-  assert(row.state === 'cold' || row.state === 'trimmed', `segment ${row.segment} is ${row.state} and needs its ledger`)
+  assert(
+    row.state === 'cold' || row.state === 'trimmed',
+    `segment ${row.segment} is ${row.state} and needs its ledger`,
+  )
   if (row.ledgerId === null) return row
   await deleteLedger(context.ledger, row.ledgerId)
   return context.index.updateSegment(row, { ledgerId: null })
 }
 
 /** Deletes the object a `trimmed` row still names, then forgets it. */
-export async function releaseObject(context: TieringContext, row: SegmentRow, signal: AbortSignal): Promise<SegmentRow> {
+export async function releaseObject(
+  context: TieringContext,
+  row: SegmentRow,
+  signal: AbortSignal,
+): Promise<SegmentRow> {
   assert(row.state === 'trimmed', `segment ${row.segment} is ${row.state} and needs its object`)
   if (row.object === null || context.archive === null) return row
   const archive = await context.archive()
@@ -41,11 +58,15 @@ export async function settleDebts(context: TieringContext, signal: AbortSignal):
     signal.throwIfAborted()
     try {
       const released = await releaseLedger(context, row)
-      if (released.state === 'trimmed') await forgetTrimmed(context, await releaseObject(context, released, signal))
+      if (released.state === 'trimmed')
+        await forgetTrimmed(context, await releaseObject(context, released, signal))
     } catch (error) {
       if (!isStratalogError(error)) throw error
       left += 1
-      context.ledger.logger.warn({ err: error, segment: row.segment.toString() }, 'freeing a segment failed, it is tried again')
+      context.ledger.logger.warn(
+        { err: error, segment: row.segment.toString() },
+        'freeing a segment failed, it is tried again',
+      )
     }
   }
   return left

@@ -92,7 +92,11 @@ export async function planRestore(archive: ArchiveStore, signal?: AbortSignal): 
     digest: restoreDigest(
       bound.map(({ binding, segments }) => ({
         name: binding.name,
-        segments: segments.map(({ parsed }) => ({ segment: parsed.segment, lastEntryId: parsed.lastEntryId, contentDigest: parsed.contentDigest })),
+        segments: segments.map(({ parsed }) => ({
+          segment: parsed.segment,
+          lastEntryId: parsed.lastEntryId,
+          contentDigest: parsed.contentDigest,
+        })),
         gaps: [],
       })),
     ),
@@ -113,7 +117,9 @@ async function restorable(
   }
   const trimmed = trimmedBelow(controls)
   const segments: ListedSegment[] = []
-  for await (const choice of chooseSegments(listSegments(archive, incarnation, trimmed?.segment ?? 0n, foreign, signal))) {
+  for await (const choice of chooseSegments(
+    listSegments(archive, incarnation, trimmed?.segment ?? 0n, foreign, signal),
+  )) {
     if (choice.kind === 'conflict') throw choice.error
     segments.push(choice.chosen)
   }
@@ -175,16 +181,29 @@ export async function restoreInto(
       report.segments += 1
       report.records += listed.parsed.recordCount
       doneObjectBytes += listed.sizeBytes
-      options.onProgress?.({ stream: stream.name, segment: listed.parsed.segment, doneRecords: report.records, doneObjectBytes })
+      options.onProgress?.({
+        stream: stream.name,
+        segment: listed.parsed.segment,
+        doneRecords: report.records,
+        doneObjectBytes,
+      })
     }
     report.streams += 1
   }
-  const digest = await digestOfHot(target, plan.streams.map((one) => one.binding.name), options.signal)
+  const digest = await digestOfHot(
+    target,
+    plan.streams.map((one) => one.binding.name),
+    options.signal,
+  )
   if (digest !== plan.digest) {
-    throw new StratalogError('corrupt', `the restored log reads back as ${digest} and the archive is ${plan.digest}: do not use it, keep the archive`, {
-      expected: plan.digest,
-      found: digest,
-    })
+    throw new StratalogError(
+      'corrupt',
+      `the restored log reads back as ${digest} and the archive is ${plan.digest}: do not use it, keep the archive`,
+      {
+        expected: plan.digest,
+        found: digest,
+      },
+    )
   }
   return { ...report, digest }
 }
@@ -203,7 +222,11 @@ async function targetStream(target: RestoreTarget, source: RestorableStream): Pr
   const there = await target.index.streamByName(name)
   if (there !== null) {
     if (there.parent?.incarnation === source.incarnation) return there
-    throw new StratalogError('refused', `the log has a stream ${name} of its own: restore into an empty directory`, { found: name })
+    throw new StratalogError(
+      'refused',
+      `the log has a stream ${name} of its own: restore into an empty directory`,
+      { found: name },
+    )
   }
   const row = {
     incarnation: randomIncarnation(target.random),
@@ -220,7 +243,13 @@ async function targetStream(target: RestoreTarget, source: RestorableStream): Pr
  * Writes one segment's entries into a new ledger, entry ids as they were, and adopts it once its content digest is
  * the one in the object's name. A crash before that leaves a ledger nobody refers to; the next run writes another.
  */
-async function restoreSegment(target: RestoreTarget, archive: ArchiveStore, stream: StreamRow, listed: ListedSegment, signal?: AbortSignal): Promise<void> {
+async function restoreSegment(
+  target: RestoreTarget,
+  archive: ArchiveStore,
+  stream: StreamRow,
+  listed: ListedSegment,
+  signal?: AbortSignal,
+): Promise<void> {
   const { key, sizeBytes, parsed } = listed
   const object = await openSegmentObject(archive, { key, sizeBytes, indexBytes: parsed.indexBytes })
   const meta = await object.header(signal)
@@ -240,17 +269,29 @@ async function restoreSegment(target: RestoreTarget, archive: ArchiveStore, stre
   try {
     const found = await copyEntries(object, ledger, signal)
     if (found !== parsed.contentDigest) {
-      throw new StratalogError('corrupt', `${key} does not hold what its name says: restore from another copy of the archive`, { expected: parsed.contentDigest, found })
+      throw new StratalogError(
+        'corrupt',
+        `${key} does not hold what its name says: restore from another copy of the archive`,
+        { expected: parsed.contentDigest, found },
+      )
     }
   } catch (error) {
-    ledger.abandon(error instanceof StratalogError ? error : new StratalogError('internal', 'restore was interrupted', { cause: error }))
+    ledger.abandon(
+      error instanceof StratalogError
+        ? error
+        : new StratalogError('internal', 'restore was interrupted', { cause: error }),
+    )
     throw error
   }
   const seal = await ledger.close()
   await target.index.adoptSegment(restoredRow(stream, listed, meta, ledger.ledgerId, seal.lengthBytes))
 }
 
-async function copyEntries(object: SegmentObjectReader, ledger: LedgerWriter, signal?: AbortSignal): Promise<string> {
+async function copyEntries(
+  object: SegmentObjectReader,
+  ledger: LedgerWriter,
+  signal?: AbortSignal,
+): Promise<string> {
   const digest = contentDigest()
   const room = entryHeaderBytes(ledger.digestType)
   const underWay: Promise<unknown>[] = []
@@ -272,7 +313,13 @@ async function copyEntries(object: SegmentObjectReader, ledger: LedgerWriter, si
   return digest.hex()
 }
 
-function restoredRow(stream: StreamRow, listed: ListedSegment, meta: SegmentObjectMeta, ledgerId: bigint, lengthBytes: number): SegmentRow {
+function restoredRow(
+  stream: StreamRow,
+  listed: ListedSegment,
+  meta: SegmentObjectMeta,
+  ledgerId: bigint,
+  lengthBytes: number,
+): SegmentRow {
   const { parsed } = listed
   return {
     incarnation: stream.incarnation,
@@ -298,13 +345,21 @@ function restoredRow(stream: StreamRow, listed: ListedSegment, meta: SegmentObje
 }
 
 /** The restore digest of streams as their hot copies read back now, entry by entry. */
-async function digestOfHot(target: RestoreTarget, names: readonly string[], signal?: AbortSignal): Promise<string> {
+async function digestOfHot(
+  target: RestoreTarget,
+  names: readonly string[],
+  signal?: AbortSignal,
+): Promise<string> {
   const streams = []
   for (const name of names) {
     const stream = present(await target.index.streamByName(name), `stream ${name}`)
     const segments = []
     for (let row = await target.index.oldestSegment(stream.incarnation); row !== null; ) {
-      segments.push({ segment: row.segment, lastEntryId: row.lastEntryId, contentDigest: await digestOfLedger(target, row, signal) })
+      segments.push({
+        segment: row.segment,
+        lastEntryId: row.lastEntryId,
+        contentDigest: await digestOfLedger(target, row, signal),
+      })
       row = await target.index.segment(stream.incarnation, row.segment + 1n)
     }
     streams.push({ name, segments, gaps: [] })

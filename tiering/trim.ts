@@ -24,7 +24,14 @@ export async function trimSegment(
   if (context.archive !== null) {
     const archive = await context.archive()
     const controls = await readControls(archive, stream.incarnation)
-    await putControl(archive, stream.incarnation, nextNumber(controls), 'trim', { below: below.toString() }, context.random)
+    await putControl(
+      archive,
+      stream.incarnation,
+      nextNumber(controls),
+      'trim',
+      { below: below.toString() },
+      context.random,
+    )
   }
   lease.lost.throwIfAborted()
   // Read again: an unreadable or changed row means that nothing is deleted.

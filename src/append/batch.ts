@@ -8,6 +8,7 @@ import { type Ack, ENTRY_BYTES_MAX, RECORD_HEADER_BYTES } from '../model/record.
 /** Bytes in front of the records: the ledger's header and digest, then the envelope's header. */
 const RESERVED_BYTES = entryHeaderBytes('CRC32C') + ENVELOPE_HEADER_BYTES
 const INITIAL_BYTES = 4_096
+const BUFFER_BYTES_MAX = RESERVED_BYTES + ENTRY_BYTES_MAX
 
 /** Who waits for one record of a batch. */
 export interface Waiter {
@@ -43,10 +44,14 @@ export class Batch {
   readonly firstPosition: number
   readonly #waiters: Waiter[] = []
   readonly #txids: bigint[] = []
-  #buffer: Buffer = Buffer.allocUnsafeSlow(INITIAL_BYTES)
+  #buffer: Buffer
   #end = RESERVED_BYTES
 
-  constructor(plan: SegmentPlan) {
+  /** `expectedBytes`: what the batch before this one took; a stream under load need not grow each buffer anew. */
+  constructor(plan: SegmentPlan, expectedBytes = 0) {
+    this.#buffer = Buffer.allocUnsafeSlow(
+      Math.max(INITIAL_BYTES, Math.min(expectedBytes + INITIAL_BYTES, BUFFER_BYTES_MAX)),
+    )
     this.plan = plan
     this.firstPosition = plan.records + 1
   }
@@ -123,7 +128,7 @@ export class Batch {
     const needed = this.#end + bytes
     if (needed <= this.#buffer.length) return
     const grown = Buffer.allocUnsafeSlow(
-      Math.min(Math.max(needed, this.#buffer.length * 4), RESERVED_BYTES + ENTRY_BYTES_MAX),
+      Math.min(Math.max(needed, this.#buffer.length * 4), BUFFER_BYTES_MAX),
     )
     this.#buffer.copy(grown, 0, 0, this.#end)
     this.#buffer = grown

@@ -63,6 +63,8 @@ export class StreamWriter {
   #acked: SegmentEnd = { lastTxid: -1n, lastSlot: -1n, recordCount: 0n }
   #takenBytes = 0
   #inFlightBytes = 0
+  /** Bytes of the last entry sent: what the next one is expected to take. */
+  #entryBytes = 0
   #pumpScheduled = false
   /** A segment is being begun or sealed: nothing is sent meanwhile. */
   #turning = false
@@ -220,7 +222,7 @@ export class StreamWriter {
     const plan = this.#planFor()
     const last = this.#queue.at(-1)
     if (last?.plan === plan && last.recordBytes < ENTRY_TARGET_BYTES && last.fits(payloadBytes)) return last
-    const batch = new Batch(plan)
+    const batch = new Batch(plan, this.#entryBytes)
     this.#queue.push(batch)
     return batch
   }
@@ -306,6 +308,7 @@ export class StreamWriter {
   #send(batch: Batch, open: OpenSegment): void {
     const bytes = batch.recordBytes
     const { buffer, payloadBytes } = batch.finish()
+    this.#entryBytes = buffer.length
     const timeMs = this.#context.ledger.clock.nowMs()
     this.#inFlightBytes += bytes
     open.ledger.append(buffer, payloadBytes).then(

@@ -1,6 +1,6 @@
 import { StratalogError } from '../model/errors.js'
 import { PAYLOAD_BYTES_MAX } from '../model/record.js'
-import type { ImportItem } from './import-formats.js'
+import type { ImportItem } from './import-item.js'
 
 /** Rows of a CSV file (RFC 4180, the first row names the columns) as JSON objects. */
 export async function* csvRows(

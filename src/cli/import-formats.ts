@@ -3,18 +3,12 @@ import { stat } from 'node:fs/promises'
 import { extname } from 'node:path'
 import { StratalogError } from '../model/errors.js'
 import { csvRows } from './csv.js'
+import type { ImportItem } from './import-item.js'
 import { jsonArrayItems } from './json-array.js'
 import { lineBatches, parseJsonLine } from './lines.js'
 
 /** How a file is divided into records. */
 export type ImportFormat = 'lines' | 'json' | 'ndjson' | 'csv'
-
-/** One record to be, its value where it has fields, and where it stands. */
-export interface ImportItem {
-  readonly bytes: Uint8Array
-  readonly value: unknown
-  readonly where: string
-}
 
 const FORMATS: readonly ImportFormat[] = ['lines', 'json', 'ndjson', 'csv']
 const BY_EXTENSION: Readonly<Record<string, ImportFormat>> = {

@@ -1,5 +1,4 @@
 import process from 'node:process'
-import { finished } from 'node:stream'
 import { errorBody } from '../model/error-body.js'
 import { exitCodeOf } from './exit-codes.js'
 import { type Colors, colorsFor, type Progress, type ProgressOptions, startProgress } from './render.js'
@@ -76,17 +75,16 @@ export function processIo(argv: readonly string[]): ProcessIo {
   // With nobody to hear about it there is nothing to do about a closed stderr.
   stderr.on('error', () => undefined)
 
+  const waiting: (() => void)[] = []
+  const release = () => {
+    for (const resolve of waiting.splice(0)) resolve()
+  }
+  stdout.on('drain', release).on('close', release)
+  abort.signal.addEventListener('abort', release, { once: true })
   const write = (chunk: string | Uint8Array): Promise<void> => {
     if (state.stopped === 'pipe-closed' || chunk.length === 0) return Promise.resolve()
-    if (stdout.write(chunk)) return Promise.resolve()
-    return new Promise((resolve) => {
-      const cleanup = finished(stdout, () => resolve())
-      stdout.once('drain', () => {
-        cleanup()
-        resolve()
-      })
-      abort.signal.addEventListener('abort', () => resolve(), { once: true })
-    })
+    if (stdout.write(chunk) || abort.signal.aborted) return Promise.resolve()
+    return new Promise((resolve) => waiting.push(resolve))
   }
   return {
     json,

@@ -1,6 +1,6 @@
 import { StratalogError } from '../model/errors.js'
 import { PAYLOAD_BYTES_MAX } from '../model/record.js'
-import type { ImportItem } from './import-formats.js'
+import type { ImportItem } from './import-item.js'
 
 const QUOTE = 0x22
 const BACKSLASH = 0x5c

@@ -24,7 +24,8 @@ export function json<T>(): Codec<T> {
   return {
     encode: (value) => {
       const text = JSON.stringify(value) as string | undefined
-      if (text === undefined) throw new StratalogError('invalid_argument', `a value of type ${typeof value} has no JSON form`)
+      if (text === undefined)
+        throw new StratalogError('invalid_argument', `a value of type ${typeof value} has no JSON form`)
       return text
     },
     decode: (payload) => JSON.parse(utf8.decode(payload)) as T,

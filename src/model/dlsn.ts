@@ -32,9 +32,13 @@ export class Dlsn {
     const match = /^(\d{1,19}):(\d{1,19}):(\d{1,19})$/.exec(text)
     const parts = match?.slice(1).map((part) => BigInt(part))
     if (parts?.length !== 3 || parts.some((part) => part > INT64_MAX)) {
-      throw new StratalogError('position_invalid', `"${text}" is not a DLSN: write segment:entry:slot, as 12:340:7`, {
-        found: text,
-      })
+      throw new StratalogError(
+        'position_invalid',
+        `"${text}" is not a DLSN: write segment:entry:slot, as 12:340:7`,
+        {
+          found: text,
+        },
+      )
     }
     const [segment, entry, slot] = parts as [bigint, bigint, bigint]
     return new Dlsn(segment, entry, slot)

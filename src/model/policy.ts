@@ -12,13 +12,22 @@ export interface CopyWindow {
 /** The policy of one stream, every field filled. Times in milliseconds, sizes in bytes, null: no limit. */
 export interface Policy {
   readonly create: 'allow' | 'refuse'
-  readonly quorum: { readonly ensemble: number | null; readonly copies: number; readonly ack: number; readonly min: number | null }
+  readonly quorum: {
+    readonly ensemble: number | null
+    readonly copies: number
+    readonly ack: number
+    readonly min: number | null
+  }
   readonly roll: { readonly sizeBytes: number; readonly ageMs: number; readonly idleMs: number }
   readonly copy: { readonly afterMs: number; readonly window: CopyWindow | null }
   /** A target, given up under pressure only for what is verified in the archive. */
   readonly hot: { readonly forMs: number | null; readonly maxBytes: number | null }
   readonly evict: { readonly lagMs: number }
-  readonly keep: { readonly forMs: number | null; readonly maxBytes: number | null; readonly by: 'completion' | 'event' }
+  readonly keep: {
+    readonly forMs: number | null
+    readonly maxBytes: number | null
+    readonly by: 'completion' | 'event'
+  }
   readonly archiveDown: ArchiveDown
 }
 

@@ -108,7 +108,10 @@ export function checkSegmentRow(row: SegmentRow): void {
   if (row.state === 'sealed') assert(row.ledgerId !== null, `${where} is sealed without a hot copy`)
   // Invariant 4: a hot copy is given up only for a committed, verified object.
   if (row.state === 'archived' || row.state === 'cold') {
-    assert(row.object !== null && row.archivedMs !== null, `${where} is ${row.state} without a verified object`)
+    assert(
+      row.object !== null && row.archivedMs !== null,
+      `${where} is ${row.state} without a verified object`,
+    )
     assert(row.contentDigest !== null, `${where} is ${row.state} without a digest`)
   }
 }

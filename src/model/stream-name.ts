@@ -10,13 +10,16 @@ export const STREAM_NAME_BYTES_MAX = 255
  */
 export function checkStreamName(name: string): string {
   const refuse = (why: string) =>
-    new StratalogError('stream_name_invalid', `${JSON.stringify(name)} can't name a stream: ${why}`, { found: name })
+    new StratalogError('stream_name_invalid', `${JSON.stringify(name)} can't name a stream: ${why}`, {
+      found: name,
+    })
   if (typeof name !== 'string' || name.length === 0) throw refuse('it is empty')
   if (name !== name.normalize('NFC')) {
     throw refuse(`it is not in Unicode normal form C; write ${JSON.stringify(name.normalize('NFC'))}`)
   }
   const bytes = new TextEncoder().encode(name).length
-  if (bytes > STREAM_NAME_BYTES_MAX) throw refuse(`it has ${bytes} bytes, ${STREAM_NAME_BYTES_MAX} are the limit`)
+  if (bytes > STREAM_NAME_BYTES_MAX)
+    throw refuse(`it has ${bytes} bytes, ${STREAM_NAME_BYTES_MAX} are the limit`)
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
   if (/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/.test(name)) throw refuse('it has a control character')
   if (/[\ud800-\udfff]/u.test(name)) throw refuse('it has half a surrogate pair')

@@ -40,7 +40,11 @@ export interface ArchiveStore {
   putIfAbsent(
     key: string,
     body: ReplayableBody,
-    options?: { readonly storageClass?: string; readonly tags?: Readonly<Record<string, string>>; readonly signal?: AbortSignal },
+    options?: {
+      readonly storageClass?: string
+      readonly tags?: Readonly<Record<string, string>>
+      readonly signal?: AbortSignal
+    },
   ): Promise<void>
   /** Size, or null if there is no such object. */
   head(key: string, signal?: AbortSignal): Promise<ArchivedKey | null>

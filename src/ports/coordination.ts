@@ -14,6 +14,9 @@ export interface Coordination {
    * Takes the lease or rejects with `conflict` (naming the holder) when another holds it after `waitMs`.
    * The epoch is durable before this resolves.
    */
-  acquire(name: string, options: { readonly holder: string; readonly waitMs: number; readonly signal?: AbortSignal }): Promise<Lease>
+  acquire(
+    name: string,
+    options: { readonly holder: string; readonly waitMs: number; readonly signal?: AbortSignal },
+  ): Promise<Lease>
   close(): Promise<void>
 }

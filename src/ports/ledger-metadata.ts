@@ -19,7 +19,11 @@ export interface LedgerMetadataStore {
   /** `ledger_not_found`. */
   read(ledgerId: bigint): Promise<VersionedLedgerMetadata>
   /** Replaces what has version `expectedVersion`; `conflict` if it changed, `ledger_not_found` if it is gone. */
-  compareAndSet(ledgerId: bigint, expectedVersion: number, metadata: LedgerMetadata): Promise<VersionedLedgerMetadata>
+  compareAndSet(
+    ledgerId: bigint,
+    expectedVersion: number,
+    metadata: LedgerMetadata,
+  ): Promise<VersionedLedgerMetadata>
   /** Idempotent. */
   delete(ledgerId: bigint): Promise<void>
   /** Ids above `after`, ascending, at most `limit`. */

@@ -103,17 +103,32 @@ export interface SegmentStore {
    * The buffer must not change until the promise settles. Fails with `fenced` on a fenced ledger unless `recovery`,
    * `store_full`, `store_poisoned`, `ledger_not_found` for a ledger that was deleted or never opened.
    */
-  addEntry(ledgerId: bigint, entryId: bigint, entry: PackagedEntry, options?: { readonly recovery?: boolean }): Promise<void>
+  addEntry(
+    ledgerId: bigint,
+    entryId: bigint,
+    entry: PackagedEntry,
+    options?: { readonly recovery?: boolean },
+  ): Promise<void>
 
   /** One entry. `fence` fences the ledger durably first (recovery reads). */
-  readEntry(ledgerId: bigint, entryId: bigint, options?: { readonly fence?: boolean; readonly signal?: AbortSignal }): Promise<EntryAnswer>
+  readEntry(
+    ledgerId: bigint,
+    entryId: bigint,
+    options?: { readonly fence?: boolean; readonly signal?: AbortSignal },
+  ): Promise<EntryAnswer>
 
   /**
    * Consecutive entries from `first` to at most `last` that this store holds, packaged bytes in order, ending before
    * the first one it does not hold, or once `bytesMax` is reached; at least one if it holds `first`, else empty:
    * ask `readEntry` why. Owned by the caller.
    */
-  readEntries(ledgerId: bigint, first: bigint, last: bigint, bytesMax: number, signal?: AbortSignal): Promise<Uint8Array[]>
+  readEntries(
+    ledgerId: bigint,
+    first: bigint,
+    last: bigint,
+    bytesMax: number,
+    signal?: AbortSignal,
+  ): Promise<Uint8Array[]>
 
   /** Fences durably: no later add without `recovery` succeeds, ever. Creates the fence also for an unknown ledger. */
   fence(ledgerId: bigint): Promise<LastEntryAnswer>

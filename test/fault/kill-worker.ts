@@ -53,7 +53,8 @@ async function readBack(log: Log, line: string): Promise<void> {
   const [name = '', sequenceId = '', dlsn = ''] = line.split(' ')
   const { Dlsn } = await import('stratalog')
   for await (const record of log.stream(name).read({ from: Dlsn.parse(dlsn), limit: 1 })) {
-    if (record.dlsn.toString() !== dlsn || record.sequenceId !== BigInt(sequenceId)) say(`X ${line}: found ${record.sequenceId} at ${record.dlsn}`)
+    if (record.dlsn.toString() !== dlsn || record.sequenceId !== BigInt(sequenceId))
+      say(`X ${line}: found ${record.sequenceId} at ${record.dlsn}`)
     say(`R ${name} ${sequenceId}`)
   }
 }

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import process from 'node:process'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { seededRandom } from '../helpers/seeded-random.js'
 
 /** Invariants 1, 2 and 4: kill -9 at any moment, a hundred times over one log, loses nothing acknowledged. */
 
@@ -19,9 +20,11 @@ interface Life {
   readonly read: number
 }
 
-test(`kill -9 ${ROUNDS} times while appending, tiering and reading loses nothing acknowledged (seed ${SEED})`, { timeout: 600_000 }, async () => {
+test(`kill -9 ${ROUNDS} times while appending, tiering and reading loses nothing acknowledged (seed ${SEED})`, {
+  timeout: 600_000,
+}, async () => {
   const directory = mkdtempSync(join(tmpdir(), 'stratalog-kill-'))
-  const random = mulberry32(SEED)
+  const random = seededRandom(SEED)
   const acked = new Map<string, bigint>()
   const samples: string[] = []
   const total = { lives: 0, opened: 0, acked: 0, read: 0 }
@@ -38,7 +41,10 @@ test(`kill -9 ${ROUNDS} times while appending, tiering and reading loses nothing
     const last = await live(directory, 3_000, acked, samples, random)
     assert.ok(last.opened, 'the last life opened the log')
     // Evidence that the test tests: it was killed at work, and there was work to lose.
-    assert.ok(total.opened >= ROUNDS / 4, `only ${total.opened} of ${total.lives} lives got as far as opening`)
+    assert.ok(
+      total.opened >= ROUNDS / 4,
+      `only ${total.opened} of ${total.lives} lives got as far as opening`,
+    )
     assert.ok(total.acked > ROUNDS * 10, `only ${total.acked} records were acknowledged`)
     assert.ok(total.read > 0, 'no record of an earlier life was read back by its DLSN')
   } finally {
@@ -50,17 +56,30 @@ test(`kill -9 ${ROUNDS} times while appending, tiering and reading loses nothing
  * One life of the worker. It is killed `afterOpenMs` after it has opened the log; a negative value kills it so long
  * after its start instead, while it opens and recovers.
  */
-async function live(directory: string, killMs: number, acked: Map<string, bigint>, samples: string[], random: () => number): Promise<Life> {
+async function live(
+  directory: string,
+  killMs: number,
+  acked: Map<string, bigint>,
+  samples: string[],
+  random: () => number,
+): Promise<Life> {
   const known = samples.splice(0, 6)
   // A file, not a pipe: what was written to it before the kill is there after it.
   const said = join(directory, 'said.txt')
   const output = openSync(said, 'w')
-  const worker = spawn(process.execPath, [join(import.meta.dirname, 'kill-worker.js'), directory, ...known], { stdio: ['ignore', output, 'inherit'] })
+  const worker = spawn(process.execPath, [join(import.meta.dirname, 'kill-worker.js'), directory, ...known], {
+    stdio: ['ignore', output, 'inherit'],
+  })
   const exited = once(worker, 'exit')
   try {
     if (killMs < 0) await Promise.race([sleep(-killMs), exited])
     else {
-      for (let waited = 0; waited < 30_000 && worker.exitCode === null && !readFileSync(said, 'utf8').startsWith('O'); waited += 20) await sleep(20)
+      for (
+        let waited = 0;
+        waited < 30_000 && worker.exitCode === null && !readFileSync(said, 'utf8').startsWith('O');
+        waited += 20
+      )
+        await sleep(20)
       await Promise.race([sleep(killMs), exited])
     }
   } finally {
@@ -71,7 +90,12 @@ async function live(directory: string, killMs: number, acked: Map<string, bigint
   return judge(readFileSync(said, 'utf8').split('\n'), acked, samples, random)
 }
 
-function judge(lines: readonly string[], acked: Map<string, bigint>, samples: string[], random: () => number): Life {
+function judge(
+  lines: readonly string[],
+  acked: Map<string, bigint>,
+  samples: string[],
+  random: () => number,
+): Life {
   const life = { opened: false, acked: 0, read: 0 }
   for (const line of lines) {
     const [kind, stream = '', number = '', dlsn = ''] = line.split(' ')
@@ -80,7 +104,10 @@ function judge(lines: readonly string[], acked: Map<string, bigint>, samples: st
     if (kind === 'R') life.read += 1
     if (kind === 'V') {
       const least = (acked.get(stream) ?? -1n) + 1n
-      assert.ok(BigInt(number) >= least, `${stream} holds ${number} records and ${least} were acknowledged (seed ${SEED})`)
+      assert.ok(
+        BigInt(number) >= least,
+        `${stream} holds ${number} records and ${least} were acknowledged (seed ${SEED})`,
+      )
     }
     if (kind === 'A') {
       life.acked += 1
@@ -89,14 +116,4 @@ function judge(lines: readonly string[], acked: Map<string, bigint>, samples: st
     }
   }
   return life
-}
-
-function mulberry32(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
-  }
 }

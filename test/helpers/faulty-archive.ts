@@ -1,5 +1,5 @@
-import type { ArchiveEngine, ArchiveStore } from '../../src/ports/archive-store.js'
 import { StratalogError } from '../../src/model/errors.js'
+import type { ArchiveEngine, ArchiveStore } from '../../src/ports/archive-store.js'
 
 /** What goes wrong with an archive; each hook may throw, or change what is returned. */
 export interface ArchiveFaults {
@@ -12,7 +12,9 @@ export interface ArchiveFaults {
 }
 
 export const outage = (): never => {
-  throw new StratalogError('archive_unavailable', 'the archive does not answer: injected', { retryable: true })
+  throw new StratalogError('archive_unavailable', 'the archive does not answer: injected', {
+    retryable: true,
+  })
 }
 
 /** An engine whose stores fail as `faults` says; hooks may be changed at any time. */

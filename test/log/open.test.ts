@@ -1,5 +1,16 @@
 import assert from 'node:assert/strict'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
@@ -24,7 +35,8 @@ const common = {
   system: { logger: silentLogger() },
 } as const
 
-const open = (options: OpenOptions = {}, name = 'log'): Promise<Log> => openLog(join(root, name), { ...common, ...options })
+const open = (options: OpenOptions = {}, name = 'log'): Promise<Log> =>
+  openLog(join(root, name), { ...common, ...options })
 
 async function fill(count = 50, options: OpenOptions = {}): Promise<void> {
   await using log = await open(options)
@@ -76,7 +88,13 @@ describe('a directory that can not be opened says why, and nothing is lost', () 
     await fill()
     const path = join(root, 'log', 'log.json')
     const before = readFileSync(path)
-    for (const text of ['', '{', '{"version":1}', '{"version":1,"logId":"zz"}', before.toString().slice(0, 20)]) {
+    for (const text of [
+      '',
+      '{',
+      '{"version":1}',
+      '{"version":1,"logId":"zz"}',
+      before.toString().slice(0, 20),
+    ]) {
       writeFileSync(path, text)
       await assert.rejects(open(), { code: 'corrupt' }, text)
     }
@@ -89,11 +107,13 @@ describe('a directory that can not be opened says why, and nothing is lost', () 
     await fill()
     const aside = join(root, 'index.db')
     cpSync(join(root, 'log', 'index.db'), aside)
-    for (const name of readdirSync(join(root, 'log'))) if (name.startsWith('index.db')) rmSync(join(root, 'log', name))
+    for (const name of readdirSync(join(root, 'log')))
+      if (name.startsWith('index.db')) rmSync(join(root, 'log', name))
     await assert.rejects(open(), { code: 'index_missing', message: /restore/ })
     // Asked twice it still refuses: the first attempt left no empty index behind that would pass for one.
     await assert.rejects(open(), { code: 'index_missing' })
-    for (const name of readdirSync(join(root, 'log'))) if (name.startsWith('index.db')) rmSync(join(root, 'log', name))
+    for (const name of readdirSync(join(root, 'log')))
+      if (name.startsWith('index.db')) rmSync(join(root, 'log', name))
     cpSync(aside, join(root, 'log', 'index.db'))
     await using log = await open()
     assert.deepEqual(await contents(log), expected())
@@ -117,7 +137,11 @@ describe('a directory that can not be opened says why, and nothing is lost', () 
       await using other = await open({}, 'other')
       await other.stream('b').append('x')
     }
-    const stranger = [join(root, 'other', 'stores', '1'), join(root, 'log', 'stores', '2'), join(root, 'log', 'stores', '3')]
+    const stranger = [
+      join(root, 'other', 'stores', '1'),
+      join(root, 'log', 'stores', '2'),
+      join(root, 'log', 'stores', '3'),
+    ]
     await assert.rejects(open({ stores: stranger }), { code: 'refused' })
     const twice = [one, one, join(root, 'log', 'stores', '3')]
     await assert.rejects(open({ stores: twice }), (error: unknown) => error instanceof StratalogError)
@@ -127,9 +151,19 @@ describe('a directory that can not be opened says why, and nothing is lost', () 
 
   test('quorums that do not fit the stores, before anything is made', async () => {
     const refused = async (defaults: OpenOptions['defaults'], stores?: string[]) => {
-      await assert.rejects(open({ ...(defaults === undefined ? {} : { defaults }), ...(stores === undefined ? {} : { stores }) }), (error: unknown) => {
-        return error instanceof StratalogError && ['config_invalid', 'invalid_argument'].includes(error.code) && /quorum|copies|ack/.test(error.message)
-      })
+      await assert.rejects(
+        open({
+          ...(defaults === undefined ? {} : { defaults }),
+          ...(stores === undefined ? {} : { stores }),
+        }),
+        (error: unknown) => {
+          return (
+            error instanceof StratalogError &&
+            ['config_invalid', 'invalid_argument'].includes(error.code) &&
+            /quorum|copies|ack/.test(error.message)
+          )
+        },
+      )
     }
     await refused({ quorum: { copies: 4, ack: 2 } })
     await refused({ quorum: { copies: 3, ack: 4 } })
@@ -140,7 +174,10 @@ describe('a directory that can not be opened says why, and nothing is lost', () 
   })
 
   test('an archive that is missing: the log works, copies wait, and cold reads say so', async () => {
-    await using log = await open({ archive: join(root, 'no', 'such', 'parent'), defaults: { hot: { for: 0 }, evict: { lag: 0 } } })
+    await using log = await open({
+      archive: join(root, 'no', 'such', 'parent'),
+      defaults: { hot: { for: 0 }, evict: { lag: 0 } },
+    })
     await log.stream('a').append('record 0')
     await log.stream('a').seal()
     const report = await log.tier.run()
@@ -149,7 +186,10 @@ describe('a directory that can not be opened says why, and nothing is lost', () 
   })
 
   test('unknown options, scheme without an engine', async () => {
-    await assert.rejects(openLog(join(root, 'log'), { achive: 'x' } as OpenOptions), { code: 'invalid_argument', message: /achive/ })
+    await assert.rejects(openLog(join(root, 'log'), { achive: 'x' } as OpenOptions), {
+      code: 'invalid_argument',
+      message: /achive/,
+    })
     await using log = await open({ archive: 's3://bucket/prefix', defaults: { hot: { for: 0 } } })
     await log.stream('a').append('x')
     await log.stream('a').seal()
@@ -194,11 +234,15 @@ describe('disks that fail (invariant 10)', () => {
     const limited = {
       ...disk,
       open: async (path: string, mode: 'create' | 'write' | 'read') => {
-        if (full && mode === 'create') throw new StratalogError('disk_full', `injected: ${path}`, { retryable: true })
+        if (full && mode === 'create')
+          throw new StratalogError('disk_full', `injected: ${path}`, { retryable: true })
         return disk.open(path, mode)
       },
     }
-    await using log = await open({ system: { logger: silentLogger(), disk: limited }, defaults: { roll: { size: '1 MiB' } } })
+    await using log = await open({
+      system: { logger: silentLogger(), disk: limited },
+      defaults: { roll: { size: '1 MiB' } },
+    })
     const stream = log.stream('a')
     const acked: string[] = []
     const payload = '.'.repeat(60_000)

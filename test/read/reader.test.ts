@@ -368,6 +368,7 @@ describe('reading', () => {
     test('goes on while segments are sealed, archived and evicted under it', async () => {
       world.rollAt(100)
       const stream = world.stream()
+      await world.create('orders')
       const reader = follow()
       for (let id = 0; id < 60; id += 1) {
         await stream.append(`${id}`)

@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { directoryArchive } from '../../archive/directory/store.js'
-import { openLog } from '../../src/open.js'
 import type { Log } from '../../src/log.js'
-import { type OpenOptions } from '../../src/options.js'
 import type { SegmentRow } from '../../src/model/segment.js'
+import { openLog } from '../../src/open.js'
+import type { OpenOptions } from '../../src/options.js'
 import { silentLogger } from '../../src/system/logger.js'
 import { type ArchiveFaults, faultyArchive, outage } from '../helpers/faulty-archive.js'
 
@@ -57,7 +57,9 @@ async function check(log: Log, name: string, count: number): Promise<{ hot: numb
 }
 
 function objects(): string[] {
-  return readdirSync(join(root, 'archive'), { recursive: true, encoding: 'utf8' }).filter((name) => /\/s[0-9a-v]{13}-/.test(name))
+  return readdirSync(join(root, 'archive'), { recursive: true, encoding: 'utf8' }).filter((name) =>
+    /\/s[0-9a-v]{13}-/.test(name),
+  )
 }
 
 describe('tiering agent', () => {
@@ -87,7 +89,7 @@ describe('tiering agent', () => {
     assert.equal(status.archive.archive, 'down')
     assert.match(status.archive.lastError ?? '', /does not answer/)
     assert.ok(status.streams[0] !== undefined && status.streams[0].atRiskBytes > 0)
-    await log.stream('b').append('b 0 ' + '.'.repeat(100))
+    await log.stream('b').append(`b 0 ${'.'.repeat(100)}`)
     assert.deepEqual(await check(log, 'a', 300), { hot: 300, cold: 0 })
     delete faults.beforePut
     const later = await log.tier.run()
@@ -102,13 +104,18 @@ describe('tiering agent', () => {
     await fill(log, 'a', 300)
     await log.stream('a').seal()
     faults.read = (key, bytes) => {
-      if (key.includes('/s') && bytes.length > 40) bytes[bytes.length >> 1] = (bytes[bytes.length >> 1] ?? 0) ^ 1
+      if (key.includes('/s') && bytes.length > 40)
+        bytes[bytes.length >> 1] = (bytes[bytes.length >> 1] ?? 0) ^ 1
       return bytes
     }
     const report = await log.tier.run()
     assert.ok(report.failed.length > 0)
     assert.match(report.failed[0]?.error ?? '', /archive|object|digest|checksum|CRC/i)
-    assert.ok((await rows(log, 'a')).every((row) => row.state === 'sealed' && row.ledgerId !== null && row.object === null))
+    assert.ok(
+      (await rows(log, 'a')).every(
+        (row) => row.state === 'sealed' && row.ledgerId !== null && row.object === null,
+      ),
+    )
     delete faults.read
     assert.ok((await log.tier.run()).copied > 0)
     assert.equal((await check(log, 'a', 300)).cold, 300)
@@ -147,11 +154,21 @@ describe('tiering agent', () => {
     assert.equal(left.length, before - report.trimmed)
     const info = await log.stream('a').info()
     assert.equal(info.trimmedBelow?.segment, left[0]?.segment)
-    assert.ok(readdirSync(join(root, 'archive'), { recursive: true, encoding: 'utf8' }).some((name) => name.includes('-trim-')))
+    assert.ok(
+      readdirSync(join(root, 'archive'), { recursive: true, encoding: 'utf8' }).some((name) =>
+        name.includes('-trim-'),
+      ),
+    )
     // Below the trim point is a gap, said and not skipped.
-    await assert.rejects(async () => {
-      for await (const _ of log.stream('a').read({ from: (await import('../../src/model/dlsn.js')).Dlsn.first })) break
-    }, { code: 'gap' })
+    await assert.rejects(
+      async () => {
+        for await (const _ of log
+          .stream('a')
+          .read({ from: (await import('../../src/model/dlsn.js')).Dlsn.first }))
+          break
+      },
+      { code: 'gap' },
+    )
     const kept: bigint[] = []
     for await (const record of log.stream('a').read()) kept.push(record.sequenceId)
     assert.equal(kept[0], left[0]?.startSequenceId)
@@ -196,7 +213,10 @@ describe('tiering agent', () => {
   })
 
   test('in the background: by itself and by age', async () => {
-    await using log = await open({ tiering: 'run', defaults: { roll: { size: '16 KiB', age: '1s' }, hot: { for: 0 }, evict: { lag: 0 } } })
+    await using log = await open({
+      tiering: 'run',
+      defaults: { roll: { size: '16 KiB', age: '1s' }, hot: { for: 0 }, evict: { lag: 0 } },
+    })
     await fill(log, 'a', 200)
     const until = Date.now() + 15_000
     while (Date.now() < until && !(await rows(log, 'a')).every((row) => row.state === 'cold')) {

@@ -3,8 +3,8 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFile
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
-import { text } from '../../src/model/codec.js'
 import type { Log } from '../../src/log.js'
+import { text } from '../../src/model/codec.js'
 import { openArchive, openLog } from '../../src/open.js'
 import { planRestore, restoreArchive } from '../../src/restore.js'
 import { silentLogger } from '../../src/system/logger.js'
@@ -45,7 +45,9 @@ async function everything(log: Log, names: readonly string[]): Promise<string[]>
   const seen: string[] = []
   for (const name of names) {
     for await (const record of log.stream(name).read()) {
-      seen.push(`${name} ${record.dlsn} ${record.txid} ${record.sequenceId} ${Buffer.from(record.payload).toString()}`)
+      seen.push(
+        `${name} ${record.dlsn} ${record.txid} ${record.sequenceId} ${Buffer.from(record.payload).toString()}`,
+      )
     }
   }
   return seen

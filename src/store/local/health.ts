@@ -45,9 +45,14 @@ export class StoreHealth {
     if (this.#poisoned !== null) throw this.#poisoned
   }
 
+  /** Whether it is time to try for space again. */
+  mayProbe(): boolean {
+    return this.#clock.monotonicMs() >= this.#probeMs
+  }
+
   /** Throws `store_full` while it is not yet time to try again. */
   checkSpace(): void {
-    if (this.#full !== null && this.#clock.monotonicMs() < this.#probeMs) throw this.#full
+    if (this.#full !== null && !this.mayProbe()) throw this.#full
   }
 
   closedError(): StratalogError {

@@ -7,8 +7,10 @@ import type { FileHandles, LogFile, LogFiles } from './log-file.js'
 import { logName, spareName } from './names.js'
 import { removeIfThere, type Superblock, writeSuperblock } from './superblock.js'
 
-/** Spares kept: one to become the next file, and one so that deletes can still be written on a full disk. */
-const SPARES_MAX = 2
+/** Spares made ahead: one to become the next file, and one so that deletes can still be written on a full disk. */
+const SPARES_AHEAD = 2
+/** Freed files kept as spares: what a burst frees the next one writes over, without allocating (DESIGN.md §5). */
+const SPARES_MAX = 8
 
 /**
  * Why a file is wanted: `entries` never takes the last spare, `marks` may. The first of a run does not wait
@@ -145,7 +147,7 @@ export class Space {
   }
 
   async #prepare(purpose: FilePurpose): Promise<WritableFile> {
-    const wanted = purpose === 'entries' ? SPARES_MAX : 1
+    const wanted = purpose === 'entries' ? SPARES_AHEAD : 1
     while (this.#spares.length < wanted) await this.#makeSpare()
     const generation = this.#superblock.generation + 1n
     const spare = present(this.#spares.shift(), 'spare file')

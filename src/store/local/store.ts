@@ -391,6 +391,7 @@ class LocalStore implements SegmentStore, TableEvents {
 
   async status(): Promise<StoreStatus> {
     const { directory, disk } = this.#options
+    await this.#probeSpace()
     const { closed, poisoned, full } = this.#health
     const space = await disk.space(directory)
     return {
@@ -404,6 +405,19 @@ class LocalStore implements SegmentStore, TableEvents {
       device: space.device,
       pendingBytes: this.#commit.pendingBytes,
       corruptBytes: this.#started.corruptBytes,
+    }
+  }
+
+  /** A full store gets no appends that could find out that there is space again: who asks for its state does. */
+  async #probeSpace(): Promise<void> {
+    const { closed, poisoned, full } = this.#health
+    if (full === null || closed || poisoned !== null || !this.#health.mayProbe()) return
+    try {
+      await this.#space.replenish()
+      this.#health.noteSpace()
+    } catch (error) {
+      if (!isStratalogError(error, 'disk_full')) throw this.#health.poison(error)
+      this.#health.noteFull(error)
     }
   }
 

@@ -1,0 +1,58 @@
+import type { RestorePlan, RestoreProgress, RestoreReport } from '../tiering/restore.js'
+import type { Log } from './log.js'
+import type { OpenOptions, SystemPorts } from './options.js'
+import type { ArchiveStore } from './ports/archive-store.js'
+
+/*
+ * The calls that begin everything, each importing what it needs when it is called: a program that imports stratalog
+ * and does not open a log yet pays a few milliseconds, not the schema compiler, SQLite and the codecs.
+ */
+
+/**
+ * Opens the log in `directory`, making it where there is none, recovers what an earlier process left open and starts
+ * the tiering agent. One process at a time has a directory; commands work beside it through its control socket.
+ *
+ * Errors: `directory_in_use`, `config_invalid`, `invalid_argument`, `version_unsupported`, `corrupt`, `index_missing`,
+ * `access_denied`, `disk_full`, `unsupported`.
+ *
+ * @example
+ * ```ts
+ * import { openLog } from 'stratalog'
+ * await using log = await openLog('./data', { archive: './archive' })
+ * const ack = await log.stream('trades').append('hello')
+ * console.log(`${ack.dlsn}`)
+ * ```
+ */
+export async function openLog(directory: string, options: OpenOptions = {}): Promise<Log> {
+  const open = await import('./open.js')
+  return open.openLog(directory, options)
+}
+
+/** Opens an archive by itself, without a log: what a restore reads from. `archive_missing` if there is none. */
+export async function openArchive(location: string, system?: Partial<SystemPorts>): Promise<ArchiveStore> {
+  const open = await import('./open.js')
+  return open.openArchive(location, system)
+}
+
+/** What a restore of the whole archive would bring, from its names and control objects alone. */
+export async function planRestore(archive: ArchiveStore, signal?: AbortSignal): Promise<RestorePlan> {
+  const restore = await import('../tiering/restore.js')
+  return restore.planRestore(archive, signal)
+}
+
+/**
+ * Restores a whole archive into an open, empty log: equal DLSNs, txids and payloads, each stream a new incarnation
+ * that names its parent. Interrupted, it goes on where it was when run again.
+ *
+ * Errors: `refused` where the log has other streams of these names, `corrupt` where an object is not what its name
+ * says or a segment is missing.
+ */
+export async function restoreArchive(
+  log: Log,
+  archive: ArchiveStore,
+  plan: RestorePlan,
+  options: { readonly signal?: AbortSignal; readonly onProgress?: (progress: RestoreProgress) => void } = {},
+): Promise<RestoreReport> {
+  const restore = await import('./restore.js')
+  return restore.restoreArchive(log, archive, plan, options)
+}

@@ -1,0 +1,230 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { application, finished, start, values, Workplace } from '../helpers/cli.js'
+
+let place: Workplace
+const cli: Workplace['cli'] = (args, input) => place.cli(args, input)
+const ok: Workplace['ok'] = (args, input) => place.ok(args, input)
+
+before(async () => {
+  place = await Workplace.make()
+})
+after(() => place.remove())
+
+describe('append, read, tail, import', () => {
+  // Beside an application that has the log open: that is quicker than opening it anew for each command.
+  let app: { close(): Promise<void> }
+  before(async () => {
+    app = await application(place.dir)
+  })
+  after(() => app.close())
+
+  test('the five minutes of the README', async () => {
+    const line = '{"at":1735689600000,"symbol":"ACME","price":12.5}'
+    const appended = await cli(['append', 'trades', '--json-lines', '--txid-field', 'at'], `${line}\n`)
+    assert.equal(
+      appended.out,
+      '1:0:0  txid 1735689600000  2025-01-01T00:00:00Z  durable 2/3\n'.replace(
+        '2/3',
+        /durable (\d)/.exec(appended.out)?.[1] === '3' ? '3/3' : '2/3',
+      ),
+    )
+    const read = await cli(['read', 'trades', '--from', '2025-01-01', '--until', '2025-02-01'])
+    assert.equal(read.out, `1:0:0  2025-01-01T00:00:00Z  ${line}\n`)
+    assert.equal(read.err, '(from 2025-01-01T00:00:00Z, until 2025-02-01T00:00:00Z, 1 record, hot)\n')
+  })
+
+  test('JSON of append, read and tail', async () => {
+    const [ack] = values(await ok(['--json', 'append', 'j', '--txid', '1000', '--message', 'hello']))
+    assert.deepEqual(
+      { ...ack, timeMs: 0, copies: 0 },
+      {
+        dlsn: '1:0:0',
+        sequenceId: '0',
+        txid: '1000',
+        timeMs: 0,
+        copies: 0,
+        duplicate: false,
+        time: '1970-01-01T00:00:01Z',
+        copiesWanted: 3,
+      },
+    )
+    await ok(['append', 'j', '--txid', '2000'], new Uint8Array([255, 254, 10]))
+    const read = await cli(['read', 'j', '--json'])
+    assert.deepEqual(values(read.out), [
+      {
+        dlsn: '1:0:0',
+        sequenceId: '0',
+        txid: '1000',
+        time: '1970-01-01T00:00:01Z',
+        tier: 'hot',
+        payload: 'hello',
+      },
+      {
+        dlsn: '2:0:0',
+        sequenceId: '1',
+        txid: '2000',
+        time: '1970-01-01T00:00:02Z',
+        tier: 'hot',
+        payloadBase64: '//4=',
+      },
+    ])
+    assert.equal(read.err, '')
+    assert.deepEqual(
+      values(await ok(['tail', 'j', '-n', '1', '--json'])).map((value) => value.txid),
+      ['2000'],
+    )
+  })
+
+  test('what is stored does not steer the terminal, and --raw gives the bytes', async () => {
+    await ok(['append', 'esc', '--message', 'a\u001b[31mb\r\nc'])
+    assert.match(await ok(['read', 'esc']), /a\\u001b\[31mb\\r\\nc\n$/)
+    assert.equal(await ok(['read', 'esc', '--raw']), 'a\u001b[31mb\r\nc\n')
+  })
+
+  test('lines are kept byte for byte, blank ones left out; records pass from log to log', async () => {
+    const other = join(place.base, 'other')
+    await ok(['append', 'lines'], 'one\n\n zwei ü\r\nthree')
+    const raw = await ok(['read', 'lines', '--raw'])
+    assert.equal(raw, 'one\n zwei ü\r\nthree\n')
+    const [from, to] = [
+      start(['--dir', place.dir, 'read', 'lines', '--raw']),
+      start(['--dir', other, 'append', 'copy']),
+    ]
+    if (from.stdout !== null && to.stdin !== null) from.stdout.pipe(to.stdin)
+    let acks = ''
+    to.stdout?.on('data', (chunk: Buffer) => {
+      acks += chunk.toString()
+    })
+    const [code] = (await once(to, 'close')) as [number]
+    assert.deepEqual([code, acks.trim().split('\n').length], [0, 3])
+    assert.equal((await finished(start(['--dir', other, 'read', 'copy', '--raw']))).out, raw)
+  })
+
+  test('bad lines are named, what stood before them stays', async () => {
+    const notJson = await cli(['append', 'bad', '--json-lines'], '{"a":1}\n\n{"a":\n')
+    assert.equal(notJson.code, 2)
+    assert.match(notJson.err, /stdin line 3 is not JSON/)
+    const noField = await cli(['append', 'bad', '--txid-field', 'at'], '{"b":1}\n')
+    assert.match(noField.err, /stdin line 1, field "at": there is no such field/)
+    for (const [value, message] of [
+      ['1.5', /not a whole number/],
+      ['1e300', /not a whole number/],
+      ['-1', /must lie between/],
+      ['"0x10"', /whole decimal number/],
+      ['"9223372036854775808"', /must lie between/],
+      ['null', /neither a number nor an ISO date/],
+      ['"2025-02-30"', /not a date/],
+    ] as const) {
+      const result = await cli(['append', 'bad', '--txid-field', 'at'], `{"at":${value}}\n`)
+      assert.match(result.err, message, value)
+      assert.equal(result.code, 2, value)
+    }
+    assert.equal((await cli(['read', 'bad'])).code, 3, 'nothing was appended')
+    await ok(['append', 'bad', '--txid', '100', '--message', 'x'])
+    const back = await cli(['append', 'bad', '--txid', '99', '--message', 'y'])
+    assert.equal(back.code, 1)
+    assert.match(back.err, /txid 99 is below 100/)
+    const long = await cli(['append', 'bad'], 'x'.repeat(1_100_000))
+    assert.match(long.err, /stdin line 1 has more than \d+ bytes/)
+    assert.equal((await ok(['read', 'bad', '--raw'])).trim(), 'x')
+  })
+
+  test('positions: DLSN, txid, sequence, time, and beyond the end', async () => {
+    await ok(
+      ['append', 'pos', '--txid-field', 't'],
+      [1, 2, 3, 4].map((t) => `{"t":"1970-01-01T00:00:0${t}Z"}`).join('\n'),
+    )
+    const txids = async (...args: string[]) =>
+      values(await ok(['read', 'pos', '--json', ...args])).map((value) => Number(value.txid))
+    assert.deepEqual(await txids('--from', 'txid:2000', '--limit', '2'), [2_000, 3_000])
+    assert.deepEqual(await txids('--after', 'seq:1'), [3_000, 4_000])
+    assert.deepEqual(
+      await txids('--from', '1970-01-01T00:00:02Z', '--until', '1970-01-01T00:00:04Z'),
+      [2_000, 3_000],
+    )
+    assert.deepEqual(await txids('--from', '-1h'), [])
+    assert.deepEqual(await txids('--limit', '0'), [])
+    assert.deepEqual(await txids('--from', 'latest'), [])
+    assert.deepEqual(await txids('--from', '1:0:1'), [2_000, 3_000, 4_000])
+    const beyond = await cli(['read', 'pos', '--from', '99:0:0'])
+    assert.deepEqual([beyond.code, beyond.out], [3, ''])
+    assert.match(beyond.err, /99:0:0 lies beyond the end of pos/)
+    const unknown = await cli(['read', 'po'])
+    assert.equal(unknown.code, 3)
+    assert.match(unknown.err, /there is no stream po: did you mean pos\?/)
+  })
+
+  test('a reader that goes away ends the command quietly', async () => {
+    await ok(
+      ['append', 'many'],
+      Array.from({ length: 20_000 }, (_, i) => `line ${i} ${'x'.repeat(100)}`).join('\n'),
+    )
+    const child = start(['--dir', place.dir, 'read', 'many'])
+    let err = ''
+    child.stderr?.on('data', (chunk: Buffer) => {
+      err += chunk.toString()
+    })
+    if (child.stdout !== null) {
+      await once(child.stdout, 'data')
+      child.stdout.destroy()
+    }
+    const [code] = (await once(child, 'close')) as [number]
+    assert.deepEqual([code, err.replace(/^\(.*\)\n/, '')], [0, ''])
+  })
+
+  test('import: ndjson, a JSON array, CSV and lines', async () => {
+    const file = async (name: string, text: string) => {
+      await writeFile(join(place.base, name), text)
+      return join(place.base, name)
+    }
+    const ndjson = await file('a.ndjson', '{"m":{"at":1000},"v":1}\n{"m":{"at":2000},"v":2}\n')
+    const array = await file(
+      'b.json',
+      '\ufeff[ {"m":{"at":"1970-01-01T00:00:03Z"},"s":"],[\\"{"}, {"m":{"at":4000}} ]\n',
+    )
+    assert.match(
+      await ok(['import', 'imp', ndjson, array, '--txid-field', 'm.at']),
+      /^4 records, \d+ B → imp {2}1:0:0 … /,
+    )
+    assert.deepEqual(
+      values(await ok(['read', 'imp', '--json'])).map((value) => value.txid),
+      ['1000', '2000', '3000', '4000'],
+    )
+    assert.match(
+      await ok(['read', 'imp', '--raw']),
+      /\{"m":\{"at":"1970-01-01T00:00:03Z"\},"s":"\],\[\\"\{"\}\n/,
+    )
+
+    const csv = await file('c.csv', 'id,"na ""me""",n\r\n007,"a,\nb",1.5\r\n\r\n1,ü,\r\n')
+    assert.deepEqual(
+      values(await ok(['--json', 'import', 'csv', csv])).map(({ records, stream }) => [records, stream]),
+      [[2, 'csv']],
+    )
+    assert.deepEqual(values(await ok(['read', 'csv', '--raw'])), [
+      { id: '007', 'na "me"': 'a,\nb', n: 1.5 },
+      { id: 1, 'na "me"': 'ü', n: '' },
+    ])
+    assert.match(await ok(['import', 'plain', await file('d.txt', 'x\ny\n')]), /^2 records/)
+    assert.match(await ok(['import', 'plain', await file('e.json', '[]')]), /^0 records/)
+
+    const bad: readonly (readonly [string, string, RegExp])[] = [
+      ['f.json', '{"a":1}', /not a JSON array/],
+      ['g.json', '[1,2', /ends before the closing/],
+      ['h.json', '[1] 2', /something follows/],
+      ['i.json', '[1,,2]', /element 2 is not JSON/],
+      ['j.csv', 'a,b\n1\n', /row 2 has 1 fields/],
+      ['k.csv', 'a,a\n1,2\n', /two columns "a"/],
+      ['l.csv', 'a\n"x\n', /ends within quotes/],
+      ['m.ndjson', '{}\nnot\n', /m\.ndjson line 2 is not JSON/],
+    ]
+    for (const [name, text, message] of bad) {
+      const result = await cli(['import', 'nothing', await file(name, text)])
+      assert.match(result.err, message, name)
+      assert.equal(result.code, 2, name)
+    }
+  })
+})
