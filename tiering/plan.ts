@@ -130,6 +130,10 @@ function blocked(input: PlanInput, moment: Moment, blockedBy: PlannedAction['blo
 
 function planSeal(input: PlanInput, row: SegmentRow): Found | null {
   const { open, policy, nowMs } = input
+  // Fenced already, by whoever began to recover it: going on with that is right for anybody, at any time.
+  if (row.state === 'recovering') {
+    return { dueMs: row.openedMs, field: 'roll.age', reason: 'its writer is gone: recover', blockedBy: null }
+  }
   // Empty segments stay open: rolling them would only make more of them.
   if (row.state !== 'open' || open === null || open.lengthBytes === 0) return null
   const due = rollDue(policy.policy, { openedMs: row.openedMs, ...open }, nowMs)

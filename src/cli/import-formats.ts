@@ -7,6 +7,8 @@ import type { ImportItem } from './import-item.js'
 import { jsonArrayItems } from './json-array.js'
 import { lineBatches, parseJsonLine } from './lines.js'
 
+export type { ImportItem } from './import-item.js'
+
 /** How a file is divided into records. */
 export type ImportFormat = 'lines' | 'json' | 'ndjson' | 'csv'
 

@@ -64,7 +64,7 @@ describe('append, read, tail, import', () => {
         payload: 'hello',
       },
       {
-        dlsn: '2:0:0',
+        dlsn: '1:1:0',
         sequenceId: '1',
         txid: '2000',
         time: '1970-01-01T00:00:02Z',

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
 import { appendFile, mkdir, readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -139,23 +138,23 @@ describe('wrong use', () => {
 
 describe('init', () => {
   test('writes and prints a configuration, and never overwrites one', async () => {
-    const place = join(place.base, 'new', 'log')
-    const first = await finished(start(['init', place]))
+    const made = join(place.base, 'new', 'log')
+    const first = await finished(start(['init', made]))
     assert.equal(first.code, 0)
-    assert.equal(await readFile(join(place, 'stratalog.yaml'), 'utf8'), first.out)
-    await appendFile(join(place, 'stratalog.yaml'), '# mine\n')
-    const again = await finished(start(['init', place]))
+    assert.equal(await readFile(join(made, 'stratalog.yaml'), 'utf8'), first.out)
+    await appendFile(join(made, 'stratalog.yaml'), '# mine\n')
+    const again = await finished(start(['init', made]))
     assert.equal(again.code, 4)
     assert.match(again.err, /left as it is/)
-    assert.match(await readFile(join(place, 'stratalog.yaml'), 'utf8'), /# mine\n$/)
+    assert.match(await readFile(join(made, 'stratalog.yaml'), 'utf8'), /# mine\n$/)
     assert.equal(
       JSON.parse((await finished(start(['--json', 'init', join(place.base, 'new', 'two')]))).out).created,
       true,
     )
 
     // Commands below it find it by themselves.
-    await mkdir(join(place, 'below'))
-    assert.equal((await finished(start(['append', 's', '--message', 'x'], join(place, 'below')))).code, 0)
-    assert.match((await finished(start(['stream', 'list'], join(place, 'below')))).out, /^s /m)
+    await mkdir(join(made, 'below'))
+    assert.equal((await finished(start(['append', 's', '--message', 'x'], join(made, 'below')))).code, 0)
+    assert.match((await finished(start(['stream', 'list'], join(made, 'below')))).out, /^s /m)
   })
 })

@@ -63,10 +63,16 @@ describe('seal', () => {
     assert.deepEqual([action?.field, action?.origin, action?.dueMs], ['hot.for', 'stream override', NOW])
   })
 
-  test('not when it is empty, has no writer here, or is recovering', () => {
+  test('not when it is empty or has no writer here', () => {
     assert.deepEqual(seal({}, 0, open({ lengthBytes: 0 })), [])
     assert.deepEqual(seal({}, 0, null), [])
-    assert.deepEqual(planOf({}, [row(1, 'recovering')], { open: open() }), [])
+  })
+
+  test('one whose recovery was begun is recovered, whoever began it', () => {
+    const [action] = planOf({}, [row(1, 'recovering')])
+    assert.deepEqual([action?.kind, action?.blockedBy], ['seal', null])
+    assert.ok(action !== undefined && action.dueMs <= NOW)
+    assert.match(action.reason, /recover/)
   })
 
   test('the outlook of an open segment is blocked, step by step', () => {

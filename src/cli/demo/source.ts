@@ -2,7 +2,8 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { basename, extname } from 'node:path'
 import { StratalogError } from '../../model/errors.js'
-import { fileSizes, formatOf, type ImportItem, readItems } from '../import-formats.js'
+import { fileSizes, formatOf, readItems } from '../import-formats.js'
+import type { ImportItem } from '../import-item.js'
 import { type Row, rowTimeMs, timeField } from './time.js'
 
 /** Events are held in memory, so that everything read can be compared with them. */
