@@ -42,6 +42,8 @@ export interface DiskFile {
   dataSync(): Promise<void>
   /** Reserves and writes zeros up to `sizeBytes` so that later overwrites need no allocation; durable on return. */
   preallocate(sizeBytes: number): Promise<void>
+  /** Gives back what lies beyond `sizeBytes`. Not durable by itself: after a crash the file may have its old size. */
+  truncate(sizeBytes: number): Promise<void>
   sizeBytes(): Promise<number>
   close(): Promise<void>
 }

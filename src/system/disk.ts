@@ -162,6 +162,10 @@ class RealFile implements DiskFile {
     await this.#call<void>('sync', (done) => fs.fsync(this.#fd, done))
   }
 
+  truncate(sizeBytes: number): Promise<void> {
+    return this.#call<void>('truncate', (done) => fs.ftruncate(this.#fd, sizeBytes, done))
+  }
+
   async sizeBytes(): Promise<number> {
     return (await this.#call<fs.Stats>('stat', (done) => fs.fstat(this.#fd, done))).size
   }

@@ -151,6 +151,10 @@ class MemoryFile implements DiskFile {
     }
   }
 
+  async truncate(sizeBytes: number): Promise<void> {
+    this.#content.bytes = this.#content.bytes.subarray(0, sizeBytes)
+  }
+
   async sizeBytes(): Promise<number> {
     return this.#content.bytes.length
   }

@@ -132,6 +132,7 @@ export class FaultyDisk {
         check('preallocate', path)
         await file.preallocate(sizeBytes)
       },
+      truncate: (sizeBytes) => file.truncate(sizeBytes),
       sizeBytes: () => file.sizeBytes(),
       close: () => file.close(),
     })

@@ -294,6 +294,18 @@ describe('ledger recovery', () => {
     assert.deepEqual(overtaken.value, { lastEntryId: 0n, lengthBytes: 1 })
   })
 
+  test('a store that missed the fence is fenced by the reads: the old writer gets no entry in behind the end', async () => {
+    const writer = await crashed(['a', 'b'])
+    const missed = present(two.stores[2], 'store')
+    missed.fault = {
+      before: (call) => {
+        if (call === 'fence') throw failure('store_unavailable', 'a packet was lost')
+      },
+    }
+    assert.deepEqual(await recover(writer), { lastEntryId: 1n, lengthBytes: 2 })
+    assert.equal(replica(2).ledger(writer.ledgerId).fenced, true)
+  })
+
   test('an unknown ledger is ledger_not_found', async () => {
     await assert.rejects(recoverLedger(two.context, 77n), code('ledger_not_found'))
   })

@@ -49,6 +49,13 @@ async function contents(log: Log): Promise<string[]> {
   return seen
 }
 
+function bytesBelow(directory: string): number {
+  return readdirSync(directory).reduce((sum, name) => {
+    const found = statSync(join(directory, name))
+    return sum + (found.isDirectory() ? bytesBelow(join(directory, name)) : found.size)
+  }, 0)
+}
+
 const expected = (count = 50): string[] => Array.from({ length: count }, (_, i) => `record ${i}`)
 
 describe('a directory that can not be opened says why, and nothing is lost', () => {
@@ -58,6 +65,17 @@ describe('a directory that can not be opened says why, and nothing is lost', () 
     await assert.rejects(open(), { code: 'directory_in_use' })
     await log.close()
     await (await open()).close()
+  })
+
+  test('a short run leaves kilobytes behind, not whole files', async () => {
+    await fill(1)
+    const before = bytesBelow(join(root, 'log', 'stores'))
+    for (let i = 0; i < 5; i += 1) {
+      await using log = await open()
+      await log.stream('a').append('x')
+    }
+    const each = (bytesBelow(join(root, 'log', 'stores')) - before) / 5
+    assert.ok(each < 100_000, `each run left ${each} bytes`)
   })
 
   test('no log there and none to be made', async () => {

@@ -218,6 +218,7 @@ describe('recycled files', () => {
           write: file.write.bind(file),
           dataSync: file.dataSync.bind(file),
           preallocate: file.preallocate.bind(file),
+          truncate: file.truncate.bind(file),
           sizeBytes: file.sizeBytes.bind(file),
           close: file.close.bind(file),
           read: async (target: Uint8Array, offset: number) => {

@@ -183,7 +183,7 @@ for (const ending of ['clean', 'cut off'] as const) {
 
     test('zeroed pages', async () => {
       for (const path of logFiles(base)) {
-        for (let page = 0; page < FILE_BYTES; page += 4096) {
+        for (let page = 0; page < (base.files.get(path)?.bytes.length ?? 0); page += 4096) {
           const where = `${path} page ${page}`
           await damaged((disk) => disk.files.get(path)?.bytes.fill(0, page, page + 4096), where)
         }

@@ -136,7 +136,12 @@ export class GroupCommit {
     if (open === null) return
     this.#open = null
     try {
-      if (this.#options.health.poisoned === null) await this.#writeMark(open, true)
+      if (this.#options.health.poisoned === null) {
+        await this.#writeMark(open, true)
+        // Nothing is ever appended to a file that was closed: what it did not use goes back, or each short run of a
+        // command would leave a whole file behind. The mark is durable, so either size reads the same.
+        await open.handle.truncate(open.end)
+      }
     } catch (error) {
       throw this.#options.health.poison(error)
     } finally {
