@@ -52,9 +52,13 @@ function one(all: TierStatusDto, name: string): StreamTiersDto {
   )
 }
 
-/** Behind: a step is due and not done, whether or not the archive is to blame. A closed window is no delay. */
+/**
+ * Behind: a step of protection is due and not done, whether or not the archive is to blame. A closed window is no
+ * delay, and space that could be freed puts no record at risk.
+ */
 function isBehind({ next }: StreamTiersDto, all: TierStatusDto): boolean {
-  return next !== null && next.dueMs <= all.atMs && (next.blockedBy === null || next.blockedBy === 'archive')
+  if (next === null || next.kind === 'evict' || next.dueMs > all.atMs) return false
+  return next.blockedBy === null || next.blockedBy === 'archive'
 }
 
 function archiveLines(all: TierStatusDto): string[] {
