@@ -63,7 +63,7 @@ module.exports = {
       severity: 'error',
       from: {
         path: '^(src|tiering|archive)/',
-        pathNot: ['^src/(system|store|metadata|cli|serve|client)/', '^src/open\\.ts$', '^archive/[^/]+/'],
+        pathNot: ['^src/(system|store|metadata|cli|serve|client)/', '^src/open(\\.ts$|/)', '^archive/[^/]+/'],
       },
       to: {
         path: '^(node:fs|node:net|node:http|node:https|node:child_process|node:worker_threads|node:timers|fs|net|http|https|child_process|worker_threads|timers)$',

@@ -1,33 +1,34 @@
-import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
-import { delimiter, join, resolve } from 'node:path'
+import { mkdir } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
 import process from 'node:process'
 import { BlockCache } from '../archive/block-cache.js'
 import { TieringAgent } from '../tiering/agent.js'
 import { WriterHub } from './append/writer-hub.js'
-import { decodePolicyOverride, encodePolicyOverride } from './config/code.js'
-import { parseEnvironment } from './config/env.js'
-import { parseConfig } from './config/file.js'
-import { type ResolvedConfig, resolveConfig } from './config/resolve.js'
+import type { ResolvedConfig } from './config/resolve.js'
 import { nearest } from './config/suggest.js'
 import { Log } from './log.js'
 import type { LogParts } from './log-parts.js'
 import { StratalogError } from './model/errors.js'
 import { policyQuorum } from './model/quorum.js'
-import type { StreamRow } from './model/segment.js'
+import { archiveOpener } from './open/archives.js'
+import {
+  CONFIG_FILE,
+  checkQuorums,
+  policyResolver,
+  readConfiguration,
+  storeDirectories,
+} from './open/configuration.js'
+import { checkIndex, indexMissing, readIdentity, writeIdentity } from './open/identity.js'
+import { LivePolicies } from './open/live-policies.js'
+import { systemPorts } from './open/system.js'
 import { type FilledOptions, fillOptions, type OpenOptions, type SystemPorts } from './options.js'
-import type { ArchiveEngine, ArchiveStore } from './ports/archive-store.js'
-import type { SegmentIndex } from './ports/segment-index.js'
 import { ColdSource } from './read/cold.js'
 import { HotSource } from './read/source.js'
 import { LocalDirectory } from './store-directory.js'
 
-/** Name of the configuration file in a log's directory. */
-export const CONFIG_FILE = 'stratalog.yaml'
-/** Version of the directory's layout; a newer one is refused. */
-const LAYOUT_VERSION = 1
-const STORES_DEFAULT = 3
+/** A segment that was begun or sealed is looked at by the agent after this long: several often change together. */
+const CHANGE_WAKES_MS = 200
 
 /** See lazy.ts, which is what programs call. */
 export async function openLog(directory: string, options: OpenOptions = {}): Promise<Log> {
@@ -44,9 +45,7 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   })
   // What is open is closed in reverse, also where opening fails half-way.
   const closers: (() => Promise<void> | void)[] = [() => lock.release()]
-  const close = async () => {
-    for (const closer of closers.splice(0).reverse()) await closer()
-  }
+  const close = () => closeAll(closers)
   try {
     const log = await assemble(root, options, filled, system, config, closers, close)
     await log.recover()
@@ -59,6 +58,19 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
     )
     throw error
   }
+}
+
+/** Closes everything, whatever fails on the way: a lock that is kept because a store complained helps nobody. */
+async function closeAll(closers: (() => Promise<void> | void)[]): Promise<void> {
+  const failures: unknown[] = []
+  for (const closer of closers.splice(0).reverse()) {
+    try {
+      await closer()
+    } catch (error) {
+      failures.push(error)
+    }
+  }
+  if (failures.length > 0) throw failures[0]
 }
 
 async function assemble(
@@ -99,21 +111,13 @@ async function assemble(
   const ledger = { stores, metadata: metadata.ledgers, clock: system.clock, logger: system.logger }
   const segments = { ledger, index: metadata.index }
   const policies = policyResolver(config)
-  const policyOf = async (stream: StreamRow) =>
-    policies.resolve(stream.name, await metadata.index.policyOverride(stream.incarnation))
+  const live = new LivePolicies(metadata.index, policies.resolve, system.logger)
+  closers.push(() => live.close())
   const hub = new WriterHub(segments, metadata.coordination, async (stream) => {
-    let current = await policyOf(stream)
-    const watch = metadata.index.watch(stream.incarnation, () => {
-      void policyOf(stream).then((fresh) => {
-        current = fresh
-      })
-      agent.wake(200)
-    })
-    closers.push(() => watch.close())
-    const quorum = () => policyQuorum(current.policy, directories.length)
+    const policy = await live.follow(stream, () => agent.wake(CHANGE_WAKES_MS))
     return {
-      policy: () => current.policy,
-      quorum,
+      policy,
+      quorum: () => policyQuorum(policy(), directories.length),
       inFlightBytesMax: filled.inFlightBytesMax,
       takenBytesMax: filled.takenBytesMax,
     }
@@ -126,7 +130,7 @@ async function assemble(
     random: system.random,
     archive: archive?.open ?? null,
     writers: hub,
-    policy: policyOf,
+    policy: (stream) => live.of(stream),
   })
   closers.push(() => hub.close())
   closers.push(() => agent.close())
@@ -157,272 +161,6 @@ async function assemble(
   return new Log(parts)
 }
 
-async function systemPorts(given: Partial<SystemPorts> | undefined): Promise<SystemPorts> {
-  const [{ realDisk }, { realClock }, { realRandom }, { createLogger }] = await Promise.all([
-    import('./system/disk.js'),
-    import('./system/clock.js'),
-    import('./system/random.js'),
-    import('./system/logger.js'),
-  ])
-  return {
-    disk: given?.disk ?? realDisk(),
-    clock: given?.clock ?? realClock(),
-    random: given?.random ?? realRandom(),
-    logger: given?.logger ?? createLogger(),
-  }
-}
-
-async function readConfiguration(
-  root: string,
-  options: OpenOptions,
-  system: SystemPorts,
-): Promise<ResolvedConfig> {
-  const code = {
-    ...(options.defaults ?? {}),
-    ...(typeof options.archive === 'string' ? { archive: options.archive } : {}),
-    ...(options.stores === undefined ? {} : { stores: options.stores }),
-  }
-  const layers =
-    options.config === 'none'
-      ? { code }
-      : {
-          code,
-          env: parseEnvironment(process.env, delimiter),
-          file: await readConfigFile(root, options.config),
-        }
-  const config = resolveConfig(layers)
-  refuseOwnArchives(config)
-  for (const setting of config.later)
-    system.logger.info(
-      { field: setting.field, origin: setting.origin },
-      'this setting has no effect in this version',
-    )
-  return config
-}
-
-/** A stream whose policy names an archive of its own must not end up in the log's: refused until that is honoured. */
-function refuseOwnArchives(config: ResolvedConfig): void {
-  const own = config.later.find((setting) => setting.field === 'archive')
-  if (own === undefined) return
-  throw new StratalogError(
-    'unsupported',
-    `${own.origin}: an archive of its own for some streams has no effect in this version: give these streams a log of their own`,
-    {
-      found: own.value,
-    },
-  )
-}
-
-async function readConfigFile(
-  root: string,
-  named: string | undefined,
-): Promise<ReturnType<typeof parseConfig> | null> {
-  const file = named ?? join(root, CONFIG_FILE)
-  try {
-    return parseConfig(await readFile(file, 'utf8'), named === undefined ? CONFIG_FILE : file)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT' && named === undefined) return null
-    if (error instanceof StratalogError) throw error
-    throw new StratalogError(
-      'config_invalid',
-      `the configuration ${file} can't be read: ${(error as Error).message}`,
-      { cause: error },
-    )
-  }
-}
-
-interface Identity {
-  readonly logId: string
-  /** The log is being made now: its stores and index may be new. */
-  readonly created: boolean
-}
-
-/**
- * `log.json` names the log. It is written before anything else of a new log, as `making`, and again as `ready` once
- * stores and index are there: a start that dies in between leaves a log that the next one goes on making, under the
- * same id.
- */
-async function readIdentity(root: string): Promise<Identity> {
-  const file = join(root, 'log.json')
-  let text: string
-  try {
-    text = await readFile(file, 'utf8')
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
-      const logId = randomBytes(16).toString('hex')
-      await writeIdentity(root, logId, 'making')
-      return { logId, created: true }
-    }
-    throw new StratalogError('access_denied', `${file} can't be read: ${(error as Error).message}`, {
-      cause: error,
-    })
-  }
-  let parsed: { version?: unknown; logId?: unknown; state?: unknown }
-  try {
-    parsed = JSON.parse(text) as typeof parsed
-  } catch (error) {
-    throw new StratalogError(
-      'corrupt',
-      `${file} is damaged: restore it from a backup or from the superblock of a store (logId)`,
-      { cause: error },
-    )
-  }
-  if (typeof parsed.version === 'number' && parsed.version > LAYOUT_VERSION) {
-    throw new StratalogError(
-      'version_unsupported',
-      `${root} was written by a newer stratalog (layout ${parsed.version}, this one reads ${LAYOUT_VERSION}): update stratalog`,
-      {
-        expected: LAYOUT_VERSION,
-        found: parsed.version,
-      },
-    )
-  }
-  if (
-    parsed.version !== LAYOUT_VERSION ||
-    typeof parsed.logId !== 'string' ||
-    !/^[0-9a-f]{32}$/.test(parsed.logId)
-  ) {
-    throw new StratalogError(
-      'corrupt',
-      `${file} is damaged: restore it from a backup or from the superblock of a store (logId)`,
-      { found: text.slice(0, 200) },
-    )
-  }
-  return { logId: parsed.logId, created: parsed.state === 'making' }
-}
-
-/** An index that knows nothing of this log is none: a new file, one cut to nothing, one of another log. */
-async function checkIndex(index: SegmentIndex, identity: Identity, root: string): Promise<void> {
-  const found = await index.fact('log')
-  if (found === identity.logId) return
-  if (found === null && identity.created) return index.setFact('log', identity.logId)
-  if (found === null) throw indexMissing(root)
-  throw new StratalogError(
-    'refused',
-    `${join(root, 'index.db')} belongs to log ${found}, not to ${identity.logId}: put the right file back`,
-    {
-      expected: identity.logId,
-      found,
-    },
-  )
-}
-
-async function writeIdentity(root: string, logId: string, state: 'making' | 'ready'): Promise<void> {
-  const { realDisk } = await import('./system/disk.js')
-  const disk = realDisk()
-  const file = join(root, 'log.json')
-  await writeFile(`${file}.tmp`, `${JSON.stringify({ version: LAYOUT_VERSION, logId, state })}\n`, {
-    flush: true,
-  })
-  await disk.rename(`${file}.tmp`, file)
-  await disk.syncDirectory(root)
-}
-
-function storeDirectories(root: string, config: ResolvedConfig): string[] {
-  const named = config.stores.value
-  if (named === null)
-    return Array.from({ length: STORES_DEFAULT }, (_, i) => join(root, 'stores', String(i + 1)))
-  // Relative directories of the file are relative to it; code's and environment's to where the program runs.
-  const base = config.stores.layer === 'file' ? root : process.cwd()
-  return named.map((one) => resolve(base, one))
-}
-
-/** Every pattern's quorum must fit the stores there are: said at the start, not at the first append. */
-function checkQuorums(config: ResolvedConfig, stores: number): void {
-  policyQuorum(config.policyFor('').policy, stores)
-}
-
-function policyResolver(config: ResolvedConfig): LogParts['policies'] {
-  const decode = (name: string, override: string | null) =>
-    override === null ? null : decodePolicyOverride(override, name)
-  return {
-    resolve: (name, override) => config.policyFor(name, decode(name, override)),
-    encode: (policy) => encodePolicyOverride(policy),
-    losers: (name, override) => config.losers(name, decode(name, override)),
-  }
-}
-
-interface ArchiveOpener {
-  readonly location: string
-  /** Opens the archive at the first call and after a failed one. */
-  readonly open: () => Promise<ArchiveStore>
-  readonly opened: () => Promise<ArchiveStore | null>
-}
-
-function archiveOpener(
-  root: string,
-  options: OpenOptions,
-  config: ResolvedConfig,
-  system: SystemPorts,
-  signal: AbortSignal,
-): ArchiveOpener | null {
-  const given = options.archive
-  const engine = typeof given === 'object' ? given : null
-  const { value, layer } = config.archive
-  if (engine === null && value === null) return null
-  const location = engine?.name ?? archiveLocation(value ?? '', layer === 'file' ? root : process.cwd())
-  let opening: Promise<ArchiveStore> | null = null
-  const open = (): Promise<ArchiveStore> => {
-    opening ??= (engine === null ? engineFor(location) : Promise.resolve(engine))
-      .then((found) =>
-        found.open({
-          clock: system.clock,
-          random: system.random,
-          logger: system.logger,
-          disk: system.disk,
-          signal,
-        }),
-      )
-      .catch((error: unknown) => {
-        opening = null
-        throw error
-      })
-    return opening
-  }
-  return { location, open, opened: async () => opening?.catch(() => null) ?? null }
-}
-
-function archiveLocation(value: string, base: string): string {
-  const scheme = /^([a-z][a-z0-9+.-]+):\/\//.exec(value)?.[1]
-  if (scheme === undefined) return resolve(base, value)
-  return value
-}
-
-async function engineFor(location: string): Promise<ArchiveEngine> {
-  const scheme = /^([a-z][a-z0-9+.-]+):\/\//.exec(location)?.[1]
-  if (scheme !== undefined) {
-    throw new StratalogError(
-      'unsupported',
-      `the archive ${scheme}://… has no engine in this version: name a directory, or pass an engine to openLog({ archive })`,
-      { found: scheme },
-    )
-  }
-  const { directoryArchive } = await import('../archive/directory/store.js')
-  return directoryArchive(location)
-}
-
-/** Opens an archive by itself, without a log: what `restore` reads from. */
-export async function openArchive(location: string, given?: Partial<SystemPorts>): Promise<ArchiveStore> {
-  const system = await systemPorts(given)
-  const resolved = archiveLocation(location, process.cwd())
-  // An engine makes its directory for a log that begins; who wants to read an archive has misspelt it.
-  if (!resolved.includes('://') && !existsSync(resolved)) {
-    throw new StratalogError(
-      'archive_missing',
-      `there is no archive in ${resolved}: check the path and the mount`,
-      { found: resolved },
-    )
-  }
-  const engine = await engineFor(resolved)
-  return engine.open({
-    clock: system.clock,
-    random: system.random,
-    logger: system.logger,
-    disk: system.disk,
-    signal: new AbortController().signal,
-  })
-}
-
 async function serveControl(log: Log, root: string, closers: (() => Promise<void> | void)[]): Promise<void> {
   const { startControl } = await import('./serve/control-server.js')
   const server = await startControl(log, root)
@@ -448,17 +186,12 @@ function noLog(root: string): StratalogError {
   )
 }
 
-function indexMissing(root: string): StratalogError {
-  return new StratalogError(
-    'index_missing',
-    `${join(root, 'index.db')} is gone while the stores of this log are there: nothing was changed. Put the file back from a backup, or restore the log from its archive into another directory: stratalog restore --from ARCHIVE --into DIR`,
-    { found: root },
-  )
-}
-
 function archiveNeeded(root: string): StratalogError {
   return new StratalogError(
     'archive_missing',
     `the records asked for are in the archive, and the log in ${root} has none configured: name it under "archive" in ${CONFIG_FILE}`,
   )
 }
+
+export { openArchive } from './open/archives.js'
+export { CONFIG_FILE }

@@ -1,0 +1,51 @@
+import type { LogParts } from '../log-parts.js'
+import type { Policy, ResolvedPolicy } from '../model/policy.js'
+import type { StreamRow } from '../model/segment.js'
+import type { Logger } from '../ports/logger.js'
+import type { SegmentIndex, Watch } from '../ports/segment-index.js'
+
+/** The policies of streams as they are now: a writer must not ask the index for each record. */
+export class LivePolicies {
+  readonly #index: SegmentIndex
+  readonly #resolve: LogParts['policies']['resolve']
+  readonly #logger: Logger
+  readonly #watched = new Map<string, { current: Policy; readonly watch: Watch }>()
+
+  constructor(index: SegmentIndex, resolve: LogParts['policies']['resolve'], logger: Logger) {
+    this.#index = index
+    this.#resolve = resolve
+    this.#logger = logger
+  }
+
+  /** Looked up now, with origins. */
+  async of(stream: StreamRow): Promise<ResolvedPolicy> {
+    return this.#resolve(stream.name, await this.#index.policyOverride(stream.incarnation))
+  }
+
+  /** A policy that follows changes until `close`; `changed` is called after each change of the stream. */
+  async follow(stream: StreamRow, changed: () => void): Promise<() => Policy> {
+    const found = this.#watched.get(stream.incarnation)
+    if (found !== undefined) return () => found.current
+    const followed = {
+      current: (await this.of(stream)).policy,
+      watch: this.#index.watch(stream.incarnation, () => {
+        changed()
+        this.of(stream).then(
+          ({ policy }) => {
+            followed.current = policy
+          },
+          // The log may have been closed meanwhile; whoever still has the stream goes on with what it knows.
+          (error: unknown) =>
+            this.#logger.debug({ err: error, stream: stream.name }, 'policy not read again'),
+        )
+      }),
+    }
+    this.#watched.set(stream.incarnation, followed)
+    return () => followed.current
+  }
+
+  close(): void {
+    for (const { watch } of this.#watched.values()) watch.close()
+    this.#watched.clear()
+  }
+}
