@@ -194,4 +194,3 @@ function archiveNeeded(root: string): StratalogError {
 }
 
 export { openArchive } from './open/archives.js'
-export { CONFIG_FILE }
