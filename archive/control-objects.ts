@@ -29,6 +29,12 @@ const BODY_BYTES_MAX = 256 * 1024
 /** Control objects of one stream that are read: operators' decisions, not data. */
 const CONTROLS_MAX = 100_000
 
+/**
+ * The fact of a log's index that is its log id once the archive has an owner object of this log: from then on its
+ * archive is the one that has that object, and no other.
+ */
+export const ARCHIVE_OWNER_FACT = 'archive-owner'
+
 /** A control object with its body. */
 export interface ControlObject extends ControlKey {
   readonly key: string
@@ -105,6 +111,20 @@ export async function readControls(
     controls.push({ ...parsed, key, body: await readBody(store, key, parsed, sizeBytes, signal) })
   }
   return controls.sort(byNumber)
+}
+
+/** What decisions there are on a stream, from their names alone, in order; the bodies are not read. */
+export async function listControlKeys(
+  store: ArchiveStore,
+  incarnation: Incarnation | null,
+  signal?: AbortSignal,
+): Promise<ControlKey[]> {
+  const keys: ControlKey[] = []
+  for await (const { key } of listKeys(store, controlPrefix(incarnation), '', signal)) {
+    const parsed = decodeControlKey(key)
+    if (parsed !== null) keys.push(parsed)
+  }
+  return keys.sort(byNumber)
 }
 
 /** Keys sort by number, then by kind; decisions go by number, then attempt. */

@@ -13,7 +13,10 @@ import type { ArchivedKey, ArchiveStore } from '../src/ports/archive-store.js'
 
 /** Keys asked for at a time: what bounds memory and one answer of a store. */
 const PAGE = 1000
-/** Attempts of one segment that are looked at; there are more than one only after crashes. */
+/**
+ * Attempts of one segment that are listed one by one, to bound memory; more than one are there only after crashes and
+ * failed checks. How many there are never decides anything: the first of each digest is always among the listed.
+ */
 const ATTEMPTS_MAX = 1000
 
 /**
@@ -31,7 +34,7 @@ export interface ListedSegment extends ArchivedKey {
 export type ChosenSegment =
   /**
    * `chosen` is the first of the attempts with the right content; `twins` have the same, `losers` another
-   * one.
+   * one. Beyond the first thousand attempts twins and losers are only counted: `unlisted`.
    */
   | {
       readonly kind: 'chosen'
@@ -39,6 +42,7 @@ export type ChosenSegment =
       readonly chosen: ListedSegment
       readonly twins: readonly ListedSegment[]
       readonly losers: readonly ListedSegment[]
+      readonly unlisted: number
     }
   /** Attempts differ in content and nothing committed says which is right: an operator decides. */
   | {
@@ -116,34 +120,47 @@ export async function* chooseSegments(
   listed: AsyncIterable<ListedSegment>,
   committed: (segment: bigint) => string | null = () => null,
 ): AsyncIterable<ChosenSegment> {
-  let attempts: ListedSegment[] = []
+  let attempts: Attempts | null = null
   for await (const one of listed) {
-    if (attempts.length > 0 && attempts[0]?.parsed.segment !== one.parsed.segment) {
-      yield choose(attempts, committed)
-      attempts = []
+    const { segment } = one.parsed
+    if (attempts !== null && attempts.segment !== segment) {
+      yield choose(attempts)
+      attempts = null
     }
-    attempts.push(one)
-    if (attempts.length > ATTEMPTS_MAX) {
-      throw conflict(attempts, `there are more than ${ATTEMPTS_MAX} objects of it`)
-    }
+    attempts ??= { segment, committed: committed(segment), listed: [], digests: new Set(), unlisted: 0 }
+    addAttempt(attempts, one)
   }
-  if (attempts.length > 0) yield choose(attempts, committed)
+  if (attempts !== null) yield choose(attempts)
 }
 
-function choose(
-  attempts: readonly ListedSegment[],
-  committed: (segment: bigint) => string | null,
-): ChosenSegment {
-  const segment = present(attempts[0], 'attempt').parsed.segment
-  const digests = new Set(attempts.map(({ parsed }) => parsed.contentDigest))
-  const wanted = committed(segment) ?? (digests.size === 1 ? [...digests][0] : undefined)
+/** The objects of one segment while they are listed. */
+interface Attempts {
+  readonly segment: bigint
+  readonly committed: string | null
+  readonly listed: ListedSegment[]
+  readonly digests: Set<string>
+  unlisted: number
+}
+
+function addAttempt(attempts: Attempts, one: ListedSegment): void {
+  const { committed, listed, digests } = attempts
+  const { contentDigest } = one.parsed
+  // Past a thousand different contents only the committed one still matters: without it they are a conflict anyway.
+  const first = !digests.has(contentDigest) && (digests.size < ATTEMPTS_MAX || contentDigest === committed)
+  if (first) digests.add(contentDigest)
+  if (first || listed.length < ATTEMPTS_MAX) listed.push(one)
+  else attempts.unlisted += 1
+}
+
+function choose({ segment, committed, listed: attempts, digests, unlisted }: Attempts): ChosenSegment {
+  const wanted = committed ?? (digests.size === 1 ? [...digests][0] : undefined)
   const [chosen, ...twins] = attempts.filter(({ parsed }) => parsed.contentDigest === wanted)
   if (chosen === undefined) {
     const why = wanted === undefined ? 'its objects differ in content' : 'no object has the committed content'
     return { kind: 'conflict', segment, attempts, error: conflict(attempts, why, wanted) }
   }
   const losers = attempts.filter(({ parsed }) => parsed.contentDigest !== wanted)
-  return { kind: 'chosen', segment, chosen, twins, losers }
+  return { kind: 'chosen', segment, chosen, twins, losers, unlisted }
 }
 
 function conflict(attempts: readonly ListedSegment[], why: string, expected?: string): StratalogError {

@@ -44,7 +44,8 @@ export async function planRestore(archive: ArchiveStore, signal?: AbortSignal): 
  * Restores a whole archive into an open, empty log: equal DLSNs, txids and payloads, each stream a new incarnation
  * that names its parent. Interrupted, it goes on where it was when run again.
  *
- * Errors: `refused` where the log has other streams of these names, `corrupt` where an object is not what its name
+ * Errors: `refused` where the log has other streams of these names or is open with its agent (open it with
+ * `tiering: 'off'`), `corrupt` where an object is not what its name
  * says or a segment is missing.
  */
 export async function restoreArchive(

@@ -3,7 +3,7 @@ import type { TieringEvent } from '../tiering/context.js'
 import { recoverSegment } from './append/segment-writer.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
-import { isStratalogError, StratalogError } from './model/errors.js'
+import { StratalogError } from './model/errors.js'
 import { randomIncarnation } from './model/incarnation.js'
 import type { ResolvedPolicy } from './model/policy.js'
 import type { PolicyInput } from './model/policy-input.js'
@@ -155,7 +155,7 @@ export class Log implements AsyncDisposable {
           await recoverSegment(this.#parts.segments, row)
           found.recovered += 1
         } catch (error) {
-          if (!isStratalogError(error)) throw error
+          // One segment that can't be recovered, for whatever reason, must not keep the others from their readers.
           found.waiting += 1
           this.#parts.segments.ledger.logger.warn(
             { err: error, segment: row.segment.toString(), incarnation: row.incarnation },
@@ -230,7 +230,7 @@ export class Log implements AsyncDisposable {
     const encoded = policy === null ? null : this.#parts.policies.encode(policy)
     // Refused as a whole before anything is stored, if it does not fit with what holds beside it.
     this.#parts.policies.resolve(stream.name, encoded)
-    const id = `policy/${stream.incarnation}/${this.#parts.segments.ledger.clock.nowMs()}`
+    const id = `policy/${stream.incarnation}/${this.#parts.segments.ledger.clock.nowMs()}-${randomIncarnation(this.#parts.random)}`
     await storeDecision(this.#parts, id, 'policy', { incarnation: stream.incarnation, policy: encoded })
     await this.#index.setPolicyOverride(stream.incarnation, encoded)
     this.#parts.agent.wake(0)

@@ -20,6 +20,7 @@ import {
   storeDirectories,
 } from './open/configuration.js'
 import { checkIndex, indexMissing, readIdentity, writeIdentity } from './open/identity.js'
+import { checkIndexAge } from './open/index-age.js'
 import { LivePolicies } from './open/live-policies.js'
 import { systemPorts } from './open/system.js'
 import { type FilledOptions, fillOptions, type OpenOptions, type SystemPorts } from './options.js'
@@ -101,9 +102,15 @@ async function assemble(
   })
   closers.push(() => stores.close())
   if (identity.created) await writeIdentity(root, identity.logId, 'ready')
+  else await checkIndexAge(root, { index: metadata.index, ledgers: metadata.ledgers, stores: stores.all() })
 
   const abort = new AbortController()
-  const archive = archiveOpener(root, options, config, system, abort.signal)
+  const archive = archiveOpener(root, options, config, {
+    logId: identity.logId,
+    index: metadata.index,
+    system,
+    signal: abort.signal,
+  })
   closers.push(async () => {
     abort.abort(new StratalogError('closed', 'the log is closed'))
     if (archive !== null) await (await archive.opened())?.close()

@@ -3,20 +3,19 @@ import { present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { CopyWindow, ResolvedPolicy } from '../src/model/policy.js'
 import type { SegmentRow, StreamRow } from '../src/model/segment.js'
-import type { Timer } from '../src/ports/clock.js'
 import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext, TieringEvent } from './context.js'
 import { copySegment } from './copy.js'
 import { evictSegment, settleDebts } from './evict.js'
+import { PassLoop, raced } from './pass-loop.js'
 import { dueActions, nextDueMs, type PlannedAction, plan } from './plan.js'
-import { trimSegment } from './trim.js'
+import { trimThrough } from './trim.js'
 import { windowAt } from './window.js'
 
-/** The agent looks around at least this often, whatever the plans say. */
-const PASS_INTERVAL_MS_MAX = 60_000
-/** Between passes while something fails: doubled each time from the first to the last of these. */
-const RETRY_MS_MIN = 500
-const RETRY_MS_MAX = 60_000
+/** A step that gets no answer for this long is given up and tried again; a copy counts each byte as an answer. */
+const SILENCE_MS_MAX = 120_000
+/** Streams whose segments are moved side by side: one that hangs does not hold up the others. */
+const STREAMS_AT_ONCE = 4
 /** Rows of one stream the agent plans with at a time: the oldest there are, and the oldest with a hot copy. */
 const OLDEST_MAX = 1_000
 const HOT_MAX = 10_000
@@ -56,19 +55,17 @@ export type AgentState = {
 export class TieringAgent {
   readonly #context: TieringContext
   readonly #listeners = new Set<(event: TieringEvent) => void>()
-  readonly #abort = new AbortController()
   readonly #tasks = new Map<string, { stop(): void | Promise<void> }>()
-  #timer: Timer | null = null
-  /** Monotonic time the timer is set for. */
-  #timerAtMs = Number.POSITIVE_INFINITY
-  #pass: Promise<PassReport> | null = null
-  #following = false
-  #wakeAgain = false
-  #failures = 0
+  /** Seals need no archive, and must not wait for one. */
+  readonly #seals: PassLoop<PassReport>
+  readonly #moves: PassLoop<PassReport>
   #state: AgentState
 
   constructor(context: TieringContext) {
     this.#context = context
+    const { clock, logger } = context.ledger
+    this.#seals = new PassLoop(clock, logger, (signal) => this.#sealPass(signal))
+    this.#moves = new PassLoop(clock, logger, (signal) => this.#movePass(signal))
     this.#state = {
       archive: context.archive === null ? 'none' : 'ok',
       downSinceMs: null,
@@ -81,6 +78,11 @@ export class TieringAgent {
     return this.#state
   }
 
+  /** Whether it works in the background. */
+  get following(): boolean {
+    return this.#moves.following
+  }
+
   /** Tells `listener` of every step; the returned function ends that. */
   onEvent(listener: (event: TieringEvent) => void): () => void {
     this.#listeners.add(listener)
@@ -89,16 +91,14 @@ export class TieringAgent {
 
   /** Works in the background until `close`. */
   follow(): void {
-    this.#following = true
-    this.#sleep(0)
+    this.#seals.follow()
+    this.#moves.follow()
   }
 
   /** Something happened (an append, a policy change): plan sooner. */
   wake(withinMs: number): void {
-    if (!this.#following) return
-    // A pass under way may have planned before this: look again right after it.
-    if (this.#pass !== null) this.#wakeAgain = true
-    else if (this.#context.ledger.clock.monotonicMs() + withinMs < this.#timerAtMs) this.#sleep(withinMs)
+    this.#seals.wake(withinMs)
+    this.#moves.wake(withinMs)
   }
 
   /** What there is to do for every stream, due or not. */
@@ -110,100 +110,107 @@ export class TieringAgent {
     return plans
   }
 
-  /** One pass over all streams; passes never overlap. */
-  runOnce(signal?: AbortSignal): Promise<PassReport> {
-    this.#pass ??= this.#runPass(signal).finally(() => {
-      this.#pass = null
-    })
-    return this.#pass
+  /** Seals what is due, then moves what is due, over all streams once. `signal` ends the wait, not the work. */
+  async runOnce(signal?: AbortSignal): Promise<PassReport> {
+    const total = emptyReport()
+    add(total, await this.#seals.once(signal))
+    const moved = await this.#moves.once(signal)
+    add(total, moved)
+    return { ...total, waiting: moved.waiting, nextDueMs: moved.nextDueMs }
   }
 
-  /**
-   * Passes until no action is due now: what fails or waits for its time is left. Waits out a pass that is already
-   * under way first, since that one planned before this call.
-   */
+  /** Passes until no action is due now: what fails or waits for its time is left. */
   async runUntilSettled(signal?: AbortSignal): Promise<PassReport> {
-    await this.#pass?.catch(() => {})
     const total = emptyReport()
     for (;;) {
-      signal?.throwIfAborted()
       const report = await this.runOnce(signal)
-      for (const key of ['sealed', 'copied', 'evicted', 'trimmed', 'freedHotBytes'] as const)
-        total[key] += report[key]
-      Object.assign(total, { failed: report.failed, waiting: report.waiting, nextDueMs: report.nextDueMs })
+      const failed = report.failed
+      add(total, report)
+      Object.assign(total, { failed, waiting: report.waiting, nextDueMs: report.nextDueMs })
       if (report.sealed + report.copied + report.evicted + report.trimmed === 0) return total
     }
   }
 
-  /** Stops after the step under way; everything is safe to leave as it is. */
+  /** Stops after the steps under way; everything is safe to leave as it is. */
   async close(): Promise<void> {
-    this.#following = false
-    this.#timer?.cancel()
     for (const task of this.#tasks.values()) await task.stop()
-    this.#abort.abort(new StratalogError('closed', 'the log is being closed'))
-    await this.#pass?.catch(() => {})
+    await Promise.all([this.#seals.close(), this.#moves.close()])
   }
 
-  #sleep(delayMs: number): void {
-    this.#timer?.cancel()
-    this.#timerAtMs = this.#context.ledger.clock.monotonicMs() + delayMs
-    this.#timer = this.#context.ledger.clock.setTimer(delayMs, () => void this.#followOnce())
-  }
-
-  async #followOnce(): Promise<void> {
-    let delayMs = PASS_INTERVAL_MS_MAX
-    this.#timerAtMs = Number.POSITIVE_INFINITY
-    this.#wakeAgain = false
-    try {
-      const report = await this.runOnce()
-      this.#failures = report.failed.length > 0 ? this.#failures + 1 : 0
-      if (report.nextDueMs !== null)
-        delayMs = Math.min(delayMs, Math.max(0, report.nextDueMs - this.#context.ledger.clock.nowMs()))
-    } catch (error) {
-      this.#failures += 1
-      if (!this.#abort.signal.aborted)
-        this.#context.ledger.logger.error({ err: error }, 'tiering pass failed, trying again')
-    }
-    if (this.#wakeAgain) delayMs = 0
-    if (this.#failures > 0)
-      delayMs = Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** Math.min(this.#failures - 1, 10))
-    if (this.#following) this.#sleep(delayMs)
-  }
-
-  async #runPass(caller?: AbortSignal): Promise<PassReport> {
-    const signal = caller === undefined ? this.#abort.signal : AbortSignal.any([caller, this.#abort.signal])
-    signal.throwIfAborted()
+  async #sealPass(signal: AbortSignal): Promise<PassReport> {
     const report = emptyReport()
-    await settleDebts(this.#context, signal)
     for await (const stream of this.#streams()) {
       signal.throwIfAborted()
-      await this.#runStream(stream, report, signal)
+      await this.#guarded(stream, report, signal, () => this.#runStream(stream, 'seals', report, signal))
     }
     return report
   }
 
-  async #runStream(stream: StreamRow, report: PassReport, signal: AbortSignal): Promise<void> {
+  async #movePass(signal: AbortSignal): Promise<PassReport> {
+    const report = emptyReport()
+    try {
+      await this.#unlessSilent(signal, (stepSignal, answered) =>
+        settleDebts(this.#context, stepSignal, answered),
+      )
+    } catch (error) {
+      signal.throwIfAborted()
+      const failure = error instanceof Error ? error : new Error(String(error))
+      report.failed.push({ stream: '', segment: '', kind: 'free', error: failure.message })
+      this.#context.ledger.logger.error({ err: failure }, 'freeing what is owed failed, it is tried again')
+    }
+    const streams = this.#streams()
+    const work = async () => {
+      // One iterator for all: each takes the next stream there is.
+      for (let next = await streams.next(); !next.done; next = await streams.next()) {
+        const stream = next.value
+        signal.throwIfAborted()
+        await this.#guarded(stream, report, signal, () => this.#runStream(stream, 'moves', report, signal))
+      }
+    }
+    await Promise.all(Array.from({ length: STREAMS_AT_ONCE }, work))
+    return report
+  }
+
+  /** One stream that can't be planned (a damaged row) must not stop the others. */
+  async #guarded(
+    stream: StreamRow,
+    report: PassReport,
+    signal: AbortSignal,
+    work: () => Promise<void>,
+  ): Promise<void> {
+    try {
+      await work()
+    } catch (error) {
+      signal.throwIfAborted()
+      const failure = error instanceof Error ? error : new Error(String(error))
+      report.failed.push({ stream: stream.name, segment: '', kind: 'plan', error: failure.message })
+      this.#context.ledger.logger.error(
+        { err: failure, stream: stream.name },
+        'tiering of a stream failed, it is tried again',
+      )
+    }
+  }
+
+  async #runStream(
+    stream: StreamRow,
+    kind: 'seals' | 'moves',
+    report: PassReport,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { actions, policy } = await this.#planFor(stream)
-    this.#scheduleWindow(stream, policy)
-    const nowMs = this.#context.ledger.clock.nowMs()
-    const due = dueActions(actions, nowMs)
-    report.waiting += actions.length - due.length
-    const next = nextDueMs(actions.filter((action) => !due.includes(action)))
+    if (kind === 'moves') this.#scheduleWindow(stream, policy)
+    const mine = actions.filter((action) => (action.kind === 'seal') === (kind === 'seals'))
+    const due = dueActions(mine, this.#context.ledger.clock.nowMs())
+    const dueNow = new Set(due)
+    report.waiting += mine.length - due.length
+    const next = nextDueMs(mine.filter((action) => !dueNow.has(action)))
     if (next !== null && (report.nextDueMs === null || next < report.nextDueMs)) report.nextDueMs = next
     if (due.length === 0) return
-    let lease: Lease
-    try {
-      lease = await this.#context.coordination.acquire(`tiering/${stream.incarnation}`, {
-        holder: this.#context.logId,
-        waitMs: 0,
-      })
-    } catch (error) {
-      if (isStratalogError(error, 'conflict')) return
-      throw error
-    }
+    const lease = await this.#lease(`${kind === 'seals' ? 'sealing' : 'tiering'}/${stream.incarnation}`)
+    if (lease === null) return
     try {
       const failed = new Set<string>()
-      for (const action of due) {
+      for (const action of grouped(due)) {
         // Copies and trims go oldest first and stop at the one that fails; a stuck copy holds up no eviction.
         if (failed.has(action.kind)) continue
         if (!(await this.#execute(stream, lease, action, report, signal))) failed.add(action.kind)
@@ -213,10 +220,20 @@ export class TieringAgent {
     }
   }
 
+  /** Null: another agent is at it. */
+  async #lease(name: string): Promise<Lease | null> {
+    try {
+      return await this.#context.coordination.acquire(name, { holder: this.#context.logId, waitMs: 0 })
+    } catch (error) {
+      if (isStratalogError(error, 'conflict')) return null
+      throw error
+    }
+  }
+
   async #execute(
     stream: StreamRow,
     lease: Lease,
-    action: PlannedAction,
+    action: Step,
     report: PassReport,
     signal: AbortSignal,
   ): Promise<boolean> {
@@ -224,8 +241,10 @@ export class TieringAgent {
     try {
       signal.throwIfAborted()
       this.#tell({ ...about, phase: 'begin' })
-      const row = await this.#step(stream, lease, action, report, signal)
-      if (action.kind === 'copy' || action.kind === 'trim') this.#archiveAnswered()
+      const row = await this.#unlessSilent(signal, (stepSignal, answered) =>
+        this.#step(stream, lease, action, report, stepSignal, answered),
+      )
+      if (action.kind !== 'seal' && this.#context.archive !== null) this.#archiveAnswered()
       this.#tell({ ...about, phase: 'done', ...(row === null ? {} : { row }) })
       return true
     } catch (error) {
@@ -234,14 +253,10 @@ export class TieringAgent {
       if (isStratalogError(error, 'conflict')) return false
       const failure = error instanceof Error ? error : new Error(String(error))
       this.#archiveFailed(failure)
-      report.failed.push({
-        stream: stream.name,
-        segment: action.segment.toString(),
-        kind: action.kind,
-        error: failure.message,
-      })
+      const segment = action.segment.toString()
+      report.failed.push({ stream: stream.name, segment, kind: action.kind, error: failure.message })
       this.#context.ledger.logger.error(
-        { err: failure, stream: stream.name, segment: action.segment.toString(), step: action.kind },
+        { err: failure, stream: stream.name, segment, step: action.kind },
         'tiering step failed, it is tried again',
       )
       this.#tell({ ...about, phase: 'failed', error: failure })
@@ -249,44 +264,73 @@ export class TieringAgent {
     }
   }
 
+  /**
+   * Gives a step up when nothing answers for a while, also where an engine does not heed its signal. What such a step
+   * still does later is harmless: every commit is a compare-and-set on the row it saw.
+   */
+  async #unlessSilent<T>(
+    signal: AbortSignal,
+    work: (signal: AbortSignal, answered: () => void) => Promise<T>,
+  ): Promise<T> {
+    const silence = new AbortController()
+    const { clock } = this.#context.ledger
+    const arm = () =>
+      clock.setTimer(SILENCE_MS_MAX, () =>
+        silence.abort(
+          new StratalogError(
+            'timeout',
+            `nothing answered for ${SILENCE_MS_MAX / 1_000} s: it is tried again`,
+            { retryable: true },
+          ),
+        ),
+      )
+    let timer = arm()
+    const answered = () => {
+      timer.cancel()
+      timer = arm()
+    }
+    const either = AbortSignal.any([signal, silence.signal])
+    try {
+      return await raced(work(either, answered), either)
+    } finally {
+      timer.cancel()
+    }
+  }
+
   async #step(
     stream: StreamRow,
     lease: Lease,
-    action: PlannedAction,
+    action: Step,
     report: PassReport,
     signal: AbortSignal,
+    answered: () => void,
   ): Promise<SegmentRow | null> {
+    const { index } = this.#context
     if (action.kind === 'seal') {
       await this.#context.writers.seal(stream, action.segment)
       report.sealed += 1
-      return this.#context.index.segment(stream.incarnation, action.segment)
+      return index.segment(stream.incarnation, action.segment)
     }
-    const row = present(
-      await this.#context.index.segment(stream.incarnation, action.segment),
-      'planned segment',
-    )
-    switch (action.kind) {
-      case 'copy': {
-        if (row.state !== 'sealed') return row
-        const onProgress = (bytes: number) =>
-          this.#tell({ kind: 'copy', phase: 'progress', stream: stream.name, segment: action.segment, bytes })
-        const archived = await copySegment(this.#context, lease, stream, row, { signal, onProgress })
-        report.copied += 1
-        return archived
-      }
-      case 'evict': {
-        if (row.state !== 'archived') return row
-        const cold = await evictSegment(this.#context, lease, row)
-        report.evicted += 1
-        report.freedHotBytes += row.lengthBytes
-        return cold
-      }
-      case 'trim': {
-        await trimSegment(this.#context, lease, stream, row, signal)
-        report.trimmed += 1
-        return null
-      }
+    if (action.kind === 'trim') {
+      report.trimmed += await trimThrough(this.#context, lease, stream, action.through, signal, answered)
+      return null
     }
+    const row = present(await index.segment(stream.incarnation, action.segment), 'planned segment')
+    if (action.kind === 'copy') {
+      if (row.state !== 'sealed') return row
+      const onProgress = (bytes: number) => {
+        answered()
+        this.#tell({ kind: 'copy', phase: 'progress', stream: stream.name, segment: action.segment, bytes })
+      }
+      const archived = await copySegment(this.#context, lease, stream, row, { signal, onProgress })
+      report.copied += 1
+      return archived
+    }
+    if (row.state !== 'archived') return row
+    const cold = await evictSegment(this.#context, lease, row, signal)
+    report.evicted += 1
+    report.freedHotBytes += row.lengthBytes
+    return cold
   }
 
   async #planFor(stream: StreamRow): Promise<StreamPlan> {
@@ -316,7 +360,10 @@ export class TieringAgent {
     const oldest = await index.listSegments(stream.incarnation, first.segment, OLDEST_MAX)
     const end = present(oldest.at(-1), 'oldest segments').segment
     const hot = (await index.listHotSegments(stream.incarnation, HOT_MAX)).filter((row) => row.segment > end)
-    const segments = [...oldest, ...hot]
+    const newest = await index.newestSegment(stream.incarnation)
+    // Beyond the most that are listed the open one must still be seen: it rolls by its age.
+    const last = newest !== null && newest.segment > (hot.at(-1)?.segment ?? end) ? [newest] : []
+    const segments = [...oldest, ...hot, ...last]
     const { hotBytes, coldBytes, bothBytes } = await index.totals(stream.incarnation)
     const listedBytes = segments.reduce((sum, row) => sum + row.lengthBytes, 0)
     return { segments, unlistedBytes: Math.max(0, hotBytes + coldBytes - bothBytes - listedBytes) }
@@ -333,11 +380,11 @@ export class TieringAgent {
 
   /** Wakes the agent when a copy window opens. */
   #scheduleWindow(stream: StreamRow, policy: ResolvedPolicy): void {
-    const window: CopyWindow | null = this.#following ? policy.policy.copy.window : null
+    const window: CopyWindow | null = this.#moves.following ? policy.policy.copy.window : null
     if (window === null) return
     const key = `${window.cron} ${window.zone}`
     if (this.#tasks.has(key)) return
-    const task = cron.schedule(window.cron, () => this.wake(0), {
+    const task = cron.schedule(window.cron, () => this.#moves.wake(0), {
       timezone: window.zone,
       name: `copy window of ${stream.name}`,
     })
@@ -365,8 +412,38 @@ export class TieringAgent {
   }
 
   #tell(event: TieringEvent): void {
-    for (const listener of this.#listeners) listener(event)
+    for (const listener of this.#listeners) {
+      try {
+        listener(event)
+      } catch (error) {
+        this.#context.ledger.logger.warn({ err: error }, 'a listener of tiering events failed')
+      }
+    }
   }
+}
+
+/** Due actions with trims of neighbouring segments made one: one marker in the archive ends them all. */
+type Step = PlannedAction & { readonly through: bigint }
+
+function grouped(due: readonly PlannedAction[]): Step[] {
+  const steps: Step[] = []
+  const trims = due.filter((action) => action.kind === 'trim')
+  const first = trims[0]
+  for (const action of due) {
+    if (action.kind !== 'trim') steps.push({ ...action, through: action.segment })
+    else if (action === first) {
+      // Planned from the old end without a hole (plan.ts), so the last one ends them all.
+      const bytes = trims.reduce((sum, one) => sum + one.bytes, 0)
+      steps.push({ ...action, bytes, through: present(trims.at(-1), 'last trim').segment })
+    }
+  }
+  return steps
+}
+
+function add(total: PassReport, report: PassReport): void {
+  for (const key of ['sealed', 'copied', 'evicted', 'trimmed', 'freedHotBytes'] as const)
+    total[key] += report[key]
+  total.failed.push(...report.failed)
 }
 
 function emptyReport(): PassReport {

@@ -1,4 +1,5 @@
-import { verifySegmentObject } from '../archive/segment-verify.js'
+import { listSegments } from '../archive/listing.js'
+import { type VerifyOptions, verifySegmentObject } from '../archive/segment-verify.js'
 import {
   type EntrySource,
   type PlannedObject,
@@ -10,13 +11,17 @@ import { encodeLedgerMetadata } from '../src/format/ledger-metadata.js'
 import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
 import { LedgerReader } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
-import type { SegmentRow, StreamRow } from '../src/model/segment.js'
+import { isStratalogError, StratalogError } from '../src/model/errors.js'
+import type { ArchivedObject, SegmentRow, StreamRow } from '../src/model/segment.js'
+import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
 import { announceStream } from './announce.js'
 import type { TieringContext } from './context.js'
 
 /** Bytes read from the hot tier at a time while copying. */
 const COPY_READ_BYTES = 1024 * 1024
+/** Objects of one segment that did not read back whole, after which no more are written. */
+const ATTEMPTS_MAX = 4
 
 /**
  * Copies a sealed segment into the archive: read (each digest checked) → object under a name of its own → every byte
@@ -38,22 +43,75 @@ export async function copySegment(
   await announceStream(context, archive, stream)
   const entries = await hotEntries(context, row, signal)
   const planned = await planSegmentObject(await objectMeta(context, stream, row), entries, signal)
-  const parsed = keyOf(row, planned, attemptOf(context.random.bytes(ATTEMPT_BYTES)))
-  const key = encodeSegmentKey(parsed)
-  const body = segmentObjectBody(planned, entries)
-  await archive.putIfAbsent(key, body, { signal })
-  await verifySegmentObject(archive, key, parsed, {
+  const verify = {
     signal,
     ...(options.onProgress === undefined ? {} : { onProgress: options.onProgress }),
-  })
+  }
+  const object =
+    (await storedBefore(archive, row, planned, verify)) ??
+    (await store(context, archive, row, planned, entries, verify))
   // Invariant 3 for agents: one that lost its lease commits nothing.
   lease.lost.throwIfAborted()
   return context.index.updateSegment(row, {
     state: 'archived',
-    contentDigest: parsed.contentDigest,
-    object: { key, sizeBytes: body.sizeBytes, indexBytes: parsed.indexBytes },
+    contentDigest: planned.contentDigest,
+    object,
     archivedMs: context.ledger.clock.nowMs(),
   })
+}
+
+/** Writes the object under a name of its own and reads every byte back. */
+async function store(
+  context: TieringContext,
+  archive: ArchiveStore,
+  row: SegmentRow,
+  planned: PlannedObject,
+  entries: EntrySource,
+  verify: VerifyOptions & { readonly signal: AbortSignal },
+): Promise<ArchivedObject> {
+  const parsed = keyOf(row, planned, attemptOf(context.random.bytes(ATTEMPT_BYTES)))
+  const key = encodeSegmentKey(parsed)
+  await archive.putIfAbsent(key, segmentObjectBody(planned, entries), { signal: verify.signal })
+  await verifySegmentObject(archive, key, parsed, verify)
+  return { key, sizeBytes: planned.sizeBytes, indexBytes: parsed.indexBytes }
+}
+
+/**
+ * The object an earlier try stored and did not commit, if it reads back whole: any object that decodes to the digest
+ * *is* the segment. So a try that fails again and again does not fill the archive with attempts.
+ */
+async function storedBefore(
+  archive: ArchiveStore,
+  row: SegmentRow,
+  planned: PlannedObject,
+  verify: VerifyOptions & { readonly signal: AbortSignal },
+): Promise<ArchivedObject | null> {
+  let bad = 0
+  for await (const { key, sizeBytes, parsed } of listSegments(
+    archive,
+    row.incarnation,
+    row.segment,
+    undefined,
+    verify.signal,
+  )) {
+    if (parsed.segment !== row.segment) break
+    if (parsed.contentDigest !== planned.contentDigest || parsed.indexBytes !== planned.indexBytes) continue
+    try {
+      await verifySegmentObject(archive, key, parsed, verify)
+      return { key, sizeBytes, indexBytes: parsed.indexBytes }
+    } catch (error) {
+      if (!isStratalogError(error, 'corrupt')) throw error
+      bad += 1
+    }
+  }
+  if (bad < ATTEMPTS_MAX) return null
+  throw new StratalogError(
+    'corrupt',
+    `${bad} copies of segment ${row.segment} in ${archive.location} do not read back as they were written: check the archive's disk`,
+    {
+      found: bad,
+    },
+  )
 }
 
 function keyOf(row: SegmentRow, planned: PlannedObject, attempt: string): SegmentKey {

@@ -1,24 +1,47 @@
 import { deleteLedger } from '../src/ledger/reader.js'
-import { assert } from '../src/model/assert.js'
-import { isStratalogError } from '../src/model/errors.js'
+import { assert, present } from '../src/model/assert.js'
+import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { SegmentRow } from '../src/model/segment.js'
 import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext } from './context.js'
 
+/** Rows that owe a deletion and are looked at in one pass. */
+const OWING_MAX = 10_000
+
 /**
- * Frees the hot copy of a segment that is verified in the archive (invariant 4). The row becomes `cold` first and
- * still names the ledger: readers turn to the archive, and after a crash `settleDebts` finds what is left to delete.
+ * Frees the hot copy of a segment that is verified in the archive (invariant 4). The object is looked at once more:
+ * while the archive does not answer nothing is freed, and a segment whose object is gone becomes `sealed` again, to be
+ * copied anew. Then the row becomes `cold` and still names the ledger: readers turn to the archive, and after a crash
+ * `settleDebts` finds what is left to delete.
  */
 export async function evictSegment(
   context: TieringContext,
   lease: Lease,
   row: SegmentRow,
+  signal: AbortSignal,
 ): Promise<SegmentRow> {
-  assert(
-    row.state === 'archived' && row.object !== null,
-    `segment ${row.segment} is ${row.state}: its hot copy is the only one`,
-  )
+  const object = present(row.object, 'object of an archived segment')
+  assert(row.state === 'archived', `segment ${row.segment} is ${row.state}: its hot copy is the only one`)
+  const archive = await present(context.archive, 'archive')()
+  const found = await archive.head(object.key, signal)
   lease.lost.throwIfAborted()
+  if (found === null || found.sizeBytes !== object.sizeBytes) {
+    await context.index.updateSegment(row, {
+      state: 'sealed',
+      object: null,
+      archivedMs: null,
+      contentDigest: null,
+    })
+    throw new StratalogError(
+      'object_not_found',
+      `${object.key} is not whole in ${archive.location} any more: its hot copy stays and is copied again`,
+      {
+        expected: object.sizeBytes,
+        found: found?.sizeBytes ?? null,
+        retryable: true,
+      },
+    )
+  }
   const cold = await context.index.updateSegment(row, {
     state: 'cold',
     evictedMs: context.ledger.clock.nowMs(),
@@ -51,13 +74,18 @@ export async function releaseObject(
 }
 
 /** Finishes what a crash or an outage left: rows that still owe a deletion. Returns how many are left. */
-export async function settleDebts(context: TieringContext, signal: AbortSignal): Promise<number> {
-  const rows = await context.index.segmentsOwing(1_000)
+export async function settleDebts(
+  context: TieringContext,
+  signal: AbortSignal,
+  answered: () => void = () => {},
+): Promise<number> {
+  const rows = await context.index.segmentsOwing(OWING_MAX)
   let left = 0
   for (const row of rows) {
     signal.throwIfAborted()
     try {
       const released = await releaseLedger(context, row)
+      answered()
       if (released.state === 'trimmed')
         await forgetTrimmed(context, await releaseObject(context, released, signal))
     } catch (error) {

@@ -8,6 +8,7 @@ import type { LedgerContext } from '../src/ledger/context.js'
 import { LedgerReader } from '../src/ledger/reader.js'
 import { LedgerWriter } from '../src/ledger/writer.js'
 import { present } from '../src/model/assert.js'
+import type { Dlsn } from '../src/model/dlsn.js'
 import { StratalogError } from '../src/model/errors.js'
 import { randomIncarnation } from '../src/model/incarnation.js'
 import type { Quorum } from '../src/model/quorum.js'
@@ -24,11 +25,13 @@ const UNDER_WAY_MAX = 8
 export interface RestorableStream {
   readonly incarnation: string
   readonly binding: NameBinding
+  /** Where the stream begins because it was trimmed; null if it never was, and begins with segment 1. */
+  readonly trimmedBelow: Dlsn | null
   /** Contiguous, ascending; empty for a stream that was named and never archived. */
   readonly segments: readonly ListedSegment[]
   readonly records: bigint
   readonly objectBytes: number
-  /** Segments the archive should have between its first and its last and has not. */
+  /** Segments the archive should have between where the stream begins and its last and has not; at most 1,000. */
   readonly missing: readonly bigint[]
 }
 
@@ -123,25 +126,43 @@ async function restorable(
     if (choice.kind === 'conflict') throw choice.error
     segments.push(choice.chosen)
   }
+  checkSequence(binding.name, segments)
   return {
     incarnation,
     binding,
+    trimmedBelow: trimmed,
     segments,
     records: segments.reduce((sum, one) => sum + one.parsed.recordCount, 0n),
     objectBytes: segments.reduce((sum, one) => sum + one.sizeBytes, 0),
-    missing: missingBetween(segments),
+    missing: missingOf(segments, trimmed?.segment ?? 1n),
   }
 }
 
-function missingBetween(segments: readonly ListedSegment[]): bigint[] {
+/** Only a trim says that the oldest segments are not there on purpose; without one they are lost. */
+function missingOf(segments: readonly ListedSegment[], first: bigint): bigint[] {
   const missing: bigint[] = []
-  let expected = segments[0]?.parsed.segment ?? 0n
+  let expected = first
   for (const { parsed } of segments) {
     // A hole is told by its first number and the one it ends before; the list stays short whatever the hole.
     for (; expected < parsed.segment && missing.length < 1_000; expected += 1n) missing.push(expected)
     expected = parsed.segment + 1n
   }
   return missing
+}
+
+/** Sequence ids are dense: where two neighbours don't meet, one of them is of another history. */
+function checkSequence(name: string, segments: readonly ListedSegment[]): void {
+  for (const [at, { parsed, key }] of segments.entries()) {
+    const before = segments[at - 1]?.parsed
+    if (before === undefined || before.segment + 1n !== parsed.segment) continue
+    const expected = before.startSequenceId + before.recordCount
+    if (parsed.startSequenceId === expected) continue
+    throw new StratalogError(
+      'corrupt',
+      `${name}: segment ${parsed.segment} begins with sequence id ${parsed.startSequenceId} and the one before it ends at ${expected}: the objects are not of one stream, restore from another copy of the archive`,
+      { expected: expected.toString(), found: parsed.startSequenceId.toString(), details: { key } },
+    )
+  }
 }
 
 /** Of several lives of a name the one that was written last: it holds the newest completion, else the newest name. */
@@ -221,7 +242,7 @@ async function targetStream(target: RestoreTarget, source: RestorableStream): Pr
   const { name, txidMode } = source.binding
   const there = await target.index.streamByName(name)
   if (there !== null) {
-    if (there.parent?.incarnation === source.incarnation) return there
+    if (there.parent?.incarnation === source.incarnation) return trimTarget(target, there, source)
     throw new StratalogError(
       'refused',
       `the log has a stream ${name} of its own: restore into an empty directory`,
@@ -235,8 +256,24 @@ async function targetStream(target: RestoreTarget, source: RestorableStream): Pr
     createdMs: target.ledger.clock.nowMs(),
     parent: { incarnation: source.incarnation, fork: null },
   }
-  await target.announce(row)
-  return target.index.createStream(row)
+  const decision = { ...row, trimmedBelow: source.trimmedBelow?.toString() ?? null }
+  await target.announce(decision)
+  return trimTarget(target, await target.index.createStream(row), source)
+}
+
+/**
+ * The restored stream begins where its source did, and says so: else nobody could tell later that what is below was
+ * ended on purpose. Before its first segment; a crash after the stream was made comes here again.
+ */
+async function trimTarget(
+  target: RestoreTarget,
+  row: StreamRow,
+  source: RestorableStream,
+): Promise<StreamRow> {
+  const { trimmedBelow: below } = source
+  if (below === null || row.trimmedBelow !== null) return row
+  if ((await target.index.newestSegment(row.incarnation)) !== null) return row
+  return target.index.updateStream(row.incarnation, row.version, { trimmedBelow: below })
 }
 
 /**

@@ -27,11 +27,15 @@ export function temporaryName(context: ArchiveContext): string {
   return `${encodeBase32(BigInt(context.clock.nowMs()), 10)}-${encodeBase32Bytes(context.random.bytes(16))}`
 }
 
-/** Makes the directory an archive, or makes sure that it is one that can be written. */
+/**
+ * Makes the directory an archive, or makes sure that it is one that can be written. One that must exist already is
+ * never made: neither the directory nor the marker, which are what tells a mounted disk from an empty mount point.
+ */
 export async function prepareRoot(root: string, context: ArchiveContext): Promise<void> {
   await makeRoot(root, context)
   const names = await step(root, 'listing it', () => context.disk.list(root))
   if (names.includes(MARKER)) await checkMarker(root, context)
+  else if (context.existing) throw archiveMissing(root, `it has no ${MARKER}: is it mounted?`)
   else refuseOthersFiles(root, names)
   await step(root, 'making its directory for temporary files', async () => {
     await context.disk.makeDirectory(join(root, TEMPORARY))
@@ -42,10 +46,11 @@ export async function prepareRoot(root: string, context: ArchiveContext): Promis
   await removeLeftovers(root, context)
 }
 
-async function makeRoot(root: string, { disk }: ArchiveContext): Promise<void> {
+async function makeRoot(root: string, { disk, existing }: ArchiveContext): Promise<void> {
   const found = await step(root, 'looking at it', () => disk.stat(root))
   if (found?.directory === true) return
   if (found !== null) throw archiveMissing(root, 'it is a file: name a directory')
+  if (existing) throw archiveMissing(root, 'there is no such directory: check the path; is it mounted?')
   const parent = dirname(root)
   // Parents are not made: a path that is wrong, or below a disk that is not mounted, must not be filled.
   const above = await step(root, 'looking at its parent', () => disk.stat(parent))

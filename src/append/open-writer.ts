@@ -52,7 +52,11 @@ async function recoverNewest(context: SegmentContext, stream: StreamRow): Promis
 }
 
 function tailOf(stream: StreamRow, newest: SegmentRow | null): StreamTail {
-  if (newest === null) return { stream, newest, nextSegment: 1n, nextSequenceId: 0n, lastTxid: -1n }
+  if (newest === null) {
+    // A restored stream may have a trim point and no segment: what were written below it could not be read.
+    const nextSegment = stream.trimmedBelow?.segment ?? 1n
+    return { stream, newest, nextSegment, nextSequenceId: 0n, lastTxid: -1n }
+  }
   return {
     stream,
     newest,

@@ -4,6 +4,7 @@ import { StratalogError } from '../model/errors.js'
 import { formatTime } from '../model/units.js'
 import type { CliIo } from './io.js'
 import type { InputLine } from './lines.js'
+import { plural } from './render.js'
 
 interface Options {
   readonly message?: string
@@ -17,9 +18,9 @@ export function register(program: Command, io: CliIo): void {
   program
     .command('append')
     .argument('<stream>', 'where to; created if there is none and the policy allows it')
-    .description('append lines of stdin, each a record, and print where they are')
+    .description('append lines of stdin, each a record (an empty line too), and print where they are')
     .option('--message <text>', 'append this one record instead of stdin')
-    .option('--json-lines', 'refuse lines that are no JSON')
+    .option('--json-lines', 'refuse lines that are no JSON; blank lines are passed over')
     .option(
       '--txid-field <name>',
       'take the txid from this field of the JSON: a whole number or an ISO date (a.b for inner fields)',
@@ -42,11 +43,9 @@ async function append(io: CliIo, stream: string, options: Options): Promise<void
     throw new StratalogError('usage', '--txid and --txid-field say the same thing twice: give one of them')
   const txid = options.txid === undefined ? null : parseTxid(options.txid, 'a txid', false)
   const toRecord = await recordMaker(options, txid)
-  const { lineBatches, oneLine } = await import('./lines.js')
   const { withLog } = await import('./connect.js')
   // The first lines are awaited before the log is opened: bad input should not leave a new directory behind.
-  const batches =
-    options.message === undefined ? lineBatches(io.stdin, 'stdin', io.signal) : oneLine(options.message)
+  const batches = await inputBatches(io, options)
   const first = await batches.next()
   if (first.done === true) return
   let records = first.value.map(toRecord)
@@ -63,6 +62,25 @@ async function append(io: CliIo, stream: string, options: Options): Promise<void
   io.signal.throwIfAborted()
 }
 
+async function inputBatches(
+  io: CliIo,
+  options: Options,
+): Promise<AsyncGenerator<InputLine[], void, undefined>> {
+  const { lineBatches, oneLine, withoutBlank } = await import('./lines.js')
+  if (options.message !== undefined) return oneLine(options.message)
+  const batches = lineBatches(io.stdin, 'stdin', io.signal)
+  if (!isJson(options)) return batches
+  return withoutBlank(batches, (count) => {
+    if (count > 0)
+      io.note(`${plural(count, 'blank line')} passed over: between lines of JSON they mean nothing`)
+  })
+}
+
+/** Whether every line has to be JSON. */
+function isJson(options: Options): boolean {
+  return options.jsonLines === true || options.txidField !== undefined
+}
+
 async function recordMaker(
   options: Options,
   txid: bigint | null,
@@ -70,8 +88,7 @@ async function recordMaker(
   const { fieldOf, parseTxid } = await import('./args.js')
   const { parseJsonLine } = await import('./lines.js')
   return (line) => {
-    const value =
-      options.jsonLines === true || options.txidField !== undefined ? parseJsonLine(line) : undefined
+    const value = isJson(options) ? parseJsonLine(line) : undefined
     if (options.txidField !== undefined) {
       return {
         payload: line.bytes,
@@ -97,7 +114,7 @@ async function appendBatch(
   try {
     result = await api.append(stream, records)
   } catch (error) {
-    throw placed(error, lines[0])
+    throw placed(error, lines[backwards(records)])
   }
   await io.write(result.acks.map((ack) => `${ackText(io, result, ack)}\n`).join(''))
   if (result.failed !== null) throw placed(result.failed.error, lines[result.failed.index])
@@ -114,6 +131,18 @@ function ackText(io: CliIo, result: AppendResult, ack: AppendResult['acks'][numb
     `durable ${ack.copies}/${result.copiesWanted}`,
   ]
   return parts.join('  ') + (ack.duplicate ? '  duplicate' : '')
+}
+
+/**
+ * The first record with a txid below the one before it: for that one nothing of a batch is appended. Else the first
+ * record, the only other one for which an append fails as a whole.
+ */
+function backwards(records: readonly AppendRecord[]): number {
+  const found = records.findIndex(({ txid }, i) => {
+    const before = records[i - 1]?.txid
+    return txid !== undefined && before !== undefined && txid < before
+  })
+  return Math.max(found, 0)
 }
 
 /** The error with the line of the input it is about. */

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { ControlApi } from '../model/control-api.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { CliIo } from './io.js'
+import { quietSystem } from './quiet.js'
 
 /** How long a command waits for a directory that somebody has and that has no socket (yet). */
 const WAIT_MS_MAX = 5_000
@@ -132,6 +133,7 @@ async function openHere(directory: string, options: ConnectOptions): Promise<Con
     create,
     tiering: 'off',
     control: 'off',
+    system: await quietSystem(),
     storeFileBytes: options.bulk === true ? BULK_FILE_BYTES : FILE_BYTES,
   })
   let server: Promise<{ close(): Promise<void> }> | null = null

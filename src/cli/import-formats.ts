@@ -5,7 +5,7 @@ import { StratalogError } from '../model/errors.js'
 import { csvRows } from './csv.js'
 import type { ImportItem } from './import-item.js'
 import { jsonArrayItems } from './json-array.js'
-import { lineBatches, parseJsonLine } from './lines.js'
+import { isBlank, lineBatches, parseJsonLine } from './lines.js'
 
 export type { ImportItem } from './import-item.js'
 
@@ -59,7 +59,9 @@ export async function* readItems(
   try {
     if (format === 'lines' || format === 'ndjson') {
       for await (const lines of lineBatches(stream, file, signal)) {
-        const values = lines.map(({ bytes, where }) => ({
+        // A text may have empty lines, and they are records; between values of JSON they mean nothing.
+        const kept = format === 'ndjson' ? lines.filter((line) => !isBlank(line)) : lines
+        const values = kept.map(({ bytes, where }) => ({
           bytes,
           where,
           value: format === 'ndjson' ? parseJsonLine({ bytes, where }) : undefined,

@@ -18,8 +18,8 @@ export async function* oneLine(text: string): AsyncGenerator<InputLine[], void, 
 
 /**
  * Lines of a stream in batches: whatever has arrived while the batch before was worked on, so that a lone line goes
- * at once and a flood goes in large pieces. Bytes are kept as they are; blank lines are left out. Ends when `signal`
- * is aborted. Rejects with `record_too_large` for a line that can be no record.
+ * at once and a flood goes in large pieces. Bytes are kept as they are, and an empty line is a line; the line feed
+ * at the end of the input begins none. Ends when `signal` is aborted. Rejects with `record_too_large` for a line that can be no record.
  */
 export async function* lineBatches(
   input: NodeJS.ReadableStream,
@@ -65,6 +65,25 @@ export async function* lineBatches(
     input.off('data', onData).off('end', onEnd).off('close', onEnd).off('error', onError)
     signal.removeEventListener('abort', onEnd)
   }
+}
+
+/** Whether there is nothing in a line but spaces: no JSON, and no mistake either. */
+export function isBlank({ bytes }: InputLine): boolean {
+  return bytes.every((byte) => byte === 32 || byte === 9 || byte === 13)
+}
+
+/** The batches without their blank lines; `passedOver` hears at the end how many there were. */
+export async function* withoutBlank(
+  batches: AsyncIterable<InputLine[]>,
+  passedOver: (count: number) => void,
+): AsyncGenerator<InputLine[], void, undefined> {
+  let count = 0
+  for await (const batch of batches) {
+    const lines = batch.filter((line) => !isBlank(line))
+    count += batch.length - lines.length
+    if (lines.length > 0) yield lines
+  }
+  passedOver(count)
 }
 
 /** Bytes that have arrived, divided into lines. */
@@ -131,13 +150,11 @@ class Gathered {
   }
 
   #end(): void {
-    if (this.#tooLong === null && this.#openBytes > 0) {
+    if (this.#tooLong === null) {
       const [first] = this.#open
       const bytes = this.#open.length === 1 && first !== undefined ? first : Buffer.concat(this.#open)
-      if (bytes.length > 1 || bytes[0] !== 13) {
-        this.#lines.push({ bytes, where: `${this.#name} line ${this.#number}` })
-        this.#bytes += bytes.length
-      }
+      this.#lines.push({ bytes, where: `${this.#name} line ${this.#number}` })
+      this.#bytes += bytes.length
     }
     this.#open = []
     this.#openBytes = 0

@@ -19,11 +19,17 @@ const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./bench.js'),
 ]
 
+/** The longest a timer of Node.js can wait; what it does is nothing. */
+const ALIVE_MS = 2 ** 31 - 1
+
 /** Runs one command line and returns the exit code; everything said has been written. */
 async function run(argv: readonly string[], io: ProcessIo): Promise<number> {
   const program = createProgram(io)
   for (const module of await Promise.all(COMMANDS.map((load) => load()))) module.register(program, io)
   refuseWithHints(program)
+  // A command that waits for records or for a step to fall due has only timers and files that let a process end:
+  // without this one a follower would end, as if all were done, at the first moment with nothing to do.
+  const alive = setInterval(() => undefined, ALIVE_MS)
   try {
     if (argv.length === 0) program.help()
     await program.parseAsync(argv, { from: 'user' })
@@ -33,6 +39,8 @@ async function run(argv: readonly string[], io: ProcessIo): Promise<number> {
     if (io.stopped === 'pipe-closed') return io.exitCode
     if (io.stopped === 'interrupted' && io.signal.reason === error) return EXIT_INTERRUPTED
     return io.fail(error)
+  } finally {
+    clearInterval(alive)
   }
 }
 

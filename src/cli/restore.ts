@@ -5,6 +5,7 @@ import type { RestorableStream, RestorePlan } from '../../tiering/restore.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
 import { formatBytes, formatTime } from '../model/units.js'
 import type { CliIo } from './io.js'
+import { quietSystem } from './quiet.js'
 import { formatCount, plural, table } from './render.js'
 
 interface RestoreOptions {
@@ -37,7 +38,7 @@ async function restore(io: CliIo, options: RestoreOptions): Promise<void> {
   const { openArchive } = await import('../open.js')
   const { planRestore } = await import('../restore.js')
   await refuseForeignDirectory(options.into)
-  const archive = await openArchive(options.from)
+  const archive = await openArchive(options.from, await quietSystem())
   try {
     const plan = await planRestore(archive, io.signal)
     if (plan.streams.length === 0) {
@@ -155,6 +156,7 @@ async function carryOut(
     config: 'none',
     tiering: 'off',
     control: 'off',
+    system: await quietSystem(),
   })
   const progress = io.progress({ label: 'restore', total: plan.objectBytes, unit: 'bytes' })
   try {
@@ -170,7 +172,7 @@ async function carryOut(
     await io.line(`digest ${report.digest}  (the same for anyone who restores these objects)`)
     io.note('not in the archive: whatever was hot only when it was last written to')
     io.note(
-      `next: stratalog --dir ${options.into} stream list   (its archive is yours to choose: ${join(options.into, 'stratalog.yaml')})`,
+      `next: stratalog --dir ${options.into} stream list   (give it an archive of its own in ${join(options.into, 'stratalog.yaml')})`,
     )
   } catch (error) {
     progress.end()

@@ -13,7 +13,7 @@ const RISKS_SHOWN_MAX = 5
 
 /** Prints `tier status`; with `check` the exit code says whether something is behind. */
 export async function status(io: CliIo, stream: string | undefined, check: boolean): Promise<void> {
-  await withLog(io, {}, async ({ api }) => {
+  await withLog(io, {}, async ({ api, beside }) => {
     const all = await api.tierStatus()
     const shown = stream === undefined ? all : { ...all, streams: [one(all, stream)] }
     const late = shown.streams.filter((line) => isBehind(line, all))
@@ -22,7 +22,7 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
     if (io.json) await io.value({ ...shown, behind: late.map((line) => line.stream.name) })
     else {
       for (const line of [
-        ...archiveLines(all),
+        ...archiveLines(all, beside),
         ...storeLines(all),
         '',
         ...streamLines(io, shown),
@@ -61,16 +61,18 @@ function isBehind({ next }: StreamTiersDto, all: TierStatusDto): boolean {
   return next.blockedBy === null || next.blockedBy === 'archive'
 }
 
-function archiveLines(all: TierStatusDto): string[] {
+function archiveLines(all: TierStatusDto, beside: boolean): string[] {
   const { location, state, downSinceMs, lastError, lastOkMs } = all.archive
   if (location === null)
     return [
       'archive  none: everything stays on these disks alone (name one under "archive" in stratalog.yaml)',
     ]
-  if (state !== 'down')
-    return [
-      `archive  ${printable(location)}   ok${lastOkMs === null ? '' : `, last used ${formatTime(lastOkMs)}`}`,
-    ]
+  if (state !== 'down') {
+    // Nothing was asked of it so far, so nothing is known of it.
+    const unused = `not used yet by ${beside ? 'the process that has the log open' : 'this process'}`
+    const known = lastOkMs === null ? unused : `ok, last used ${formatTime(lastOkMs)}`
+    return [`archive  ${printable(location)}   ${known}`]
+  }
   const since =
     downSinceMs === null
       ? ''

@@ -7,6 +7,7 @@ import { type Quorum, writeSet } from '../model/quorum.js'
 import type { Timer } from '../ports/clock.js'
 import type { VersionedLedgerMetadata } from '../ports/ledger-metadata.js'
 import type { LedgerHeader, LedgerSeal, SegmentStore } from '../ports/segment-store.js'
+import { AddSender } from './add-sender.js'
 import type { LedgerContext } from './context.js'
 
 /** How long a store may take for an add before the writer goes on without it. */
@@ -45,7 +46,7 @@ export interface NewLedger {
  * The one writer of one ledger (BookKeeper's LedgerHandle, FORMATS.md §4.2): stripes entries over the ensemble,
  * acknowledges them in order once Qa stores are durable, and closes the ledger by compare-and-set.
  *
- * A store that fails an add is left out of the rest of this ledger; the ledger goes on while every write set still
+ * A store that fails an add (`backpressure` is no failure: AddSender) is left out of the rest of this ledger; the ledger goes on while every write set still
  * has Qa members, else it fails as a whole with `not_enough_stores`. Invariant 3: once any store says `fenced`,
  * nothing that is pending is acknowledged.
  */
@@ -56,6 +57,8 @@ export class LedgerWriter {
   readonly #metadata: LedgerMetadata
   readonly #version: number
   readonly #stores: readonly SegmentStore[]
+  /** By ensemble index. */
+  readonly #senders: readonly AddSender[]
   /** Ensemble indexes this ledger goes on without, with the reason. */
   readonly #out = new Map<number, StratalogError>()
   readonly #pending: PendingAdd[] = []
@@ -84,6 +87,9 @@ export class LedgerWriter {
     this.#version = created.version
     this.#stores = stores
     this.#owedBytes = stores.map(() => 0)
+    this.#senders = stores.map(
+      (store) => new AddSender(store, created.ledgerId, context.clock, ADD_TIMEOUT_MS),
+    )
   }
 
   /**
@@ -206,7 +212,10 @@ export class LedgerWriter {
         ),
       )
     }
-    await sealOnStores(this.#context, this.#stores, this.ledgerId, seal)
+    // A store that says `backpressure` gets its copies first: behind the seal it would refuse them.
+    await sealOnStores(this.#context, this.#stores, this.ledgerId, seal, (index) =>
+      present(this.#senders[index], `sender ${index}`).idle(),
+    )
     return seal
   }
 
@@ -229,8 +238,9 @@ export class LedgerWriter {
 
   #send(add: PendingAdd, index: number, entry: PackagedEntry): void {
     const store = present(this.#stores[index], `store ${index}`)
+    const sender = present(this.#senders[index], `sender ${index}`)
     this.#addOwed(index, add.payloadBytes)
-    store.addEntry(this.ledgerId, add.entryId, entry).then(
+    sender.send(add.entryId, entry).then(
       () => {
         this.#addOwed(index, -add.payloadBytes)
         this.#answered(add, index)
@@ -315,6 +325,7 @@ export class LedgerWriter {
         'ledger goes on without a store',
       )
       for (const add of this.#pending) this.#answered(add, index)
+      this.#senders[index]?.stop(error)
     }
     const left = this.#fewestLeft()
     if (left >= this.#metadata.ackQuorum) return
@@ -348,6 +359,7 @@ export class LedgerWriter {
     if (this.#failure !== null) return this.#failure
     this.#failure = error
     this.#watchdog?.cancel()
+    for (const sender of this.#senders) sender.stop(error)
     for (const add of this.#pending.splice(0)) add.reject(error)
     this.#checkDrained()
     return error
@@ -388,23 +400,29 @@ export class LedgerWriter {
   }
 }
 
-/** Tells stores where a ledger ends. The metadata is the truth: a store that can't be told is only logged. */
+/**
+ * Tells stores where a ledger ends, each when it is `ready`. The metadata is the truth: a store that can't be told is
+ * only logged.
+ */
 export async function sealOnStores(
   context: LedgerContext,
   stores: readonly SegmentStore[],
   ledgerId: bigint,
   seal: LedgerSeal,
+  ready: (index: number) => Promise<void> = async () => {},
 ): Promise<void> {
-  const told = Promise.all(
-    stores.map((store) =>
-      store.sealLedger(ledgerId, seal).catch((error: unknown) => {
-        context.logger.warn(
-          { err: error, ledger: ledgerId.toString(), store: store.id },
-          'seal not recorded on a store',
-        )
-      }),
-    ),
-  )
+  const tell = async (store: SegmentStore, index: number): Promise<void> => {
+    try {
+      await ready(index)
+      await store.sealLedger(ledgerId, seal)
+    } catch (error) {
+      context.logger.warn(
+        { err: error, ledger: ledgerId.toString(), store: store.id },
+        'seal not recorded on a store',
+      )
+    }
+  }
+  const told = Promise.all(stores.map(tell))
   // A store that hangs must not hold up the next segment. It is told all the same, whenever it comes back.
   await new Promise<void>((resolve) => {
     const timer = context.clock.setTimer(SEAL_WAIT_MS, resolve)

@@ -15,8 +15,8 @@ export const SEGMENT_TRANSITIONS: Readonly<Record<SegmentState, readonly Segment
   recovering: ['sealed'],
   // copied and read back · history ended before it was copied · declared lost
   sealed: ['archived', 'trimmed', 'gap'],
-  // hot copy released · history ended
-  archived: ['cold', 'trimmed', 'gap'],
+  // hot copy released · its object is gone and it is copied anew · history ended
+  archived: ['cold', 'sealed', 'trimmed', 'gap'],
   // history ended · the object is gone
   cold: ['trimmed', 'gap'],
   trimmed: [],

@@ -1,10 +1,11 @@
-import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import process from 'node:process'
+import { ARCHIVE_OWNER_FACT, ownerOf } from '../../archive/control-objects.js'
 import type { ResolvedConfig } from '../config/resolve.js'
 import { StratalogError } from '../model/errors.js'
 import type { OpenOptions, SystemPorts } from '../options.js'
 import type { ArchiveEngine, ArchiveStore } from '../ports/archive-store.js'
+import type { SegmentIndex } from '../ports/segment-index.js'
 import { systemPorts } from './system.js'
 
 /** The archive of a log, opened when it is first needed. */
@@ -15,13 +16,21 @@ export interface ArchiveOpener {
   readonly opened: () => Promise<ArchiveStore | null>
 }
 
+/** The log whose archive is opened. */
+export interface ArchiveUser {
+  readonly logId: string
+  /** Knows whether the log has used its archive before. */
+  readonly index: SegmentIndex
+  readonly system: SystemPorts
+  readonly signal: AbortSignal
+}
+
 /** Null: none is configured. */
 export function archiveOpener(
   root: string,
   options: OpenOptions,
   config: ResolvedConfig,
-  system: SystemPorts,
-  signal: AbortSignal,
+  user: ArchiveUser,
 ): ArchiveOpener | null {
   const given = options.archive
   const engine = typeof given === 'object' ? given : null
@@ -31,15 +40,7 @@ export function archiveOpener(
   let opening: Promise<ArchiveStore> | null = null
   const open = (): Promise<ArchiveStore> => {
     opening ??= (engine === null ? engineFor(location) : Promise.resolve(engine))
-      .then((found) =>
-        found.open({
-          clock: system.clock,
-          random: system.random,
-          logger: system.logger,
-          disk: system.disk,
-          signal,
-        }),
-      )
+      .then((found) => openOwn(found, user))
       .catch((error: unknown) => {
         opening = null
         throw error
@@ -47,6 +48,32 @@ export function archiveOpener(
     return opening
   }
   return { location, open, opened: async () => opening?.catch(() => null) ?? null }
+}
+
+/**
+ * A log that has segments in an archive gets that archive or none: in any other one, and in an empty mount point, its
+ * objects would be taken for lost and new ones would be separated from them. The owner object tells (decision 0008).
+ */
+async function openOwn(
+  engine: ArchiveEngine,
+  { logId, index, system, signal }: ArchiveUser,
+): Promise<ArchiveStore> {
+  const existing = (await index.fact(ARCHIVE_OWNER_FACT)) === logId
+  const { clock, random, logger, disk } = system
+  const store = await engine.open({ clock, random, logger, disk, signal, existing })
+  if (!existing) return store
+  try {
+    const owner = await ownerOf(store, signal)
+    if (owner?.logId === logId) return store
+    throw new StratalogError(
+      'archive_missing',
+      `this log has segments in its archive, and what is at ${store.location} is not it: mount it, or copy the whole archive there first`,
+      { expected: logId, found: owner?.logId ?? null, retryable: true },
+    )
+  } catch (error) {
+    await store.close()
+    throw error
+  }
 }
 
 function archiveLocation(value: string, base: string): string {
@@ -72,14 +99,6 @@ async function engineFor(location: string): Promise<ArchiveEngine> {
 export async function openArchive(location: string, given?: Partial<SystemPorts>): Promise<ArchiveStore> {
   const system = await systemPorts(given)
   const resolved = archiveLocation(location, process.cwd())
-  // An engine makes its directory for a log that begins; who wants to read an archive has misspelt it.
-  if (!resolved.includes('://') && !existsSync(resolved)) {
-    throw new StratalogError(
-      'archive_missing',
-      `there is no archive in ${resolved}: check the path and the mount`,
-      { found: resolved },
-    )
-  }
   const engine = await engineFor(resolved)
   return engine.open({
     clock: system.clock,
@@ -87,5 +106,6 @@ export async function openArchive(location: string, given?: Partial<SystemPorts>
     logger: system.logger,
     disk: system.disk,
     signal: new AbortController().signal,
+    existing: true,
   })
 }

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { lstat, readFile } from 'node:fs/promises'
 import { delimiter, join, resolve } from 'node:path'
 import process from 'node:process'
 import { decodePolicyOverride, encodePolicyOverride } from '../config/code.js'
@@ -64,7 +64,9 @@ async function readConfigFile(
   try {
     return parseConfig(await readFile(file, 'utf8'), named === undefined ? CONFIG_FILE : file)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT' && named === undefined) return null
+    // A link that leads nowhere is a configuration that is lost, not one that was never written.
+    const absent = (error as NodeJS.ErrnoException).code === 'ENOENT' && named === undefined
+    if (absent && (await lstat(file).catch(() => null)) === null) return null
     if (error instanceof StratalogError) throw error
     throw new StratalogError(
       'config_invalid',

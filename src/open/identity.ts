@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { StratalogError } from '../model/errors.js'
@@ -27,6 +28,8 @@ export async function readIdentity(root: string): Promise<Identity> {
     text = await readFile(file, 'utf8')
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+      // It is written before anything else of a log, so whoever has an index has lost it.
+      if (existsSync(join(root, 'index.db'))) throw identityMissing(root)
       const logId = randomBytes(16).toString('hex')
       await writeIdentity(root, logId, 'making')
       return { logId, created: true }
@@ -37,7 +40,7 @@ export async function readIdentity(root: string): Promise<Identity> {
   }
   let parsed: { version?: unknown; logId?: unknown; state?: unknown }
   try {
-    parsed = JSON.parse(text) as typeof parsed
+    parsed = (JSON.parse(text) ?? {}) as typeof parsed
   } catch (error) {
     throw new StratalogError(
       'corrupt',
@@ -96,11 +99,19 @@ export async function writeIdentity(root: string, logId: string, state: 'making'
   await disk.syncDirectory(root)
 }
 
+function identityMissing(root: string): StratalogError {
+  return new StratalogError(
+    'corrupt',
+    `${join(root, 'log.json')} is gone and the rest of the log is there: put it back ({"version":1,"logId":"…","state":"ready"}; the logId stands in the superblock of each store)`,
+    { found: root },
+  )
+}
+
 /** Refused before anything is made: an empty index over full stores would give ids out twice. */
 export function indexMissing(root: string): StratalogError {
   return new StratalogError(
     'index_missing',
-    `${join(root, 'index.db')} is gone while the stores of this log are there: nothing was changed. Put the file back from a backup, or restore the log from its archive into another directory: stratalog restore --from ARCHIVE --into DIR`,
+    `${join(root, 'index.db')} is gone while the stores of this log are there: nothing was changed. Put the file itself back (of copies only the newest, made after the last append, is accepted), or restore the log from its archive into another directory: stratalog restore --from ARCHIVE --into DIR`,
     { found: root },
   )
 }

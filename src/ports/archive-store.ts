@@ -64,6 +64,11 @@ export interface ArchiveContext {
   readonly logger: Logger
   readonly disk: Disk
   readonly signal: AbortSignal
+  /**
+   * True: there must be an archive already, because this log has used it or somebody wants to read it. An engine makes
+   * nothing then, and what is absent is `archive_missing`: an empty mount point must not become a new archive.
+   */
+  readonly existing: boolean
 }
 
 /** A way to open an archive: built in, or an instance from elsewhere passed to `openLog`. */

@@ -317,11 +317,15 @@ function checkRecords(name: string, records: readonly AppendRecord[]): void {
       expected: unknown,
       found: unknown,
     ) =>
-      new StratalogError(code, `record ${index + 1} for ${name} can't be appended, and none was: ${why}`, {
-        expected,
-        found,
-        details: { index },
-      })
+      new StratalogError(
+        code,
+        `record ${index + 1} of ${records.length} sent together to ${name} can't be appended, and none was: ${why}`,
+        {
+          expected,
+          found,
+          details: { index },
+        },
+      )
     if (payload.byteLength > PAYLOAD_BYTES_MAX) {
       throw refuse(
         'record_too_large',

@@ -72,6 +72,21 @@ describe('opening a directory', () => {
     await remove()
   })
 
+  test('one that must exist is never made: nothing is written where it is not', async () => {
+    const { path, remove } = await temporaryDirectory()
+    const existing = archiveContext(realDisk(), undefined, undefined, true)
+    const missing = (error: Error) => code('archive_missing')(error) && /mounted/.test(error.message)
+    await assert.rejects(directoryArchive(join(path, 'archive')).open(existing), missing)
+    await assert.rejects(directoryArchive(path).open(existing), missing)
+    assert.deepEqual(await readdir(path), [])
+    const store = await directoryArchive(path).open(archiveContext(realDisk()))
+    await store.putIfAbsent('a/b', bodyOf('x'))
+    await store.close()
+    const again = await directoryArchive(path).open(existing)
+    assert.deepEqual(await again.listFrom('', '', 10), [{ key: 'a/b', sizeBytes: 1 }])
+    await remove()
+  })
+
   test("refuses someone else's files and leaves them alone", async () => {
     const { path, remove } = await temporaryDirectory()
     await writeFile(join(path, 'thesis.txt'), 'mine')

@@ -142,6 +142,28 @@ describe('listing', () => {
     assert.deepEqual(await all(chooseSegments(listed())), [])
   })
 
+  test('how many objects a segment has never makes a conflict, only what is in them does', async () => {
+    const attempt = (n: number) => attemptOf(Buffer.from(n.toString(16).padStart(16, '0'), 'hex'))
+    const twins = Array.from({ length: 1_500 }, (_, n) => segmentKey({ attempt: attempt(n) }))
+    const [one] = await all(chooseSegments(listed(...twins)))
+    assert.ok(one?.kind === 'chosen')
+    assert.deepEqual(one.chosen.parsed, twins[0])
+    assert.deepEqual([one.twins.length, one.losers.length, one.unlisted], [999, 0, 500])
+    // The first object with other content is seen behind however many equal ones, and a committed one is found.
+    const other = segmentKey({ contentDigest: B })
+    const [differs] = await all(chooseSegments(listed(...twins, other)))
+    assert.equal(differs?.kind, 'conflict')
+    const [found] = await all(chooseSegments(listed(...twins, other), () => B))
+    assert.ok(found?.kind === 'chosen')
+    assert.equal(found.chosen.parsed.attempt, other.attempt)
+    const many = Array.from({ length: 1_200 }, (_, n) =>
+      segmentKey({ contentDigest: n.toString(16).padStart(64, '0') }),
+    )
+    const [last] = await all(chooseSegments(listed(...many), () => many.at(-1)?.contentDigest ?? null))
+    assert.ok(last?.kind === 'chosen')
+    assert.equal(last.losers.length + last.unlisted, 1_199)
+  })
+
   test('a row comes from the name alone, and exactly with the header', async () => {
     const { meta, payloads } = sampleSegment({ entries: 4, recordsPerEntry: 2, payloadBytes: 10 })
     const planned = await planSegmentObject(meta, sourceOf(payloads))

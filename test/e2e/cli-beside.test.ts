@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { mkdir, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { application, finished, OPEN, start, Workplace } from '../helpers/cli.js'
 
 let place: Workplace
@@ -77,6 +78,26 @@ describe('beside a running application', () => {
     assert.equal(code, 0)
     assert.match(err, /^\(2 records, hot\)\n$/)
     await app.close()
+  })
+
+  test('a follower that has the log for itself waits as well', async () => {
+    const directory = join(place.base, 'alone')
+    await finished(start(['--dir', directory, 'append', 's', '--message', 'first']))
+    for (const command of ['tail', 'read']) {
+      const child = start(['--dir', directory, command, 's', '-f', '--raw'])
+      const ended = once(child, 'close')
+      let out = ''
+      child.stdout?.on('data', (chunk: Buffer) => {
+        out += chunk.toString()
+        if (out.includes(`later ${command}`)) child.kill('SIGINT')
+      })
+      if (child.stdout !== null) await once(child.stdout, 'data')
+      // Longer than anything that kept the process busy with opening the log.
+      assert.equal(await Promise.race([ended, sleep(1_500, 'follows')]), 'follows', command)
+      await finished(start(['--dir', directory, 'append', 's', '--message', `later ${command}`]))
+      const [code] = (await ended) as [number]
+      assert.equal(code, 0, command)
+    }
   })
 
   test('commands beside a command that lasts: append from a pipe that stays open', async () => {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -85,11 +86,11 @@ describe('append, read, tail, import', () => {
     assert.equal(await ok(['read', 'esc', '--raw']), 'a\u001b[31mb\r\nc\n')
   })
 
-  test('lines are kept byte for byte, blank ones left out; records pass from log to log', async () => {
+  test('lines are kept byte for byte, empty ones too; records pass from log to log', async () => {
     const other = join(place.base, 'other')
     await ok(['append', 'lines'], 'one\n\n zwei ü\r\nthree')
     const raw = await ok(['read', 'lines', '--raw'])
-    assert.equal(raw, 'one\n zwei ü\r\nthree\n')
+    assert.equal(raw, 'one\n\n zwei ü\r\nthree\n')
     const [from, to] = [
       start(['--dir', place.dir, 'read', 'lines', '--raw']),
       start(['--dir', other, 'append', 'copy']),
@@ -100,8 +101,26 @@ describe('append, read, tail, import', () => {
       acks += chunk.toString()
     })
     const [code] = (await once(to, 'close')) as [number]
-    assert.deepEqual([code, acks.trim().split('\n').length], [0, 3])
+    assert.deepEqual([code, acks.trim().split('\n').length], [0, 4])
     assert.equal((await finished(start(['--dir', other, 'read', 'copy', '--raw']))).out, raw)
+  })
+
+  test('blank lines between JSON are passed over, and that is said', async () => {
+    const result = await cli(['append', 'sparse', '--json-lines'], '\n{"a":1}\n \r\n{"a":2}\n')
+    assert.deepEqual([result.code, result.out.trim().split('\n').length], [0, 2])
+    assert.match(result.err, /^2 blank lines passed over/)
+    assert.equal(await ok(['read', 'sparse', '--raw']), '{"a":1}\n{"a":2}\n')
+    const nothing = join(place.base, 'nothing')
+    await finished(start(['--dir', nothing, 'append', 's', '--json-lines']), '\n\n')
+    assert.ok(!existsSync(nothing), 'without a record no log is made')
+  })
+
+  test('the line whose txid goes back is the one that is named', async () => {
+    const within = await cli(['append', 'back', '--txid-field', 'a'], '{"a":5}\n\n{"a":3}\n')
+    assert.match(within.err, /^stratalog: stdin line 3: record 2 of 2 .* none was: txid 3 is below 5/m)
+    await ok(['append', 'back', '--txid-field', 'a'], '{"a":5}\n')
+    const behind = await cli(['append', 'back', '--txid-field', 'a'], '{"a":3}\n{"a":4}\n')
+    assert.match(behind.err, /^stratalog: stdin line 1: txid 3 is below 5/)
   })
 
   test('bad lines are named, what stood before them stays', async () => {
@@ -181,7 +200,7 @@ describe('append, read, tail, import', () => {
       await writeFile(join(place.base, name), text)
       return join(place.base, name)
     }
-    const ndjson = await file('a.ndjson', '{"m":{"at":1000},"v":1}\n{"m":{"at":2000},"v":2}\n')
+    const ndjson = await file('a.ndjson', '{"m":{"at":1000},"v":1}\n\n{"m":{"at":2000},"v":2}\n')
     const array = await file(
       'b.json',
       '\ufeff[ {"m":{"at":"1970-01-01T00:00:03Z"},"s":"],[\\"{"}, {"m":{"at":4000}} ]\n',
@@ -208,7 +227,7 @@ describe('append, read, tail, import', () => {
       { id: '007', 'na "me"': 'a,\nb', n: 1.5 },
       { id: 1, 'na "me"': 'ü', n: '' },
     ])
-    assert.match(await ok(['import', 'plain', await file('d.txt', 'x\ny\n')]), /^2 records/)
+    assert.match(await ok(['import', 'plain', await file('d.txt', 'x\n\ny\n')]), /^3 records/)
     assert.match(await ok(['import', 'plain', await file('e.json', '[]')]), /^0 records/)
 
     const bad: readonly (readonly [string, string, RegExp])[] = [

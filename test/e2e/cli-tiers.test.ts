@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
+import { rename } from 'node:fs/promises'
+import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { values, Workplace } from '../helpers/cli.js'
+import { finished, start, values, Workplace } from '../helpers/cli.js'
 
 let place: Workplace
 const cli: Workplace['cli'] = (args, input) => place.cli(args, input)
@@ -45,6 +47,7 @@ describe('stream, tier, policy, segment', () => {
     )
     const behind = await cli(['tier', 'status', '--check'])
     assert.equal(behind.code, 5)
+    assert.match(behind.out, /^archive .* not used yet by this process$/m)
     assert.match(behind.out, /if these disks burned now: .*loses/)
     assert.match(await ok(['tier', 'run']), /^copy {3}tiers seg 1 {2}\d+ B$/m)
     const report = JSON.parse(await ok(['tier', 'run', '--once', '--json'])) as {
@@ -58,9 +61,10 @@ describe('stream, tier, policy, segment', () => {
     assert.match(await ok(['tier', 'status', 'tiers']), /▓ both \d+ B/)
     const status = JSON.parse(await ok(['tier', 'status', '--json'])) as {
       behind: string[]
-      streams: unknown[]
+      archive: { state: string; lastOkMs: number | null }
     }
     assert.deepEqual(status.behind, [])
+    assert.deepEqual([status.archive.state, status.archive.lastOkMs], ['ok', null])
     assert.equal((await cli(['tier', 'status', 'tires'])).code, 3)
   })
 
@@ -89,5 +93,22 @@ describe('stream, tier, policy, segment', () => {
     )
     assert.equal(values(await ok(['segment', 'dump', 'tiers', '1', '--json'])).length, 2)
     assert.equal((await cli(['segment', 'dump', 'tiers', '9'])).code, 3)
+  })
+
+  test('an archive that is away: said to people once, and logged only when asked for', async () => {
+    const archive = join(place.dir, 'archive')
+    await ok(['append', 'away', '--message', 'x'])
+    await rename(archive, `${archive}.away`)
+    try {
+      const run = await cli(['tier', 'run'])
+      assert.match(run.out, /^copy +away seg 1 +failed: archive .*is it mounted\?$/m)
+      assert.equal(run.err, '')
+      const logged = finished(
+        start(['--dir', place.dir, 'tier', 'run'], place.base, { STRATALOG_LOG: 'warn' }),
+      )
+      assert.match((await logged).err, /^\{"level":/m)
+    } finally {
+      await rename(`${archive}.away`, archive)
+    }
   })
 })

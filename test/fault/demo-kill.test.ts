@@ -11,8 +11,8 @@ import { seededRandom } from '../helpers/seeded-random.js'
 
 /** The demo killed at any moment and run on loses nothing acknowledged and ends with digests equal. */
 
-const KILLS = Number(process.env.STRATALOG_TEST_KILLS ?? 100)
-const SEED = Number(process.env.STRATALOG_TEST_SEED ?? Date.now() % 1_000_000)
+const KILLS = Number(process.env.TEST_KILLS ?? 100)
+const SEED = Number(process.env.TEST_SEED ?? Date.now() % 1_000_000)
 const CLI = join(import.meta.dirname, '..', '..', 'src', 'cli', 'main.js')
 
 interface Step {

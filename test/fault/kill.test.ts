@@ -11,8 +11,8 @@ import { seededRandom } from '../helpers/seeded-random.js'
 
 /** Invariants 1, 2 and 4: kill -9 at any moment, a hundred times over one log, loses nothing acknowledged. */
 
-const ROUNDS = Number(process.env.STRATALOG_TEST_KILLS ?? 100)
-const SEED = Number(process.env.STRATALOG_TEST_SEED ?? Date.now() % 1_000_000)
+const ROUNDS = Number(process.env.TEST_KILLS ?? 100)
+const SEED = Number(process.env.TEST_SEED ?? Date.now() % 1_000_000)
 
 interface Life {
   readonly opened: boolean

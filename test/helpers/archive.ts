@@ -60,9 +60,17 @@ export function archiveContext(
   disk: Disk,
   nowMs = 1_700_000_000_000,
   logger: Logger = memoryLogger(),
+  existing = false,
 ): ArchiveContext {
   const signal = new AbortController().signal
-  return { clock: fixedClock({ nowMs }), random: countingRandom(String(nowMs)), logger, disk, signal }
+  return {
+    clock: fixedClock({ nowMs }),
+    random: countingRandom(String(nowMs)),
+    logger,
+    disk,
+    signal,
+    existing,
+  }
 }
 
 /** A body of one chunk. */

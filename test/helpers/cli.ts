@@ -20,13 +20,18 @@ export interface Result {
 
 /** The environment without what would change a command. */
 export function environment(): NodeJS.ProcessEnv {
-  const { STRATALOG_DIR: _, FORCE_COLOR: __, ...rest } = process.env
+  const { STRATALOG_DIR: _, STRATALOG_LOG: __, FORCE_COLOR: ___, ...rest } = process.env
   return rest
 }
 
-/** Starts a command line. */
-export function start(args: readonly string[], cwd: string = tmpdir()): ChildProcess {
-  return spawn(process.execPath, [MAIN, ...args], { cwd, env: environment(), stdio: 'pipe' })
+/** Starts a command line, with variables besides. */
+export function start(
+  args: readonly string[],
+  cwd: string = tmpdir(),
+  variables: Readonly<Record<string, string>> = {},
+): ChildProcess {
+  const env = { ...environment(), ...variables }
+  return spawn(process.execPath, [MAIN, ...args], { cwd, env, stdio: 'pipe' })
 }
 
 /** What a command said, once it has ended; `input` is all of its stdin. */

@@ -4,6 +4,9 @@ import type { ArchiveEngine, ArchiveStore } from '../../src/ports/archive-store.
 /** What goes wrong with an archive; each hook may throw, or change what is returned. */
 export interface ArchiveFaults {
   beforePut?: (key: string) => void
+  /** Waited for before anything is stored: an archive that hangs. */
+  putWaits?: Promise<void>
+  head?: (key: string) => void
   /** The object is there, and the caller never hears of it. */
   afterPut?: (key: string) => void
   read?: (key: string, bytes: Uint8Array) => Uint8Array
@@ -32,10 +35,14 @@ function wrap(store: ArchiveStore, faults: ArchiveFaults): ArchiveStore {
     capabilities: store.capabilities,
     putIfAbsent: async (key, body, options) => {
       faults.beforePut?.(key)
+      await faults.putWaits
       await store.putIfAbsent(key, body, options)
       faults.afterPut?.(key)
     },
-    head: (key, signal) => store.head(key, signal),
+    head: async (key, signal) => {
+      faults.head?.(key)
+      return store.head(key, signal)
+    },
     readRange: async (key, offset, lengthBytes, signal) => {
       const bytes = await store.readRange(key, offset, lengthBytes, signal)
       return faults.read?.(key, bytes) ?? bytes

@@ -302,6 +302,84 @@ describe('ledger writer', () => {
     assert.equal((await writer.close()).lastEntryId, 79n)
   })
 
+  test('backpressure is no failure: it waits, resends in entry order, and all stores end up with all', async () => {
+    const writer = await newLedger(one.context, { ...QUORUM_322, ack: 3, min: 3 })
+    let room = 2
+    const taken: bigint[] = []
+    store(1).fault = {
+      before: (call, _, entryId) => {
+        if (call !== 'addEntry' || entryId === null) return
+        if (room === 0) throw failure('backpressure', 'too much waits')
+        room -= 1
+        taken.push(entryId)
+      },
+    }
+    const adds = Array.from({ length: 6 }, (_, id) => watched(appendText(writer, `${id}`)))
+    await quiet()
+    const later = watched(appendText(writer, 'later'))
+    await clock.advance(8_000)
+    assert.deepEqual(taken, [0n, 1n])
+    assert.ok(adds[1]?.settled && !adds[2]?.settled && !later.settled)
+    room = 1
+    await clock.advance(500)
+    assert.deepEqual(taken, [0n, 1n, 2n])
+    room = 100
+    const closed = watched(writer.close())
+    await clock.advance(500)
+    assert.deepEqual(taken, [0n, 1n, 2n, 3n, 4n, 5n, 6n])
+    for (const add of [...adds, later]) assert.equal(add.value?.copies, 3)
+    assert.deepEqual(closed.value?.lastEntryId, 6n)
+    for (const at of [0, 1, 2]) assert.equal(store(at).replica.ledger(writer.ledgerId).entries.size, 7)
+    assert.equal(writer.degraded, false)
+  })
+
+  test('a store under backpressure gets its copies before the seal, also after the others closed', async () => {
+    const writer = await newLedger(one.context)
+    let full = true
+    store(2).fault = {
+      before: (call) => {
+        if (call === 'addEntry' && full) throw failure('backpressure', 'too much waits')
+      },
+    }
+    for (let id = 0; id < 3; id += 1) assert.equal((await appendText(writer, `${id}`)).copies, 2)
+    const closed = watched(writer.close())
+    await clock.advance(3_000)
+    assert.equal(closed.value?.lastEntryId, 2n)
+    assert.equal(store(2).replica.ledger(writer.ledgerId).seal, null)
+    full = false
+    await clock.advance(1_000)
+    assert.equal(store(2).replica.ledger(writer.ledgerId).entries.size, 3)
+    assert.deepEqual(store(2).replica.ledger(writer.ledgerId).seal, { lastEntryId: 2n, lengthBytes: 3 })
+    assert.equal(writer.degraded, false)
+  })
+
+  test('backpressure for ever: the store is put out by time, or by how much waits, and the ledger goes on', async () => {
+    store(2).fault = {
+      before: (call) => {
+        if (call === 'addEntry') throw failure('backpressure', 'too much waits')
+      },
+    }
+    const slow = await newLedger(one.context)
+    assert.equal((await appendText(slow, 'a')).copies, 2)
+    await clock.advance(20_000)
+    assert.equal(slow.degraded, false)
+    await clock.advance(20_000)
+    assert.ok(slow.degraded)
+    assert.equal((await appendText(slow, 'b')).copies, 2)
+    assert.equal((await slow.close()).lastEntryId, 1n)
+    const fast = await newLedger(one.context)
+    const megabyte = 'x'.repeat(2 ** 20)
+    for (let id = 0; id < 80; id += 1) await appendText(fast, megabyte)
+    assert.ok(fast.degraded)
+    assert.equal((await fast.close()).lastEntryId, 79n)
+    // Where every copy is needed the ledger fails, with a reason.
+    const all = await newLedger(one.context, { ...QUORUM_322, ack: 3, min: 3 })
+    const needed = watched(appendText(all, 'a'))
+    await clock.advance(60_000)
+    assert.ok(code('not_enough_stores')(needed.error))
+    assert.equal(clock.pending, 0, 'nothing is tried any more')
+  })
+
   test('the ensemble is as small as the writable stores, never below min', async () => {
     for (const at of [0, 1, 2]) store(at).state = 'full'
     const writer = await newLedger(one.context)

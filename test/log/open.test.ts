@@ -137,20 +137,48 @@ describe('a directory that can not be opened says why, and nothing is lost', () 
     assert.deepEqual(await contents(log), expected())
   })
 
-  test('a store gone, damaged, of another log, or named twice', async () => {
+  test('a store that is gone, emptied or damaged: the log opens, reads and appends with the others, and says so', async () => {
     await fill()
     const one = join(root, 'log', 'stores', '1')
     cpSync(one, join(root, 'aside'), { recursive: true })
+    const degraded = async (what: string) => {
+      await using log = await open()
+      assert.deepEqual((await contents(log)).slice(0, 50), expected(), what)
+      const states = (await log.stores()).map(({ state }) => state).sort()
+      assert.deepEqual(states, ['unreachable', 'writable', 'writable'], what)
+      assert.equal((await log.stream('a').append('x')).copies, 2)
+    }
     rmSync(one, { recursive: true })
-    await assert.rejects(open(), { code: 'file_not_found' })
+    await degraded('gone')
     mkdirSync(one)
-    await assert.rejects(open(), { code: 'file_not_found' })
+    await degraded('emptied')
     cpSync(join(root, 'aside'), one, { recursive: true })
-    const superblock = join(one, 'superblock')
-    const whole = readFileSync(superblock)
-    truncateSync(superblock, whole.length >> 1)
-    await assert.rejects(open(), { code: 'corrupt' })
-    writeFileSync(superblock, whole)
+    truncateSync(join(one, 'superblock'), 20)
+    await degraded('superblock cut off')
+    cpSync(join(root, 'aside'), one, { recursive: true })
+    await using log = await open()
+    assert.deepEqual((await contents(log)).slice(0, 50), expected())
+    assert.equal((await contents(log)).length, 53)
+  })
+
+  test('two stores gone: what needs them says so, nothing is guessed', async () => {
+    {
+      const log = await open()
+      await log.stream('a').append('record 0')
+      await log.close()
+    }
+    for (const name of ['1', '2']) rmSync(join(root, 'log', 'stores', name), { recursive: true })
+    await using log = await open()
+    assert.deepEqual(await contents(log), ['record 0'])
+    await assert.rejects(log.stream('a').append('x'), { code: 'not_enough_stores' })
+    rmSync(join(root, 'log', 'stores', '3'), { recursive: true })
+    await log.close()
+    await assert.rejects(open(), { code: 'file_not_found' })
+  })
+
+  test('a store of another log, or one named twice', async () => {
+    await fill()
+    const one = join(root, 'log', 'stores', '1')
     {
       await using other = await open({}, 'other')
       await other.stream('b').append('x')

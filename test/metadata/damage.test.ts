@@ -122,7 +122,10 @@ describe('a damaged index', () => {
     copyWith(() => text)
     assert.throws(
       () => openFor(bad),
-      (error) => isStratalogError(error, 'corrupt') && error.message.includes(bad),
+      (error) =>
+        isStratalogError(error, 'corrupt') &&
+        error.message.includes(bad) &&
+        error.message.includes('put the newest copy of it back'),
     )
     assert.deepEqual(readFileSync(bad), text)
   })

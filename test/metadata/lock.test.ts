@@ -50,6 +50,17 @@ describe('the lock of a directory', () => {
     rmSync(link)
   })
 
+  test('a damaged lock.db may be removed, and the message says so', () => {
+    const file = join(directory, 'lock.db')
+    writeFileSync(file, 'this is no database'.repeat(100))
+    assert.throws(
+      () => lockDirectory(directory, about),
+      (error) => isStratalogError(error, 'corrupt') && error.message.includes('remove lock.db while no'),
+    )
+    rmSync(file)
+    lockDirectory(directory, about).release()
+  })
+
   test('the message names the holder and says what works beside it', () => {
     const lock = lockDirectory(directory, about)
     assert.throws(

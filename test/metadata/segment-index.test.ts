@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import fc from 'fast-check'
 import { LEASES_SQL } from '../../src/metadata/sqlite/coordination.js'
-import { SqliteDatabase } from '../../src/metadata/sqlite/database.js'
+import { SqliteDatabase, type SqlStatement } from '../../src/metadata/sqlite/database.js'
 import { LEDGERS_SQL } from '../../src/metadata/sqlite/ledger-metadata.js'
 import type { SqliteMetadata } from '../../src/metadata/sqlite/open.js'
 import { MIGRATIONS } from '../../src/metadata/sqlite/schema.js'
@@ -16,7 +16,7 @@ import { SUMS_SQL, SumsTable } from '../../src/metadata/sqlite/sums.js'
 import { present } from '../../src/model/assert.js'
 import { isClosed } from '../../src/model/segment.js'
 import type { SegmentIndex } from '../../src/ports/segment-index.js'
-import { archiving, sealedRow, writableStream } from '../contract/segment-rows.js'
+import { archiving, openRow, sealedRow, sealing, writableStream } from '../contract/segment-rows.js'
 import { openFor, quietLogger, temporaryDirectory } from './helpers.js'
 import type { Step } from './plain-index.js'
 import { PlainIndex } from './plain-index.js'
@@ -65,6 +65,46 @@ describe('the plans of its queries', () => {
     assert.match(plan(SEGMENTS_SQL.inState), /segments_by_state \(state=\?\)/)
     assert.match(plan('SELECT * FROM segments WHERE opened_ms > ?'), /^SCAN/)
   })
+})
+
+test('a change that raises no top looks at no later row', async () => {
+  const { directory, remove } = temporaryDirectory()
+  const database = SqliteDatabase.open(join(directory, 'index.db'), { migrations: MIGRATIONS })
+  try {
+    let raised = 0
+    const prepareAll = database.prepareAll.bind(database)
+    database.prepareAll = (sql) => {
+      const all = { ...prepareAll(sql) }
+      const statements: Record<string, SqlStatement> = all
+      const { raiseTops } = statements
+      if (raiseTops === undefined) return all
+      const counted: SqlStatement = {
+        get: (...values) => raiseTops.get(...values),
+        all: (...values) => raiseTops.all(...values),
+        run: (...values) => {
+          raised += 1
+          return raiseTops.run(...values)
+        },
+      }
+      statements.raiseTops = counted
+      return all
+    }
+    const index = new SqliteSegmentIndex(database, quietLogger())
+    const { incarnation } = await writableStream(index, 'long')
+    let first = await index.adoptSegment(sealedRow(incarnation, 1n))
+    for (let segment = 2n; segment < 10n; segment += 1n)
+      await index.adoptSegment(sealedRow(incarnation, segment))
+    first = await index.updateSegment(first, archiving(1n))
+    first = await index.updateSegment(first, { state: 'cold', evictedMs: 5_000 })
+    first = await index.updateSegment(first, { ledgerId: null })
+    assert.equal(raised, 0)
+    const last = await index.beginSegment(openRow(incarnation, 10n))
+    await index.updateSegment(last, sealing(10n))
+    assert.equal(raised, 1)
+  } finally {
+    database.close()
+    remove()
+  }
 })
 
 describe('an index against a plain model of it', () => {

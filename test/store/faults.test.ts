@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict'
 import { Buffer } from 'node:buffer'
 import { describe, test } from 'node:test'
+import { setImmediate } from 'node:timers/promises'
 import { isStratalogError, StratalogError } from '../../src/model/errors.js'
 import type { Clock } from '../../src/ports/clock.js'
 import type { SegmentStore } from '../../src/ports/segment-store.js'
 import type { LocalStoreOptions } from '../../src/store/local/options.js'
 import { realClock } from '../../src/system/clock.js'
+import { ManualClock } from '../helpers/manual-clock.js'
 import { MemoryDisk } from '../helpers/memory-disk.js'
 import { cloneOf, entryOf, FaultyDisk, header, methodsOf, openStore } from '../helpers/store.js'
 
@@ -78,6 +80,65 @@ describe('a failed write or sync', () => {
     const { faulty, store } = await setup()
     faulty.fault = (called, path) => (called === 'syncDirectory' && path === DIRECTORY ? 'io_failed' : null)
     await fails(store.openLedger(header(1n)), 'store_poisoned')
+    await store.close()
+  })
+
+  for (const action of ['syncDirectory', 'dataSync'] as const) {
+    test(`${action} of the superblock, while a file is made ready ahead, poisons and is not repeated`, async () => {
+      const { faulty, store } = await setup()
+      await store.openLedger(header(1n))
+      const superblock = (called: string, path: string) =>
+        called === action && (action === 'syncDirectory' ? path === DIRECTORY : !isLog(path))
+      faulty.fault = (called, path) => (superblock(called, path) ? 'io_failed' : null)
+      const before = faulty.calls.length
+      // Past the middle of the file the next one is made ready; the failure is nobody's answer.
+      for (let id = 0n; id < 5n; id += 1n) await store.addEntry(1n, id, entryOf(1n, id, 8_000))
+      for (let turn = 0; turn < 20; turn += 1) await setImmediate()
+      faulty.fault = () => null
+      const status = await store.status()
+      assert.equal(status.state, 'poisoned')
+      await fails(store.addEntry(1n, 5n, entryOf(1n, 5n, 100)), 'store_poisoned')
+      assert.equal((await store.readEntry(1n, 4n)).kind, 'entry')
+      await store.close()
+      const later = faulty.calls.slice(before)
+      assert.equal(later.filter(({ action: called, path }) => superblock(called, path)).length, 1)
+    })
+  }
+
+  test('a disk that is gone or hangs: the store says that it is unreachable, and does not ask twice', async () => {
+    const memory = new MemoryDisk()
+    const clock = new ManualClock()
+    let asked = 0
+    let space: () => ReturnType<MemoryDisk['space']> = () => memory.space()
+    const disk = {
+      ...methodsOf(memory),
+      space: () => {
+        asked += 1
+        return space()
+      },
+    }
+    const store = await openStore(DIRECTORY, { disk, clock, fileBytes: FILE_BYTES })
+    assert.equal((await store.status()).state, 'writable')
+    space = () => Promise.reject(new StratalogError('file_not_found', 'gone: injected'))
+    const gone = await store.status()
+    assert.equal(gone.state, 'unreachable')
+    assert.match(gone.reason ?? '', /gone: injected.*check the disk/)
+    assert.equal(gone.device, 'memory')
+    let wake: (found: Awaited<ReturnType<MemoryDisk['space']>>) => void = () => {}
+    space = () => new Promise((resolve) => (wake = resolve))
+    asked = 0
+    const first = store.status()
+    const second = store.status()
+    await clock.advance(6_000)
+    for (const status of [await first, await second, await store.status()]) {
+      assert.equal(status.state, 'unreachable')
+      assert.match(status.reason ?? '', /5000 ms/)
+    }
+    assert.equal(asked, 1)
+    space = () => memory.space()
+    wake(await memory.space())
+    await setImmediate()
+    assert.equal((await store.status()).state, 'writable')
     await store.close()
   })
 

@@ -245,6 +245,6 @@ test('random calls, reopens and power cuts agree with a model', { timeout: 120_0
         await run.store.close()
       },
     ),
-    { numRuns: Number(process.env.STRATALOG_TEST_RUNS ?? 60) },
+    { numRuns: Number(process.env.TEST_RUNS ?? 60) },
   )
 })

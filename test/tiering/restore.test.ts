@@ -1,13 +1,16 @@
 import assert from 'node:assert/strict'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
+import { putControl } from '../../archive/control-objects.js'
+import { attemptOf, encodeSegmentKey } from '../../src/format/archive-names.js'
 import type { Log } from '../../src/log.js'
 import { text } from '../../src/model/codec.js'
 import { openArchive, openLog } from '../../src/open.js'
 import { planRestore, restoreArchive } from '../../src/restore.js'
 import { silentLogger } from '../../src/system/logger.js'
+import { bodyOf, countingRandom, INCARNATION, MemoryArchive } from '../helpers/archive.js'
 
 let root = ''
 beforeEach(() => {
@@ -126,6 +129,105 @@ describe('restore from the archive alone (invariant 7)', () => {
     await assert.rejects(attempt(), { code: 'corrupt', message: /missing/ })
     writeFileSync(victim, whole)
     assert.equal((await attempt()).records, 500n)
+  })
+
+  test('lost oldest segments are missing, not a later beginning', async () => {
+    await archived()
+    const files = segmentFiles()
+    const archive = await openArchive(join(root, 'archive'))
+    const of = async () => (await planRestore(archive)).streams.map((one) => [...one.missing])
+    assert.deepEqual(await of(), [[], []])
+    // The oldest of each of the two streams: files sort by incarnation, then by segment.
+    const firsts = files.filter((name, at) => at === 0 || dirname(name) !== dirname(files[at - 1] ?? ''))
+    const first =
+      firsts.find((name) => files.filter((file) => dirname(file) === dirname(name)).length > 1) ?? ''
+    rmSync(first)
+    assert.deepEqual((await of()).flat(), [1n])
+    await using log = await openLog(join(root, 'into'), common)
+    await assert.rejects(restoreArchive(log, archive, await planRestore(archive)), {
+      code: 'corrupt',
+      message: /missing/,
+    })
+  })
+
+  test('neighbours whose sequence ids do not meet are not one stream', async () => {
+    const archive = new MemoryArchive()
+    const random = countingRandom()
+    const named = { name: 'a', txidMode: 'ms', parent: null }
+    await putControl(archive, INCARNATION, 1n, 'name', named, random)
+    const put = (segment: bigint, startSequenceId: bigint) =>
+      archive.putIfAbsent(
+        encodeSegmentKey({
+          incarnation: INCARNATION,
+          segment,
+          lastEntryId: 9n,
+          lastSlot: 2n,
+          recordCount: 30n,
+          startSequenceId,
+          firstTxid: 1n,
+          lastTxid: 99n,
+          completionMs: 1_700_000_000_000,
+          indexBytes: 152,
+          contentDigest: 'a'.repeat(64),
+          attempt: attemptOf(random.bytes(8)),
+        }),
+        bodyOf('x'),
+      )
+    await put(1n, 0n)
+    await put(2n, 30n)
+    assert.deepEqual((await planRestore(archive)).streams[0]?.missing, [])
+    await put(3n, 61n)
+    await assert.rejects(planRestore(archive), { code: 'corrupt', message: /sequence id 61/ })
+  })
+
+  test('a trim is carried over, through a second archive as well; nothing below it is given out again', async () => {
+    await archived()
+    const trimming = { ...common, archive: join(root, 'archive') }
+    {
+      await using log = await openLog(join(root, 'log'), trimming)
+      await log.stream('numbers').setPolicy({ keep: { max: '20 KiB' } })
+      await log.stream('deep/name').setPolicy({ keep: { for: '1ms' } })
+      const report = await log.tier.run()
+      assert.ok(report.trimmed > 2)
+      assert.deepEqual(report.failed, [])
+    }
+    const second = {
+      ...common,
+      archive: join(root, 'archive-2'),
+      defaults: { hot: { for: 0 }, evict: { lag: 0 } },
+    }
+    {
+      const archive = await openArchive(join(root, 'archive'))
+      await using log = await openLog(join(root, 'one'), second)
+      const plan = await planRestore(archive)
+      const [deep, numbers] = plan.streams
+      assert.ok(deep?.segments.length === 0 && deep.trimmedBelow !== null)
+      assert.ok(numbers?.trimmedBelow !== null && (numbers?.segments[0]?.parsed.segment ?? 0n) > 1n)
+      await restoreArchive(log, archive, plan)
+      const info = await log.stream('numbers').info()
+      assert.equal(`${info.trimmedBelow}`, `${numbers?.trimmedBelow}`)
+      assert.deepEqual((await log.tier.run()).failed, [])
+      // A stream that was trimmed to nothing goes on above what was given out.
+      const ack = await log.stream('deep/name').append('next')
+      assert.equal(ack.dlsn.segment, deep?.trimmedBelow?.segment)
+      assert.equal((await everything(log, ['deep/name'])).length, 1)
+    }
+    const archive = await openArchive(join(root, 'archive-2'))
+    const plan = await planRestore(archive)
+    const numbers = plan.streams.find((one) => one.binding.name === 'numbers')
+    assert.ok(numbers !== undefined && numbers.trimmedBelow !== null && numbers.missing.length === 0)
+    await using log = await openLog(join(root, 'two'), common)
+    assert.equal((await restoreArchive(log, archive, plan)).digest, plan.digest)
+  })
+
+  test('refuses a log whose agent is at work', async () => {
+    await archived()
+    const archive = await openArchive(join(root, 'archive'))
+    await using log = await openLog(join(root, 'into'), { ...common, tiering: 'run' })
+    await assert.rejects(restoreArchive(log, archive, await planRestore(archive)), {
+      code: 'refused',
+      message: /off/,
+    })
   })
 
   test('refuses a log that has a stream of that name of its own', async () => {

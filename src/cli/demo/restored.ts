@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { StratalogError } from '../../model/errors.js'
 import { openArchive, openLog } from '../../open.js'
 import { planRestore, restoreArchive } from '../../restore.js'
+import { quietSystem } from '../quiet.js'
 import { plural } from '../render.js'
 import { readAndCompare } from './compare.js'
 import type { DemoRun } from './context.js'
@@ -13,7 +14,7 @@ import { DEMO_FILE_BYTES } from './directory.js'
  */
 export async function restoreAndCompare(run: DemoRun): Promise<void> {
   const directory = join(run.directory, 'restored')
-  const archive = await openArchive(join(run.directory, 'archive'))
+  const archive = await openArchive(join(run.directory, 'archive'), await quietSystem())
   try {
     const plan = await planRestore(archive, run.signal)
     if (plan.records !== BigInt(run.source.records)) {
@@ -31,6 +32,7 @@ export async function restoreAndCompare(run: DemoRun): Promise<void> {
       config: 'none',
       tiering: 'off',
       control: 'off',
+      system: await quietSystem(),
       storeFileBytes: DEMO_FILE_BYTES,
     })
     const report = await restoreArchive(restored, archive, plan, {

@@ -1,6 +1,7 @@
 import { join, relative, resolve } from 'node:path'
 import { formatBytes } from '../../model/units.js'
 import { openLog } from '../../open.js'
+import { quietSystem } from '../quiet.js'
 import { type Column, formatCount, plural, table } from '../render.js'
 import { appendUntil, type Progress } from './append.js'
 import { eventsThere, readAndCompare } from './compare.js'
@@ -49,6 +50,7 @@ export async function runDemo({ directory, files, out, signal }: DemoOptions): P
     // The demo runs the agent itself, a step at a time.
     tiering: 'off',
     control: 'off',
+    system: await quietSystem(),
     storeFileBytes: DEMO_FILE_BYTES,
   })
   const run: DemoRun = { directory, source, log, out, signal }

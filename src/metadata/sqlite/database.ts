@@ -219,7 +219,7 @@ function inspect(
   if (version > known) {
     throw new StratalogError(
       'version_unsupported',
-      `${file} has version ${version} and this stratalog reads versions up to ${known}: use a newer stratalog, or move the file away and run \`stratalog index rebuild\``,
+      `${file} has version ${version} and this stratalog reads versions up to ${known}: nothing was changed; use a newer stratalog`,
       { expected: known, found: version },
     )
   }

@@ -2,9 +2,9 @@ import Database from 'better-sqlite3'
 import type { ErrorCode } from '../../model/errors.js'
 import { StratalogError } from '../../model/errors.js'
 
-/** What a person does about a damaged index: it is a cache of what stores and archive hold (invariant 12). */
+/** What a person does about a damaged index; this version can't make it anew from stores and archive. */
 export const REBUILD_HINT =
-  'nothing was deleted: stop stratalog, move the file (with its -wal and -shm) away and run `stratalog index rebuild`'
+  'nothing was deleted: while no process has the log open, move the file (with its -wal and -shm) away and put the newest copy of it back, or restore the log from its archive into another directory'
 
 /** What became of one call into SQLite, in our words. Codes of SQLite by prefix, the first that fits. */
 const CODES: readonly (readonly [prefix: string, code: ErrorCode, hint: string])[] = [
@@ -26,16 +26,23 @@ const RETRYABLE: readonly ErrorCode[] = ['disk_full', 'directory_in_use']
 
 /**
  * The error to throw for one that SQLite threw while `doing` something with `file`. Errors of ours and bugs
- * (constraints, wrong SQL) are returned as they are: a bug must not look like a disk.
+ * (constraints, wrong SQL) are returned as they are: a bug must not look like a disk. `damagedHint` says what to do
+ * about a damaged file that is not the index.
  */
-export function sqliteError(error: unknown, file: string, doing: string): unknown {
+export function sqliteError(
+  error: unknown,
+  file: string,
+  doing: string,
+  damagedHint: string = REBUILD_HINT,
+): unknown {
   if (error instanceof TypeError && error.message.includes('connection is not open')) {
     return new StratalogError('closed', `can't ${doing}: ${file} has been closed`, { cause: error })
   }
   if (!(error instanceof Database.SqliteError)) return error
   const found = CODES.find(([prefix]) => error.code.startsWith(prefix))
   if (found === undefined) return error
-  const [, code, hint] = found
+  const [, code] = found
+  const hint = code === 'corrupt' ? damagedHint : found[2]
   return new StratalogError(code, `can't ${doing}: ${file}: ${error.message} (${error.code}); ${hint}`, {
     cause: error,
     retryable: RETRYABLE.includes(code),

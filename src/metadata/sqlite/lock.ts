@@ -4,6 +4,9 @@ import Database from 'better-sqlite3'
 import { StratalogError } from '../../model/errors.js'
 import { fileError, sqliteError } from './errors.js'
 
+/** The file holds nothing but the lock, and SQLite makes a new one. */
+const DAMAGED_HINT = 'nothing is stored in it: remove lock.db while no process has the log open'
+
 /** What the holder says of itself, for the message another gets. */
 export interface LockAbout {
   readonly pid: number
@@ -70,7 +73,7 @@ function take(directory: string): Database.Database {
     return raw
   } catch (error) {
     raw?.close()
-    const mapped = sqliteError(error, file, 'lock the directory')
+    const mapped = sqliteError(error, file, 'lock the directory', DAMAGED_HINT)
     if (mapped instanceof StratalogError && mapped.code === 'directory_in_use') throw inUse(directory, error)
     throw mapped
   }

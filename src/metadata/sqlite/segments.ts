@@ -70,12 +70,10 @@ export class SegmentTable {
     checkSegmentRow(after)
     const tops = this.#topsOf(stream, after)
     this.#sql.update.run(...checked(after), tops.txid, tops.sealed, stream, after.segment)
-    // Later rows carry the tops of earlier ones. There are none but where an earlier segment closes after them.
-    if (
-      after.sealedMs !== before.sealedMs ||
-      after.lastTxid !== before.lastTxid ||
-      after.state !== before.state
-    ) {
+    // Later rows carry the tops of earlier ones. Looking through them takes long behind an old segment of a long
+    // stream, and only a segment that raises its own tops (one that closes) can raise theirs.
+    const last = this.#topsOf(stream, before)
+    if (tops.txid > last.txid || tops.sealed > last.sealed) {
       this.#sql.raiseTops.run(tops.txid, tops.sealed, stream, after.segment, tops.txid, tops.sealed)
     }
     this.#sums.change(stream, before, after)

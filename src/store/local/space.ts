@@ -3,6 +3,7 @@ import { assert, present } from '../../model/assert.js'
 import { isStratalogError } from '../../model/errors.js'
 import type { Disk, DiskFile } from '../../ports/disk.js'
 import type { Logger } from '../../ports/logger.js'
+import type { StoreHealth } from './health.js'
 import type { FileHandles, LogFile, LogFiles } from './log-file.js'
 import { logName, spareName } from './names.js'
 import { removeIfThere, type Superblock, writeSuperblock } from './superblock.js'
@@ -40,6 +41,7 @@ export class Space {
   readonly #files: LogFiles
   readonly #handles: FileHandles
   readonly #logger: Logger
+  readonly #health: StoreHealth
   #superblock: Superblock
   readonly #spares: string[]
   #spareNumber: bigint
@@ -53,6 +55,7 @@ export class Space {
     readonly files: LogFiles
     readonly handles: FileHandles
     readonly logger: Logger
+    readonly health: StoreHealth
     readonly superblock: Superblock
     /** Paths of spares of the right size, and the highest number any had. */
     readonly spares: readonly string[]
@@ -64,6 +67,7 @@ export class Space {
     this.#files = options.files
     this.#handles = options.handles
     this.#logger = options.logger
+    this.#health = options.health
     this.#superblock = options.superblock
     this.#spares = [...options.spares]
     this.#spareNumber = options.spareNumber
@@ -194,8 +198,14 @@ export class Space {
         await writeSuperblock(this.#disk, this.#directory, next)
         break
       } catch (error) {
+        // Nobody knows which superblock holds, and a second sync may report success for what the first one dropped:
+        // whoever asked, also ahead of need, nothing is written any more (DESIGN.md §5).
+        if (!isStratalogError(error, 'disk_full')) {
+          this.#health.poison(error)
+          throw error
+        }
         // A full disk must not keep files from being freed: a spare is space that can be given up.
-        const spare = isStratalogError(error, 'disk_full') ? this.#spares.pop() : undefined
+        const spare = this.#spares.pop()
         if (spare === undefined) throw error
         await removeIfThere(this.#disk, spare)
       }

@@ -14,6 +14,7 @@ import type {
 import { Answers } from './answers.js'
 import { checkEntryId, checkLedgerId, checkSeal, fencedError, notFound } from './checks.js'
 import { CommitItem } from './commit-item.js'
+import { DiskLook } from './disk-look.js'
 import { Doubt } from './doubt.js'
 import { lacOf } from './frame.js'
 import { GroupCommit } from './group-commit.js'
@@ -61,6 +62,7 @@ class LocalStore implements SegmentStore, TableEvents {
   readonly #reclaimer: Reclaimer
   readonly #waiters: LacWaiters
   readonly #doubt: Doubt
+  readonly #look: DiskLook
   /** Marks on their way, so that the same call again waits for the same frame. */
   readonly #underWay = new Map<string, Promise<void>>()
   #closing: Promise<void> | null = null
@@ -74,7 +76,11 @@ class LocalStore implements SegmentStore, TableEvents {
     this.#doubt = new Doubt(superblock, directory)
     this.#health = new StoreHealth(directory, clock, logger)
     this.#handles = new FileHandles(disk)
-    this.#space = new Space({ ...options, ...started, handles: this.#handles })
+    this.#look = new DiskLook(directory, clock, this.id, async () => {
+      await this.#probeSpace()
+      return disk.space(directory)
+    })
+    this.#space = new Space({ ...options, ...started, handles: this.#handles, health: this.#health })
     this.#commit = new GroupCommit({
       ...options,
       health: this.#health,
@@ -390,17 +396,16 @@ class LocalStore implements SegmentStore, TableEvents {
   }
 
   async status(): Promise<StoreStatus> {
-    const { directory, disk } = this.#options
-    await this.#probeSpace()
+    const { space, failure } = await this.#look.take()
     const { closed, poisoned, full } = this.#health
-    const space = await disk.space(directory)
+    const state = closed ? 'closed' : poisoned ? 'poisoned' : failure ? 'unreachable' : full ? 'full' : null
     return {
       id: this.id,
-      location: directory,
-      state: closed ? 'closed' : poisoned !== null ? 'poisoned' : full !== null ? 'full' : 'writable',
-      reason: (poisoned ?? full)?.message ?? null,
+      location: this.#options.directory,
+      state: state ?? 'writable',
+      reason: (poisoned ?? failure ?? full)?.message ?? null,
       usedBytes: [...this.#started.files].reduce((sum, file) => sum + file.sizeBytes, 0),
-      freeBytes: space.freeBytes + this.#space.spareBytes,
+      freeBytes: failure === null ? space.freeBytes + this.#space.spareBytes : 0,
       totalBytes: space.totalBytes,
       device: space.device,
       pendingBytes: this.#commit.pendingBytes,
@@ -416,8 +421,8 @@ class LocalStore implements SegmentStore, TableEvents {
       await this.#space.replenish()
       this.#health.noteSpace()
     } catch (error) {
-      if (!isStratalogError(error, 'disk_full')) throw this.#health.poison(error)
-      this.#health.noteFull(error)
+      if (isStratalogError(error, 'disk_full')) this.#health.noteFull(error)
+      else this.#health.poison(error)
     }
   }
 

@@ -1,0 +1,46 @@
+import { StratalogError } from './model/errors.js'
+import type { SegmentStore, StoreStatus } from './ports/segment-store.js'
+
+/**
+ * Stands for a configured store that could not be opened: a lost disk must not keep the other copies from their
+ * readers. Every call fails with `store_unavailable`, which the ledger protocol takes for *unknown*, never *missing*.
+ */
+export function absentStore(directory: string, cause: StratalogError): SegmentStore {
+  const fail = () =>
+    Promise.reject(
+      new StratalogError('store_unavailable', `the store in ${directory} is not there: ${cause.message}`, {
+        cause,
+        retryable: true,
+      }),
+    )
+  const status: StoreStatus = {
+    id: `absent:${directory}`,
+    location: directory,
+    state: 'unreachable',
+    reason: cause.message,
+    usedBytes: 0,
+    freeBytes: 0,
+    totalBytes: 0,
+    device: `absent:${directory}`,
+    pendingBytes: 0,
+    corruptBytes: 0,
+  }
+  return {
+    id: status.id,
+    openLedger: fail,
+    addEntry: fail,
+    readEntry: fail,
+    readEntries: fail,
+    fence: fail,
+    readLac: fail,
+    writeLac: fail,
+    waitForLac: fail,
+    sealLedger: fail,
+    deleteLedger: fail,
+    listLedgers: fail,
+    putControl: fail,
+    listControls: fail,
+    status: () => Promise.resolve(status),
+    close: () => Promise.resolve(),
+  }
+}
