@@ -135,7 +135,7 @@ describe('stratalog demo', { concurrency: 2 }, () => {
     const broken = join(root, 'broken.ndjson')
     writeFileSync(broken, '{"a":1}\n{"a":\n')
     const empty = join(root, 'empty.txt')
-    writeFileSync(empty, '\n')
+    writeFileSync(empty, '')
     const expected: [string[], number, string, RegExp][] = [
       [[words, '--dir', foreign], 4, 'refused', /no demo wrote/],
       [[join(root, 'absent.ndjson'), '--dir', join(root, 'n1')], 3, 'file_not_found', /absent\.ndjson/],
