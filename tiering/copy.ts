@@ -27,8 +27,8 @@ const ATTEMPTS_MAX = 4
  * Copies a sealed segment into the archive: read (each digest checked) → object under a name of its own → every byte
  * read back → committed in the index by compare-and-set. Invariants 4 to 6.
  *
- * A crash before the commit leaves an object nobody committed: its attempt id is random, so the next try writes
- * another one, and the orphan decodes to the same digest and is a twin. A crash after it leaves nothing to do.
+ * A crash before the commit leaves an object nobody committed: the next try reads it back and commits it, or writes
+ * another one under a new random attempt id where it is not whole. A crash after it leaves nothing to do.
  */
 export async function copySegment(
   context: TieringContext,

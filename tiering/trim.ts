@@ -36,7 +36,10 @@ export async function trimThrough(
   lease.lost.throwIfAborted()
   // Read again: an unreadable or changed row means that nothing is deleted.
   const fresh = present(await context.index.stream(stream.incarnation), 'stream')
-  await context.index.updateStream(stream.incarnation, fresh.version, { trimmedBelow: below })
+  // Forward only, as in the archive: a crash may have left rows below a mark that already lies further on.
+  if (fresh.trimmedBelow === null || fresh.trimmedBelow.compare(below) < 0) {
+    await context.index.updateStream(stream.incarnation, fresh.version, { trimmedBelow: below })
+  }
   for (const row of rows) {
     signal.throwIfAborted()
     const trimmed = await context.index.updateSegment(row, { state: 'trimmed' })

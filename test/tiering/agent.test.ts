@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { directoryArchive } from '../../archive/directory/store.js'
 import type { Log } from '../../src/log.js'
+import { Dlsn } from '../../src/model/dlsn.js'
 import type { SegmentRow } from '../../src/model/segment.js'
 import { openLog } from '../../src/open.js'
 import type { OpenOptions } from '../../src/options.js'
@@ -289,6 +290,25 @@ describe('tiering agent', () => {
       name.includes('-trim-'),
     )
     assert.equal(markers.length, 1)
+  })
+
+  test('a trim that was cut off before its rows never takes the mark back', async () => {
+    await using log = await open()
+    await fill(log, 'a', 1_000)
+    await log.stream('a').seal()
+    await log.tier.run()
+    const { index } = log.parts.segments
+    const stream = await log.streams.find('a')
+    assert.ok(stream !== null)
+    const all = await rows(log, 'a')
+    // As a crash between the mark and the rows leaves it: the mark lies beyond rows that are still there.
+    const mark = new Dlsn(all.at(-1)?.segment ?? 0n, 0n, 0n)
+    await index.updateStream(stream.incarnation, stream.version, { trimmedBelow: mark })
+    const bytes = all.slice(2).reduce((sum, row) => sum + row.lengthBytes, 0)
+    await log.stream('a').setPolicy({ keep: { max: bytes } })
+    const report = await log.tier.run()
+    assert.ok(report.trimmed > 0 && report.trimmed < all.length - 1, `${report.trimmed} trimmed`)
+    assert.deepEqual((await log.stream('a').info()).trimmedBelow, mark)
   })
 
   test('without an archive segments are sealed and kept', async () => {
