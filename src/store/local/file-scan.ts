@@ -14,7 +14,7 @@ import {
   PAGE_BYTES,
   pageEnd,
 } from './frame.js'
-import type { Mark } from './ledger-table.js'
+import type { Mark } from './mark-body.js'
 import { ScanWindow } from './scan-window.js'
 
 const WINDOW_BYTES = 1 << 20
@@ -47,6 +47,8 @@ export interface FileScan {
   readonly groups: number
   /** The last group is the mark of a clean close. */
   readonly cleanEnd: boolean
+  /** Where the last group ends, after its last frame. */
+  readonly end: number
   readonly holes: readonly Hole[]
   /** Up to where the groups of this file say that it was durable. */
   readonly durableOffset: number
@@ -58,6 +60,7 @@ export interface FileScan {
 interface Progress {
   groups: number
   cleanEnd: boolean
+  end: number
   durableOffset: number
   previousGeneration: bigint
   previousOffset: number
@@ -92,6 +95,7 @@ class Scan {
   readonly #progress: Progress = {
     groups: 0,
     cleanEnd: false,
+    end: 0,
     durableOffset: 0,
     previousGeneration: 0n,
     previousOffset: 0,
@@ -123,6 +127,7 @@ class Scan {
       lostFrom = null
       this.#noteGroup(group)
       const end = at + group.groupBytes
+      this.#progress.end = end
       await this.#frames(at + GROUP_HEADER_BYTES, end)
       at = Math.max(pageEnd(end), at + PAGE_BYTES)
     }

@@ -5,6 +5,8 @@ import type { CommitItem } from './commit-item.js'
 import { GROUP_HEADER_BYTES, PAGE_BYTES, pageEnd } from './frame.js'
 import { frameBytes, GroupEncoder } from './group.js'
 import type { StoreHealth } from './health.js'
+import { indexBlockBytes, markBytes } from './index-block.js'
+import { endWithIndexBlock } from './index-writer.js'
 import type { Ledger } from './ledger.js'
 import type { LogFile } from './log-file.js'
 import type { Space, WritableFile } from './space.js'
@@ -80,7 +82,7 @@ export class GroupCommit {
 
   #checkRoom(item: CommitItem): void {
     const { fileBytes, pendingBytesMax } = this.#options
-    const itemBytesMax = entriesEnd(fileBytes) - GROUP_HEADER_BYTES
+    const itemBytesMax = entriesEnd(fileBytes) - indexBlockBytes(1, 1, 0) - GROUP_HEADER_BYTES
     if (item.bytes > itemBytesMax) {
       throw new StratalogError(
         'invalid_argument',
@@ -139,8 +141,9 @@ export class GroupCommit {
       if (this.#options.health.poisoned === null) {
         await this.#writeMark(open, true)
         // Nothing is ever appended to a file that was closed: what it did not use goes back, or each short run of a
-        // command would leave a whole file behind. The mark is durable, so either size reads the same.
-        await open.handle.truncate(open.end)
+        // command would leave a whole file behind. The mark is durable: if the block is not, start scans the file.
+        closeFile(open)
+        if (open.groups > 0) await endWithIndexBlock(open.file, open.handle)
       }
     } catch (error) {
       throw this.#options.health.poison(error)
@@ -196,11 +199,13 @@ export class GroupCommit {
     const { fileBytes, groupBytesMax } = this.#options
     const marksEnd = fileBytes - MARKS_BYTES
     const entryEnd = open.marksOnly ? 0 : entriesEnd(fileBytes)
+    const index = new IndexRoom(open.file)
     let count = 0
     let groupBytes = GROUP_HEADER_BYTES
     for (const item of this.#waiting) {
       groupBytes += item.bytes
-      if (open.end + groupBytes > (item.usesReserve ? marksEnd : entryEnd)) break
+      const indexBytes = index.with(item)
+      if (open.end + pageEnd(groupBytes) + indexBytes > (item.usesReserve ? marksEnd : entryEnd)) break
       if (count > 0 && groupBytes > groupBytesMax) break
       count += 1
     }
@@ -245,12 +250,13 @@ export class GroupCommit {
     open.durableEnd = open.end + groupBytes
     open.end = pageEnd(open.durableEnd)
     open.groups += 1
+    open.file.cleanEnd = cleanEnd
     return frameOffsets
   }
 
   /** An empty group states that all before it is durable: damage there is then told from a torn end. */
   async #writeMark(open: OpenFile, cleanEnd: boolean): Promise<void> {
-    const limit = open.file.sizeBytes - (cleanEnd ? 0 : CLEAN_END_BYTES)
+    const limit = open.file.sizeBytes - open.file.indexBytes(0, 0, 0) - (cleanEnd ? 0 : CLEAN_END_BYTES)
     if (open.end + PAGE_BYTES > limit) return
     await this.#writeGroup(open, [], cleanEnd)
     open.marked = true
@@ -292,7 +298,7 @@ export class GroupCommit {
     }
     if (last === null) return
     await last.handle.close()
-    last.file.closed = true
+    closeFile(last)
     this.#options.events.fileClosed(last.file)
   }
 
@@ -319,6 +325,34 @@ export class GroupCommit {
       this.#markDue = true
       this.#kick()
     })
+  }
+}
+
+/** Nothing is appended to the file any more. */
+function closeFile(open: OpenFile): void {
+  const { file, durableEnd, previousGeneration, previousOffset } = open
+  file.end = durableEnd
+  file.previousGeneration = previousGeneration
+  file.previousOffset = previousOffset
+  file.closed = true
+}
+
+/** The room that the index block of a file needs if a group comes into it. A ledger may be counted once an entry. */
+class IndexRoom {
+  readonly #file: LogFile
+  #entries = 0
+  #ledgers = 0
+  #marksBytes = 0
+
+  constructor(file: LogFile) {
+    this.#file = file
+  }
+
+  with(item: CommitItem): number {
+    if (item.kind === 'entry') this.#entries += 1
+    else this.#marksBytes += markBytes(item)
+    if (!this.#file.ledgerIds.has(item.ledgerId)) this.#ledgers += 1
+    return this.#file.indexBytes(this.#entries, this.#ledgers, this.#marksBytes)
   }
 }
 

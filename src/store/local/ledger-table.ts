@@ -1,27 +1,25 @@
-import { present } from '../../model/assert.js'
+import { assert, present } from '../../model/assert.js'
 import type { ControlFrame } from '../../ports/segment-store.js'
 import type { EntryPlace } from './entry-index.js'
-import type { FrameKind } from './frame.js'
+import type { IndexSection } from './index-block.js'
 import { Ledger } from './ledger.js'
-import type { LogFile, LogFiles } from './log-file.js'
-import { decodeControl, decodeLedgerHeader, decodeSealLength, ledgerIdentity } from './mark-body.js'
-
-/** A durable frame that is not an entry. */
-export interface Mark {
-  readonly kind: Exclude<FrameKind, 'group' | 'entry'>
-  readonly ledgerId: bigint
-  readonly entryId: bigint
-  readonly bornGeneration: bigint
-  readonly body: Uint8Array
-}
+import { compareRank, FileRange, type LogFile, type LogFiles } from './log-file.js'
+import {
+  decodeControl,
+  decodeLedgerHeader,
+  decodeSealLength,
+  ledgerIdentity,
+  type Mark,
+} from './mark-body.js'
+import { SortedIds } from './sorted-ids.js'
 
 /** Told of what may wake somebody. */
 export interface TableEvents {
   lacAdvanced(ledger: Ledger): void
   /** Sealed or deleted. */
   ledgerEnded(ledger: Ledger): void
-  /** No live entry is left in the file. */
-  fileDead(file: LogFile): void
+  /** Live entries of a closed file died. */
+  fileShrunk(file: LogFile): void
 }
 
 interface StoredControl {
@@ -30,14 +28,15 @@ interface StoredControl {
 }
 
 /**
- * The index in memory: everything durable, as the frames in their order say it. The same functions apply a
- * frame at start and when it has become durable, so that a restart can't see anything else. Applying a frame
- * again (it was carried to a newer file) changes only where it stands.
+ * What is durable, as the frames in their order say it: all marks, and of entries which file holds which range of
+ * them. The same functions apply a frame at start and when it has become durable, so that a restart can't see
+ * anything else. Applying a mark again (it was carried to a newer file) changes only where it stands.
  */
 export class LedgerTable {
   readonly #files: LogFiles
   readonly #events: TableEvents
   readonly #ledgers = new Map<bigint, Ledger>()
+  readonly #order: SortedIds = new SortedIds()
   readonly #controls = new Map<string, StoredControl>()
 
   constructor(files: LogFiles, events: TableEvents) {
@@ -54,6 +53,7 @@ export class LedgerTable {
     if (ledger === undefined) {
       ledger = new Ledger(ledgerId)
       this.#ledgers.set(ledgerId, ledger)
+      this.#order.add(ledgerId)
     }
     return ledger
   }
@@ -61,11 +61,23 @@ export class LedgerTable {
   /** Forgets a ledger of which nothing became durable. */
   forgetIfEmpty(ledger: Ledger): void {
     if (ledger.files.size === 0 && !ledger.fenceAsked && this.#ledgers.get(ledger.id) === ledger)
-      this.#ledgers.delete(ledger.id)
+      this.#forget(ledger)
   }
 
-  ledgers(): IterableIterator<Ledger> {
-    return this.#ledgers.values()
+  #forget(ledger: Ledger): void {
+    this.#ledgers.delete(ledger.id)
+    this.#order.remove(ledger.id)
+  }
+
+  /** Live ledgers above `after` with anything durable, ascending, at most `limit`. */
+  listed(after: bigint, limit: number): Ledger[] {
+    const found: Ledger[] = []
+    for (const id of this.#order.above(after)) {
+      if (found.length >= limit) break
+      const ledger = this.#ledgers.get(id)
+      if (ledger !== undefined && !ledger.deleted && ledger.files.size > 0) found.push(ledger)
+    }
+    return found
   }
 
   /** Ledgers with any frame in the file. */
@@ -88,16 +100,41 @@ export class LedgerTable {
   /** Among frames of one entry the last one counts: a repair writes an entry anew. */
   applyEntry(ledger: Ledger, entryId: number, lac: bigint, file: LogFile, place: EntryPlace): void {
     this.#touch(ledger, file)
+    file.noteEntry()
     if (ledger.deleted || ledger.isAboveSeal(entryId)) return
-    const before = ledger.entries.set(entryId, place)
-    file.liveEntries += 1
-    file.liveBytes += place.bodyBytes
-    ledger.sizeBytes += place.bodyBytes
-    if (before !== null) this.#died(ledger, before)
+    const range = file.ranges.get(ledger.id) ?? this.#addRange(ledger, new FileRange(ledger.id, file, null))
+    range.set(present(range.rows, 'rows of an open file'), entryId, place, lac)
     this.raiseLac(ledger, lac)
   }
 
+  /** The entries of one ledger that an index block tells of. */
+  applySection(section: IndexSection, file: LogFile): void {
+    const ledger = this.obtain(section.ledgerId)
+    this.#touch(ledger, file)
+    if (ledger.deleted || section.entries === 0 || ledger.isAboveSeal(section.firstId)) return
+    const range = this.#addRange(ledger, new FileRange(ledger.id, file, section))
+    file.liveEntries += range.count
+    file.liveBytes += range.sizeBytes
+    if (ledger.seal !== null) range.cutAbove(Number(ledger.seal.lastEntryId))
+    this.raiseLac(ledger, section.lac)
+  }
+
+  #addRange(ledger: Ledger, range: FileRange): FileRange {
+    const { ranges } = ledger
+    let at = ranges.length
+    while (at > 0 && compareRank(present(ranges[at - 1], 'range').file, range.file) > 0) at -= 1
+    ranges.splice(at, 0, range)
+    range.file.ranges.set(ledger.id, range)
+    return range
+  }
+
   applyMark(mark: Mark, file: LogFile): void {
+    file.addMark(mark)
+    this.applyIndexedMark(mark, file)
+  }
+
+  /** A mark that the file's index block holds. */
+  applyIndexedMark(mark: Mark, file: LogFile): void {
     if (mark.kind === 'control') {
       const frame = decodeControl(mark.body)
       const stored = this.#controls.get(frame.id)
@@ -133,7 +170,11 @@ export class LedgerTable {
     ledger.seal = { lastEntryId: mark.entryId, lengthBytes: decodeSealLength(mark.body) }
     ledger.sealAsked = ledger.seal
     ledger.sealGeneration = mark.bornGeneration
-    ledger.entries.removeAbove(Number(mark.entryId), (place) => this.#died(ledger, place))
+    const lastId = Number(mark.entryId)
+    for (const range of [...ledger.ranges]) {
+      if (range.firstId > lastId) this.#dropRange(ledger, range)
+      else range.cutAbove(lastId)
+    }
     this.#events.ledgerEnded(ledger)
   }
 
@@ -141,8 +182,17 @@ export class LedgerTable {
     ledger.deleted = true
     ledger.deleteAsked = true
     ledger.deleteFile = file
-    ledger.entries.removeAbove(-1, (place) => this.#died(ledger, place))
+    for (const range of [...ledger.ranges]) this.#dropRange(ledger, range)
     this.#events.ledgerEnded(ledger)
+  }
+
+  #dropRange(ledger: Ledger, range: FileRange): void {
+    const { file } = range
+    ledger.ranges.splice(ledger.ranges.indexOf(range), 1)
+    assert(file.ranges.delete(ledger.id), 'a range is dropped twice')
+    file.liveEntries -= range.count
+    file.liveBytes -= range.sizeBytes
+    if (file.closed) this.#events.fileShrunk(file)
   }
 
   raiseLac(ledger: Ledger, lac: bigint): void {
@@ -153,9 +203,12 @@ export class LedgerTable {
 
   /** Forgets a file that was freed, and the tombstones that nothing needs any more. */
   fileFreed(file: LogFile): void {
+    for (const range of [...file.ranges.values()]) {
+      this.#dropRange(present(this.#ledgers.get(range.ledgerId), 'ledger of a range'), range)
+    }
     for (const ledger of this.ledgersIn(file)) {
       ledger.files.delete(file)
-      if (ledger.files.size === 0) this.#ledgers.delete(ledger.id)
+      if (ledger.files.size === 0) this.#forget(ledger)
     }
     file.ledgerIds.clear()
     this.#files.drop(file)
@@ -165,13 +218,5 @@ export class LedgerTable {
     if (ledger.files.has(file)) return
     ledger.files.add(file)
     file.ledgerIds.add(ledger.id)
-  }
-
-  #died(ledger: Ledger, place: EntryPlace): void {
-    const file = this.#files.at(place.slot)
-    file.liveEntries -= 1
-    file.liveBytes -= place.bodyBytes
-    ledger.sizeBytes -= place.bodyBytes
-    if (file.liveEntries === 0 && file.closed) this.#events.fileDead(file)
   }
 }

@@ -1,6 +1,5 @@
 import type { LedgerHeader, LedgerSeal } from '../../ports/segment-store.js'
-import { EntryIndex } from './entry-index.js'
-import type { LogFile } from './log-file.js'
+import type { FileRange, LogFile } from './log-file.js'
 
 /** What the store knows of one ledger. Small while idle: 10,000 of them are normal. */
 export class Ledger {
@@ -14,9 +13,8 @@ export class Ledger {
   sealGeneration = 0n
   /** Deleted; kept as a tombstone as long as any file holds frames of it. */
   deleted = false
-  readonly entries: EntryIndex = new EntryIndex()
-  /** Bytes of the entries in the index. */
-  sizeBytes = 0
+  /** Where its live entries are; ascending by `compareRank`. Their bounds overlap only where entries were written anew. */
+  readonly ranges: FileRange[] = []
   /** Highest LAC that a durable entry carried or `writeLac` stated; −1n: none. */
   knownLac = -1n
   /** What `writeLac` stated; −1n: nothing. */

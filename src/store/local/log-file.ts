@@ -1,40 +1,147 @@
 import { join } from 'node:path'
-import { assert, present } from '../../model/assert.js'
-import type { Disk, DiskFile } from '../../ports/disk.js'
-import type { FileSlot } from './entry-index.js'
+import { assert } from '../../model/assert.js'
+import { EntryIndex, type EntryPlace } from './entry-index.js'
 import { frameSeed } from './frame.js'
+import { type IndexSection, indexBlockBytes, markBytes } from './index-block.js'
+import type { Mark } from './mark-body.js'
 import { logName } from './names.js'
+
+/** The live entries of one ledger in one file; all that memory holds of them once the file has an index block. */
+export class FileRange {
+  readonly ledgerId: bigint
+  readonly file: LogFile
+  /** The rows, until they stand in the file's index block. */
+  rows: EntryIndex | null
+  /** Where they stand there. */
+  section: IndexSection | null
+  count: number
+  sizeBytes: number
+  firstId: number
+  /** Not above the ledger's seal: rows above it don't count. */
+  lastId: number
+  /** Highest LAC that one of them carried. */
+  lac: bigint
+
+  constructor(ledgerId: bigint, file: LogFile, section: IndexSection | null) {
+    this.ledgerId = ledgerId
+    this.file = file
+    this.section = section
+    this.rows = section === null ? new EntryIndex() : null
+    this.count = section?.entries ?? 0
+    this.sizeBytes = section?.sizeBytes ?? 0
+    this.firstId = section?.firstId ?? Number.POSITIVE_INFINITY
+    this.lastId = section?.lastId ?? -1
+    this.lac = section?.lac ?? -1n
+  }
+
+  /** A seal cut rows off whose number is not known without reading them. */
+  get clipped(): boolean {
+    return this.section !== null && this.lastId < this.section.lastId
+  }
+
+  /** Only in a file without an index block. */
+  set(rows: EntryIndex, entryId: number, place: EntryPlace, lac: bigint): void {
+    const before = rows.set(entryId, place)
+    this.#grew(1, place.bodyBytes)
+    if (before !== null) this.#grew(-1, -before.bodyBytes)
+    if (entryId < this.firstId) this.firstId = entryId
+    if (entryId > this.lastId) this.lastId = entryId
+    if (lac > this.lac) this.lac = lac
+  }
+
+  /** Entries above `id` don't count any more. */
+  cutAbove(id: number): void {
+    if (this.lastId <= id) return
+    this.rows?.removeAbove(id, ({ bodyBytes }) => this.#grew(-1, -bodyBytes))
+    this.lastId = this.rows === null ? id : this.rows.lastId
+  }
+
+  #grew(entries: number, bytes: number): void {
+    this.count += entries
+    this.sizeBytes += bytes
+    this.file.liveEntries += entries
+    this.file.liveBytes += bytes
+  }
+}
 
 /** One file of the log and what is known of its contents. */
 export class LogFile {
   readonly generation: bigint
+  /**
+   * Of two copies of an entry the one in the file of higher rank is newer. The generation; for a rewritten file, the
+   * highest rank of the files it was made of.
+   */
+  readonly rank: bigint
   readonly path: string
-  readonly sizeBytes: number
-  readonly slot: FileSlot
   readonly seed: number
+  sizeBytes: number
   /** Nothing is appended any more. */
   closed = false
-  /** Entries that the index points to, and their bytes: at 0 a closed file can be freed. */
+  /** Its index block is durable; nothing of its rows and marks is in memory. */
+  indexed = false
+  /** Durable frames of it no longer parse: it gets no index block and is not rewritten, so that nobody forgets them. */
+  damaged = false
+  cleanEnd = false
+  /** Where its index block begins, once it has one. */
+  blockOffset = 0
+  /** Where its last group ends, once closed. */
+  end = 0
+  previousGeneration = 0n
+  previousOffset = 0
+  /** Entries of live ledgers, and their bytes: at 0 a closed file can be freed. Copies that a newer one replaced count. */
   liveEntries = 0
   liveBytes = 0
+  readonly ranges: Map<bigint, FileRange> = new Map()
   /** Ledgers with any frame here, dead ones too: their tombstones must outlive this file. */
   readonly ledgerIds: Set<bigint> = new Set()
+  /** In their order, until they stand in the index block. */
+  marks: Mark[] = []
+  #marksBytes = 0
+  #entries = 0
 
-  constructor(generation: bigint, path: string, sizeBytes: number, slot: FileSlot, seed: number) {
+  constructor(generation: bigint, rank: bigint, path: string, sizeBytes: number, seed: number) {
     this.generation = generation
+    this.rank = rank
     this.path = path
     this.sizeBytes = sizeBytes
-    this.slot = slot
     this.seed = seed
+  }
+
+  /** It was made out of other files. */
+  get rewritten(): boolean {
+    return this.rank !== this.generation
+  }
+
+  addMark(mark: Mark): void {
+    this.marks.push(mark)
+    this.#marksBytes += markBytes(mark)
+  }
+
+  /** Notes an entry's frame, so that the index block finds room; where it is replaced or dies, some is left over. */
+  noteEntry(): void {
+    this.#entries += 1
+  }
+
+  /** Room that its index block will take at most, with so much more in the file. */
+  indexBytes(entries: number, ledgers: number, marksBytes: number): number {
+    return indexBlockBytes(
+      this.#entries + entries,
+      this.ledgerIds.size + ledgers,
+      this.#marksBytes + marksBytes,
+    )
   }
 }
 
-/** The files that hold frames, by slot and in order of generation. */
+/** Ascending by age of what the files hold: the last one's copy of an entry counts. */
+export function compareRank(a: LogFile, b: LogFile): number {
+  if (a.rank !== b.rank) return a.rank < b.rank ? -1 : 1
+  return a.generation < b.generation ? -1 : a.generation > b.generation ? 1 : 0
+}
+
+/** The files that hold frames. */
 export class LogFiles {
   readonly #directory: string
   readonly #storeId: string
-  readonly #bySlot: (LogFile | null)[] = []
-  readonly #free: FileSlot[] = []
   readonly #all = new Set<LogFile>()
 
   constructor(directory: string, storeId: string) {
@@ -42,11 +149,13 @@ export class LogFiles {
     this.#storeId = storeId
   }
 
-  add(generation: bigint, sizeBytes: number): LogFile {
-    const slot = this.#free.pop() ?? this.#bySlot.length
+  /** A file that is not listed yet, or not here. */
+  make(generation: bigint, rank: bigint, sizeBytes: number): LogFile {
     const path = join(this.#directory, logName(generation))
-    const file = new LogFile(generation, path, sizeBytes, slot, frameSeed(this.#storeId, generation))
-    this.#bySlot[slot] = file
+    return new LogFile(generation, rank, path, sizeBytes, frameSeed(this.#storeId, generation))
+  }
+
+  add(file: LogFile): LogFile {
     this.#all.add(file)
     return file
   }
@@ -54,105 +163,10 @@ export class LogFiles {
   /** Forgets a file that nothing points to. */
   drop(file: LogFile): void {
     assert(file.liveEntries === 0, `a file with live entries is dropped: ${file.path}`)
-    assert(this.#bySlot[file.slot] === file, `a file is dropped twice: ${file.path}`)
-    this.#bySlot[file.slot] = null
-    this.#free.push(file.slot)
-    this.#all.delete(file)
+    assert(this.#all.delete(file), `a file is dropped twice: ${file.path}`)
   }
 
-  at(slot: FileSlot): LogFile {
-    return present(this.#bySlot[slot], `file of slot ${slot}`)
-  }
-
-  /** In order of generation. */
   [Symbol.iterator](): IterableIterator<LogFile> {
     return this.#all.values()
   }
-}
-
-const HANDLES_MAX = 64
-
-interface Handle {
-  readonly opened: Promise<DiskFile>
-  users: number
-  /** Set when the file is to be closed for good: called when the last user is gone. */
-  retired: (() => void) | null
-}
-
-/**
- * Open files for reading: at most {@link HANDLES_MAX} that nobody is using. A file is in use from the call of
- * `use` on, so that whoever looked a position up and calls in the same turn never reads a recycled file.
- */
-export class FileHandles {
-  readonly #disk: Disk
-  readonly #handles = new Map<LogFile, Handle>()
-
-  constructor(disk: Disk) {
-    this.#disk = disk
-  }
-
-  async use<T>(file: LogFile, work: (handle: DiskFile) => Promise<T>): Promise<T> {
-    const handle = this.#handles.get(file) ?? this.#open(file)
-    handle.users += 1
-    try {
-      return await work(await handle.opened)
-    } finally {
-      handle.users -= 1
-      if (handle.users === 0) await this.#idle(file, handle)
-    }
-  }
-
-  #open(file: LogFile): Handle {
-    const handle: Handle = { opened: this.#disk.open(file.path, 'read'), users: 0, retired: null }
-    this.#handles.set(file, handle)
-    return handle
-  }
-
-  async #idle(file: LogFile, handle: Handle): Promise<void> {
-    if (handle.retired !== null) {
-      handle.retired()
-      return
-    }
-    if (!(await succeeded(handle.opened))) {
-      // The next reader tries again; this one has already got the failure.
-      if (this.#handles.get(file) === handle && handle.users === 0) this.#handles.delete(file)
-      return
-    }
-    // Least recently used first: a map keeps the order of insertion.
-    if (this.#handles.get(file) === handle) {
-      this.#handles.delete(file)
-      this.#handles.set(file, handle)
-    }
-    if (this.#handles.size <= HANDLES_MAX) return
-    for (const [other, idle] of this.#handles) {
-      if (idle.users > 0 || idle.retired !== null) continue
-      this.#handles.delete(other)
-      await (await idle.opened).close()
-      return
-    }
-  }
-
-  /** Waits until nobody reads the file, and closes it. */
-  async retire(file: LogFile): Promise<void> {
-    const handle = this.#handles.get(file)
-    if (handle === undefined) return
-    if (handle.users > 0) {
-      await new Promise<void>((resolve) => {
-        handle.retired = resolve
-      })
-    }
-    this.#handles.delete(file)
-    if (await succeeded(handle.opened)) await (await handle.opened).close()
-  }
-
-  async closeAll(): Promise<void> {
-    for (const file of [...this.#handles.keys()]) await this.retire(file)
-  }
-}
-
-async function succeeded(opened: Promise<DiskFile>): Promise<boolean> {
-  return opened.then(
-    () => true,
-    () => false,
-  )
 }

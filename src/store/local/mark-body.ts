@@ -1,13 +1,22 @@
 import { Buffer } from 'node:buffer'
 import { StratalogError } from '../../model/errors.js'
 import type { ControlFrame, LedgerHeader, LedgerSeal } from '../../ports/segment-store.js'
-import { CONTROL_BODY_BYTES_MAX } from './frame.js'
+import { CONTROL_BODY_BYTES_MAX, type FrameKind } from './frame.js'
 
 /*
  * Bodies of the frames that are not entries: JSON with bigints as decimal strings for ledger headers and
  * control frames, 8 bytes for a seal (its last entry id stands in the frame header). Fences and deletes have
  * none.
  */
+
+/** A durable frame that is not an entry. */
+export interface Mark {
+  readonly kind: Exclude<FrameKind, 'group' | 'entry'>
+  readonly ledgerId: bigint
+  readonly entryId: bigint
+  readonly bornGeneration: bigint
+  readonly body: Uint8Array
+}
 
 export const NO_BODY: Uint8Array = new Uint8Array(0)
 

@@ -24,6 +24,8 @@ export interface LocalStoreOptions {
   readonly pendingBytesMax?: number
   /** After so long without appends all is marked as durable. @default 1000 */
   readonly idleMarkMs?: number
+  /** Index blocks of closed files kept in memory; one ledger's part of one that is larger is kept alone. @default 32 MiB */
+  readonly indexBytesMax?: number
 }
 
 const FILE_BYTES_MIN = 16 * PAGE_BYTES
@@ -37,6 +39,7 @@ export function localStoreOptions(options: LocalStoreOptions): Required<LocalSto
     groupBytesMax: options.groupBytesMax ?? 4 << 20,
     pendingBytesMax: options.pendingBytesMax ?? 64 << 20,
     idleMarkMs: options.idleMarkMs ?? 1_000,
+    indexBytesMax: options.indexBytesMax ?? 32 << 20,
   }
   const check = (name: keyof typeof filled, fits: boolean, hint: string): void => {
     if (fits) return
@@ -53,7 +56,7 @@ export function localStoreOptions(options: LocalStoreOptions): Required<LocalSto
     wholePages && fileBytes >= FILE_BYTES_MIN && fileBytes <= FILE_BYTES_MAX,
     `it must be a multiple of ${PAGE_BYTES} from ${FILE_BYTES_MIN} to ${FILE_BYTES_MAX}`,
   )
-  for (const name of ['groupBytesMax', 'pendingBytesMax', 'idleMarkMs'] as const) {
+  for (const name of ['groupBytesMax', 'pendingBytesMax', 'idleMarkMs', 'indexBytesMax'] as const) {
     check(name, Number.isSafeInteger(filled[name]) && filled[name] > 0, 'it must be a whole number above 0')
   }
   return filled

@@ -2,10 +2,13 @@ import { Buffer } from 'node:buffer'
 import { crc32c } from '../../format/checksum.js'
 import { present } from '../../model/assert.js'
 import { StratalogError } from '../../model/errors.js'
+import type { Damage } from './damage.js'
 import type { EntryPlace } from './entry-index.js'
+import type { EntrySearch, FoundEntry, LoadedRows } from './entry-search.js'
+import type { FileHandles } from './file-handles.js'
 import { decodeFrameHeader, FRAME_HEADER_BYTES } from './frame.js'
 import type { Ledger } from './ledger.js'
-import type { FileHandles, LogFile, LogFiles } from './log-file.js'
+import { FileRange, type LogFile } from './log-file.js'
 
 /** Frames of a ledger further apart than this are read one by one. */
 const GAP_BYTES_MAX = 64 << 10
@@ -13,24 +16,27 @@ const GAP_BYTES_MAX = 64 << 10
 const RUN_BYTES_MAX = 4 << 20
 
 interface Wanted {
+  readonly file: LogFile
   readonly entryId: number
   readonly place: EntryPlace
 }
 
 /** Reads entries where the index says they are, and checks each frame whole on every read (invariant 9). */
 export class EntryReader {
-  readonly #files: LogFiles
+  readonly #search: EntrySearch
   readonly #handles: FileHandles
+  readonly #damage: Damage
 
-  constructor(files: LogFiles, handles: FileHandles) {
-    this.#files = files
+  constructor(search: EntrySearch, handles: FileHandles, damage: Damage) {
+    this.#search = search
     this.#handles = handles
+    this.#damage = damage
   }
 
-  /** The entry at `at` of the ledger's index. Throws `corrupt`. */
-  async one(ledger: Ledger, at: number): Promise<Uint8Array> {
-    const wanted = { entryId: ledger.entries.idAt(at), place: ledger.entries.placeAt(at) }
-    const [bytes] = await this.#run(ledger, [wanted])
+  /** An entry that was found in this turn. Throws `corrupt`. */
+  async one({ range, rows, at }: FoundEntry): Promise<Uint8Array> {
+    const wanted = { file: range.file, entryId: rows.idAt(at), place: rows.placeAt(at) }
+    const [bytes] = await this.#run(range.ledgerId, [wanted])
     return present(bytes, 'entry')
   }
 
@@ -39,34 +45,48 @@ export class EntryReader {
    * Throws `corrupt` if the first is damaged; before another damaged one the answer ends.
    */
   async consecutive(ledger: Ledger, first: number, last: number, bytesMax: number): Promise<Uint8Array[]> {
-    const runs = splitRuns(this.#consecutive(ledger, first, last, bytesMax))
-    // All are begun in this turn: the places were looked up now, and a file in use is not recycled.
-    const results = await Promise.allSettled(runs.map((run) => this.#run(ledger, run)))
-    const answer: Uint8Array[] = []
-    for (const [at, result] of results.entries()) {
-      if (result.status === 'rejected') {
-        if (answer.length === 0) throw result.reason
-        break
-      }
-      answer.push(...result.value)
-      if (result.value.length < present(runs[at], 'run').length) break
+    // Files are held from the turn in which they are looked up, so none of them is recycled before it is read.
+    const held = new Map<LogFile, { release(): Promise<void> }>()
+    const hold = (file: LogFile): void => {
+      if (!held.has(file)) held.set(file, this.#handles.hold(file))
     }
-    return answer
+    try {
+      const runs = splitRuns(await this.#plan(ledger, first, last, bytesMax, hold))
+      const results = await Promise.allSettled(runs.map((run) => this.#run(ledger.id, run)))
+      return joined(runs, results)
+    } finally {
+      for (const { release } of held.values()) await release()
+    }
   }
 
-  #consecutive(ledger: Ledger, first: number, last: number, bytesMax: number): Wanted[] {
+  async #plan(
+    ledger: Ledger,
+    first: number,
+    last: number,
+    bytesMax: number,
+    hold: (file: LogFile) => void,
+  ): Promise<Wanted[]> {
     const wanted: Wanted[] = []
-    const { entries } = ledger
+    const loaded: LoadedRows = new Map()
     let bytes = 0
-    const from = entries.find(first)
-    if (from < 0) return wanted
-    for (let at = from; at < entries.count; at += 1) {
-      const entryId = entries.idAt(at)
-      if (entryId > last || entryId !== first + (at - from)) break
-      const place = entries.placeAt(at)
-      bytes += place.bodyBytes
-      if (wanted.length > 0 && bytes > bytesMax) break
-      wanted.push({ entryId, place })
+    let next = first
+    while (next <= last) {
+      const found = this.#search.now(ledger, next, loaded)
+      if (found === null) break
+      if (found instanceof FileRange) {
+        await this.#search.load(found, loaded)
+        continue
+      }
+      const { range, rows } = found
+      hold(range.file)
+      const upTo = Math.min(last, this.#search.ruledUpTo(ledger, range, next))
+      for (let { at } = found; at < rows.count && next <= upTo && rows.idAt(at) === next; at += 1) {
+        const place = rows.placeAt(at)
+        bytes += place.bodyBytes
+        if (wanted.length > 0 && bytes > bytesMax) return wanted
+        wanted.push({ file: range.file, entryId: next, place })
+        next += 1
+      }
     }
     return wanted
   }
@@ -75,28 +95,46 @@ export class EntryReader {
    * Entries of one file that lie close together, with one read; ends before a damaged one that is not the
    * first.
    */
-  async #run(ledger: Ledger, run: readonly Wanted[]): Promise<Uint8Array[]> {
-    const from = present(run[0], 'first of run').place
-    const file = this.#files.at(from.slot)
+  async #run(ledgerId: bigint, run: readonly Wanted[]): Promise<Uint8Array[]> {
+    const { file, place: from } = present(run[0], 'first of run')
     const to = present(run.at(-1), 'last of run').place
     const bytes = Buffer.allocUnsafe(to.offset + FRAME_HEADER_BYTES + to.bodyBytes - from.offset)
     const filled = await this.#handles.use(file, (handle) => handle.read(bytes, from.offset))
     const answer: Uint8Array[] = []
     for (const { entryId, place } of run) {
       const at = place.offset - from.offset
-      const body = filled < bytes.byteLength ? null : checkedBody(bytes, at, file, ledger.id, entryId, place)
+      const body = filled < bytes.byteLength ? null : checkedBody(bytes, at, file, ledgerId, entryId, place)
       if (body !== null) {
         answer.push(body)
         continue
       }
+      this.#damage.found(file, place.offset, FRAME_HEADER_BYTES + place.bodyBytes)
       if (answer.length > 0) break
-      throw damaged(file, ledger.id, entryId, place.offset)
+      throw damaged(file, ledgerId, entryId, place.offset)
     }
     return answer
   }
 }
 
-function checkedBody(
+/** The entries up to the first that could not be read. */
+function joined(
+  runs: readonly Wanted[][],
+  results: readonly PromiseSettledResult<Uint8Array[]>[],
+): Uint8Array[] {
+  const answer: Uint8Array[] = []
+  for (const [at, result] of results.entries()) {
+    if (result.status === 'rejected') {
+      if (answer.length === 0) throw result.reason
+      break
+    }
+    answer.push(...result.value)
+    if (result.value.length < present(runs[at], 'run').length) break
+  }
+  return answer
+}
+
+/** The body of an entry's frame that is whole, and that one. */
+export function checkedBody(
   bytes: Buffer,
   at: number,
   file: LogFile,
@@ -116,10 +154,9 @@ function splitRuns(wanted: readonly Wanted[]): Wanted[][] {
   let end = 0
   let begin = 0
   for (const next of wanted) {
-    const { slot, offset, bodyBytes } = next.place
+    const { offset, bodyBytes } = next.place
     const run = runs.at(-1)
-    const last = run?.at(-1)?.place
-    const near = last?.slot === slot && offset >= end && offset - end <= GAP_BYTES_MAX
+    const near = run?.at(-1)?.file === next.file && offset >= end && offset - end <= GAP_BYTES_MAX
     if (run !== undefined && near && offset + bodyBytes - begin <= RUN_BYTES_MAX) run.push(next)
     else {
       runs.push([next])

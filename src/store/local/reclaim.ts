@@ -1,8 +1,10 @@
 import { isStratalogError } from '../../model/errors.js'
+import type { Disk } from '../../ports/disk.js'
 import type { Logger } from '../../ports/logger.js'
 import type { FrameToWrite } from './group.js'
 import type { GroupCommit } from './group-commit.js'
 import type { StoreHealth } from './health.js'
+import { writeIndexBlock } from './index-writer.js'
 import type { Ledger } from './ledger.js'
 import type { LedgerTable } from './ledger-table.js'
 import type { LogFile, LogFiles } from './log-file.js'
@@ -25,6 +27,7 @@ const CARRIED_AT_ONCE = 256
  * follow the delete of its ledger in the log; a deleted ledger stays deleted whatever follows.
  */
 export class Reclaimer {
+  readonly #disk: Disk
   readonly #files: LogFiles
   readonly #table: LedgerTable
   readonly #space: Space
@@ -36,6 +39,7 @@ export class Reclaimer {
   #running: Promise<void> | null = null
 
   constructor(options: {
+    readonly disk: Disk
     readonly files: LogFiles
     readonly table: LedgerTable
     readonly space: Space
@@ -44,6 +48,7 @@ export class Reclaimer {
     readonly logger: Logger
     readonly append: (mark: MarkFrame) => Promise<void>
   }) {
+    this.#disk = options.disk
     this.#files = options.files
     this.#table = options.table
     this.#space = options.space
@@ -84,8 +89,27 @@ export class Reclaimer {
     await Promise.resolve()
     while (this.#wanted && this.#mayRun()) {
       this.#wanted = false
+      await this.indexClosed()
       for (const file of [...this.#files]) {
         if (file.closed && file.liveEntries === 0 && this.#mayRun()) await this.#tryFree(file)
+      }
+    }
+  }
+
+  /** Closed files that have no index block yet get one; until then their rows are in memory. */
+  async indexClosed(): Promise<void> {
+    for (const file of [...this.#files]) {
+      const due = file.closed && !file.indexed && !file.damaged && file.end > 0
+      if (!due || this.#health.poisoned !== null) continue
+      try {
+        await writeIndexBlock(this.#disk, file)
+      } catch (error) {
+        // Only a file of an earlier version may have to grow for its block; it is scanned again at the next start.
+        if (!isStratalogError(error, 'disk_full')) {
+          this.#health.poison(error)
+          return
+        }
+        this.#logger.warn({ error, path: file.path }, 'no space for the index of a file')
       }
     }
   }

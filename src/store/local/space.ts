@@ -3,8 +3,9 @@ import { assert, present } from '../../model/assert.js'
 import { isStratalogError } from '../../model/errors.js'
 import type { Disk, DiskFile } from '../../ports/disk.js'
 import type { Logger } from '../../ports/logger.js'
+import type { FileHandles } from './file-handles.js'
 import type { StoreHealth } from './health.js'
-import type { FileHandles, LogFile, LogFiles } from './log-file.js'
+import type { LogFile, LogFiles } from './log-file.js'
 import { logName, spareName } from './names.js'
 import { removeIfThere, type Superblock, writeSuperblock } from './superblock.js'
 
@@ -133,7 +134,10 @@ export class Space {
   async free(file: LogFile, unlisted: () => void): Promise<void> {
     assert(file.liveEntries === 0, `a file with live entries is freed: ${file.path}`)
     await this.#exclusive(async () => {
-      await this.#save({ files: this.#superblock.files.filter((listed) => listed !== file.generation) })
+      await this.#save({
+        files: this.#superblock.files.filter((listed) => listed !== file.generation),
+        rewritten: this.#superblock.rewritten.filter(({ generation }) => generation !== file.generation),
+      })
       unlisted()
     })
     await this.#handles.retire(file)
@@ -169,7 +173,7 @@ export class Space {
       throw error
     }
     const handle = await this.#disk.open(path, 'write')
-    return { file: this.#files.add(generation, this.#fileBytes), handle }
+    return { file: this.#files.add(this.#files.make(generation, generation, this.#fileBytes)), handle }
   }
 
   async #makeSpare(): Promise<void> {

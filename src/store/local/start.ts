@@ -6,10 +6,15 @@ import type { Clock } from '../../ports/clock.js'
 import type { Disk } from '../../ports/disk.js'
 import type { Logger } from '../../ports/logger.js'
 import type { Random } from '../../ports/random.js'
+import { EntrySearch } from './entry-search.js'
+import { FileHandles } from './file-handles.js'
 import { beginsWithGroup, type FileScan, type Hole, type ScannedEntry, scanFile } from './file-scan.js'
 import { frameSeed } from './frame.js'
+import { readFileIndex } from './index-reader.js'
+import { IndexRows } from './index-rows.js'
+import type { Ledger } from './ledger.js'
 import { LedgerTable, type TableEvents } from './ledger-table.js'
-import { type LogFile, LogFiles } from './log-file.js'
+import { compareRank, type LogFile, LogFiles } from './log-file.js'
 import { logName, parseName, spareName } from './names.js'
 import { readSuperblock, removeIfThere, type Superblock, writeSuperblock } from './superblock.js'
 
@@ -36,33 +41,36 @@ export interface Started {
   readonly corruptBytes: number
 }
 
-interface ScannedFile {
+interface OpenedFile {
   readonly file: LogFile
-  readonly scan: FileScan
+  /** Null: its index block told all. */
+  readonly scan: FileScan | null
 }
 
-/** Reads a store's directory: superblock, then every log file in order of generation. */
+/** Reads a store's directory: superblock, then the log files, those of lower rank first. */
 export async function startStore(options: StartOptions, events: TableEvents): Promise<Started> {
   const superblock = await openSuperblock(options)
   const found = await sortOut(options, superblock)
   const files = new LogFiles(options.directory, superblock.storeId)
   const table = new LedgerTable(files, events)
-  const scanned: ScannedFile[] = []
-  const lost: bigint[] = []
-  for (const generation of superblock.files) {
-    const about = await options.disk.stat(join(options.directory, logName(generation)))
-    if (about === null) lost.push(generation)
-    else scanned.push(await scanInto(options.disk, table, files.add(generation, about.sizeBytes)))
+  const opened: OpenedFile[] = []
+  const lost: LogFile[] = []
+  for (const file of listedFiles(files, superblock)) {
+    const about = await options.disk.stat(file.path)
+    if (about === null) lost.push(file)
+    else {
+      file.sizeBytes = about.sizeBytes
+      opened.push(await openFile(options.disk, table, files.add(file)))
+    }
   }
-  const damage = judge(table, scanned, lost, superblock, options)
-  for (const { file } of scanned) file.closed = true
+  const damage = await judge(table, opened, lost, superblock, options)
+  const here = new Set(opened.map(({ file }) => file.generation))
   return {
     superblock: {
       ...superblock,
-      files: scanned.map(({ file }) => file.generation),
-      uncleanGeneration: endsClean(superblock, scanned)
-        ? superblock.uncleanGeneration
-        : superblock.generation,
+      files: superblock.files.filter((generation) => here.has(generation)),
+      rewritten: superblock.rewritten.filter(({ generation }) => here.has(generation)),
+      uncleanGeneration: endsClean(superblock, opened) ? superblock.uncleanGeneration : superblock.generation,
       corruptGeneration: damage.corruptGeneration,
     },
     files,
@@ -71,6 +79,14 @@ export async function startStore(options: StartOptions, events: TableEvents): Pr
     spareNumber: found.spareNumber,
     corruptBytes: damage.corruptBytes,
   }
+}
+
+/** By rank: of two copies of an entry the later one counts. */
+function listedFiles(files: LogFiles, superblock: Superblock): LogFile[] {
+  const ranks = new Map(superblock.rewritten.map(({ generation, rank }) => [generation, rank]))
+  return superblock.files
+    .map((generation) => files.make(generation, ranks.get(generation) ?? generation, 0))
+    .sort(compareRank)
 }
 
 async function openSuperblock(options: StartOptions): Promise<Superblock> {
@@ -105,6 +121,7 @@ async function openSuperblock(options: StartOptions): Promise<Superblock> {
     createdMs: options.clock.nowMs(),
     generation: 0n,
     files: [],
+    rewritten: [],
     uncleanGeneration: 0n,
     corruptGeneration: 0n,
   }
@@ -176,77 +193,109 @@ async function refuseUnknownData(
   )
 }
 
-async function scanInto(disk: Disk, table: LedgerTable, file: LogFile): Promise<ScannedFile> {
+/** What a file holds goes into the table: from its index block, or, where it has none that is whole, from its frames. */
+async function openFile(disk: Disk, table: LedgerTable, file: LogFile): Promise<OpenedFile> {
   assert(file.sizeBytes < 2 ** 32, 'offsets in a log file take 32 bits')
+  file.closed = true
+  const index = await readFileIndex(disk, file)
+  if (index === null) return { file, scan: await scanInto(disk, table, file) }
+  const { footer, sections, marks } = index
+  noteEnd(file, footer)
+  file.indexed = true
+  file.blockOffset = footer.blockOffset
+  for (const mark of marks) table.applyIndexedMark(mark, file)
+  for (const section of sections) table.applySection(section, file)
+  return { file, scan: null }
+}
+
+async function scanInto(disk: Disk, table: LedgerTable, file: LogFile): Promise<FileScan> {
   const scan = await scanFile(disk, file, {
     entry: (entry, lac) => applyScanned(table, file, entry, lac),
     mark: (mark) => table.applyMark(mark, file),
   })
-  return { file, scan }
+  noteEnd(file, scan)
+  return scan
+}
+
+function noteEnd(
+  file: LogFile,
+  from: Pick<FileScan, 'end' | 'cleanEnd' | 'previousGeneration' | 'previousOffset'>,
+): void {
+  file.end = from.end
+  file.cleanEnd = from.cleanEnd
+  file.previousGeneration = from.previousGeneration
+  file.previousOffset = from.previousOffset
 }
 
 function applyScanned(table: LedgerTable, file: LogFile, entry: ScannedEntry, lac: bigint): void {
   const { offset, bodyBytes } = entry
-  table.applyEntry(table.obtain(entry.ledgerId), Number(entry.entryId), lac, file, {
-    slot: file.slot,
-    offset,
-    bodyBytes,
-  })
+  const ledger = table.obtain(entry.ledgerId)
+  table.applyEntry(ledger, Number(entry.entryId), lac, file, { offset, bodyBytes })
 }
 
-/** Whether the newest file says that nothing was on its way to the disk when the last run ended. */
-function endsClean(superblock: Superblock, scanned: readonly ScannedFile[]): boolean {
-  const newest = superblock.files.at(-1)
+/** Whether the newest file that was appended to says that nothing was on its way when the last run ended. */
+function endsClean(superblock: Superblock, opened: readonly OpenedFile[]): boolean {
+  const rewritten = new Set(superblock.rewritten.map(({ generation }) => generation))
+  const newest = superblock.files.findLast((generation) => !rewritten.has(generation))
   if (newest === undefined) return true
-  const last = scanned.at(-1)
-  return last?.file.generation === newest && last.scan.cleanEnd
+  return opened.some(({ file }) => file.generation === newest && file.cleanEnd)
 }
 
 /**
  * Tells damage from torn ends. Every group says up to where its file was durable before it, and what the file
  * before it in the same run came to: a hole that begins below is damage, any other is an end of which nobody
- * knows.
+ * knows. A file with an index block was durable as a whole before it; what became of it since shows when it is read.
  */
-function judge(
+async function judge(
   table: LedgerTable,
-  scanned: readonly ScannedFile[],
-  lost: readonly bigint[],
+  opened: readonly OpenedFile[],
+  lost: readonly LogFile[],
   superblock: Superblock,
   options: StartOptions,
-): { corruptBytes: number; corruptGeneration: bigint } {
-  const durable = durableOffsets(scanned)
+): Promise<{ corruptBytes: number; corruptGeneration: bigint }> {
+  const durable = durableOffsets(opened)
   const damaged: { file: LogFile; entry: ScannedEntry }[] = []
   let { corruptGeneration } = superblock
   let corruptBytes = 0
-  const corrupt = (generation: bigint, bytes: number, about: object): void => {
+  const corrupt = (file: LogFile, bytes: number, about: object): void => {
     corruptBytes += bytes
-    options.logger.error(
-      { directory: options.directory, generation, bytes, ...about },
-      'durable bytes are damaged',
-    )
+    file.damaged = true
+    options.logger.error({ path: file.path, bytes, ...about }, 'durable bytes are damaged')
   }
-  for (const { file, scan } of scanned) {
+  for (const { file, scan } of opened) {
+    if (scan === null) continue
     const durableTo = durable.get(file.generation) ?? 0
     for (const hole of [...scan.holes, ...cutOff(scan, durableTo)]) {
       if (hole.from >= durableTo) continue
-      corrupt(file.generation, Math.min(hole.to, durableTo) - hole.from, { path: file.path, from: hole.from })
+      corrupt(file, Math.min(hole.to, durableTo) - hole.from, { from: hole.from })
       if (hole.entry !== null) damaged.push({ file, entry: hole.entry })
-      else corruptGeneration = maxOf(corruptGeneration, file.generation)
+      else corruptGeneration = maxOf(corruptGeneration, file.rank)
     }
   }
-  for (const generation of lost) {
+  for (const file of lost) {
     // The newest may never have got its name durably: then it is an end without a mark, which `endsClean`
-    // says.
-    if (generation === superblock.files.at(-1)) continue
-    corrupt(generation, options.fileBytes, { absent: logName(generation) })
-    corruptGeneration = maxOf(corruptGeneration, generation)
+    // says. A rewritten one was listed when it was whole.
+    if (!file.rewritten && file.generation === superblock.files.at(-1)) continue
+    corrupt(file, options.fileBytes, { absent: logName(file.generation) })
+    corruptGeneration = maxOf(corruptGeneration, file.rank)
   }
   // Known by name, so reads of them fail as damaged; unless another copy of the frame is good.
   for (const { file, entry } of damaged) {
-    const ledger = table.obtain(entry.ledgerId)
-    if (ledger.entries.find(Number(entry.entryId)) < 0) applyScanned(table, file, entry, -1n)
+    const { ledgerId, entryId } = entry
+    if (await knownElsewhere(options.disk, table.obtain(ledgerId), Number(entryId))) continue
+    applyScanned(table, file, entry, -1n)
   }
   return { corruptBytes, corruptGeneration }
+}
+
+async function knownElsewhere(disk: Disk, ledger: Ledger, entryId: number): Promise<boolean> {
+  const handles = new FileHandles(disk)
+  try {
+    const search = new EntrySearch(new IndexRows(disk, handles, 1))
+    return await search.holds(ledger, entryId)
+  } finally {
+    await handles.closeAll()
+  }
 }
 
 /** What was durable beyond the end of a file that lost its end. */
@@ -254,14 +303,16 @@ function cutOff(scan: FileScan, durableTo: number): Hole[] {
   return durableTo > scan.sizeBytes ? [{ from: scan.sizeBytes, to: durableTo, entry: null }] : []
 }
 
-function durableOffsets(scanned: readonly ScannedFile[]): Map<bigint, number> {
+function durableOffsets(opened: readonly OpenedFile[]): Map<bigint, number> {
   const durable = new Map<bigint, number>()
   const note = (generation: bigint, offset: number): void => {
     durable.set(generation, Math.max(durable.get(generation) ?? 0, offset))
   }
-  for (const { file, scan } of scanned) {
-    note(file.generation, scan.durableOffset)
-    if (scan.previousGeneration > 0n) note(scan.previousGeneration, scan.previousOffset)
+  for (const { file, scan } of opened) {
+    if (scan !== null) note(file.generation, scan.durableOffset)
+    // A rewritten file was listed when all of it was durable; it ends with a mark, and behind that nothing counts.
+    if (file.rewritten) note(file.generation, file.cleanEnd ? file.end : file.sizeBytes)
+    if (file.previousGeneration > 0n) note(file.previousGeneration, file.previousOffset)
   }
   return durable
 }

@@ -14,15 +14,19 @@ import type {
 import { Answers } from './answers.js'
 import { checkEntryId, checkLedgerId, checkSeal, fencedError, notFound } from './checks.js'
 import { CommitItem } from './commit-item.js'
+import { Damage } from './damage.js'
 import { DiskLook } from './disk-look.js'
 import { Doubt } from './doubt.js'
+import { EntrySearch } from './entry-search.js'
+import { FileHandles } from './file-handles.js'
 import { lacOf } from './frame.js'
 import { GroupCommit } from './group-commit.js'
 import { StoreHealth } from './health.js'
+import { IndexRows } from './index-rows.js'
 import { LacWaiters } from './lac-waiters.js'
 import type { Ledger } from './ledger.js'
 import type { TableEvents } from './ledger-table.js'
-import { FileHandles, type LogFile } from './log-file.js'
+import type { LogFile } from './log-file.js'
 import { encodeControl, encodeLedgerHeader, encodeSealLength, ledgerIdentity, NO_BODY } from './mark-body.js'
 import { type LocalStoreOptions, localStoreOptions } from './options.js'
 import { EntryReader } from './reader.js'
@@ -42,7 +46,7 @@ export async function openLocalStore(options: LocalStoreOptions): Promise<Segmen
   const started = await startStore(filled, {
     lacAdvanced: (ledger) => store?.lacAdvanced(ledger),
     ledgerEnded: (ledger) => store?.ledgerEnded(ledger),
-    fileDead: () => store?.fileDead(),
+    fileShrunk: () => store?.fileShrunk(),
   })
   store = new LocalStore(filled, started)
   await store.begin()
@@ -63,6 +67,7 @@ class LocalStore implements SegmentStore, TableEvents {
   readonly #waiters: LacWaiters
   readonly #doubt: Doubt
   readonly #look: DiskLook
+  readonly #damage: Damage
   /** Marks on their way, so that the same call again waits for the same frame. */
   readonly #underWay = new Map<string, Promise<void>>()
   #closing: Promise<void> | null = null
@@ -90,10 +95,13 @@ class LocalStore implements SegmentStore, TableEvents {
         fileClosed: () => this.#reclaimer.want(),
       },
     })
-    const reader = new EntryReader(files, this.#handles)
-    this.#answers = new Answers(table, this.#commit, reader, this.#doubt)
+    const search = new EntrySearch(new IndexRows(disk, this.#handles, options.indexBytesMax))
+    this.#damage = new Damage(started.corruptBytes, logger)
+    const reader = new EntryReader(search, this.#handles, this.#damage)
+    this.#answers = new Answers(table, this.#commit, search, reader, this.#doubt)
     this.#waiters = new LacWaiters(clock)
     this.#reclaimer = new Reclaimer({
+      disk,
       files,
       table,
       space: this.#space,
@@ -113,6 +121,8 @@ class LocalStore implements SegmentStore, TableEvents {
       if (!isStratalogError(error, 'disk_full')) throw error
       this.#options.logger.warn({ error, directory: this.#options.directory }, 'the disk is full at start')
     }
+    // What this start had to scan the next one need not, if it is only read now.
+    await this.#reclaimer.indexClosed()
   }
 
   // What the table tells.
@@ -125,7 +135,7 @@ class LocalStore implements SegmentStore, TableEvents {
     this.#waiters.ended(ledger.id, ledger.knownLac)
   }
 
-  fileDead(): void {
+  fileShrunk(): void {
     this.#reclaimer.want()
   }
 
@@ -322,7 +332,7 @@ class LocalStore implements SegmentStore, TableEvents {
         file,
       )
     } else if (item.ledger !== null) {
-      const place = { slot: file.slot, offset, bodyBytes: item.body.byteLength }
+      const place = { offset, bodyBytes: item.body.byteLength }
       table.applyEntry(item.ledger, Number(item.entryId), lacOf(item.body), file, place)
     }
     this.#reclaimer.proceed()
@@ -409,7 +419,7 @@ class LocalStore implements SegmentStore, TableEvents {
       totalBytes: space.totalBytes,
       device: space.device,
       pendingBytes: this.#commit.pendingBytes,
-      corruptBytes: this.#started.corruptBytes,
+      corruptBytes: this.#damage.bytes,
     }
   }
 
@@ -440,6 +450,7 @@ class LocalStore implements SegmentStore, TableEvents {
       await this.#space.closeAhead()
     } else {
       try {
+        await this.#reclaimer.indexClosed()
         // Before the mark: a file that is listed after it would look like one whose frames are lost.
         await this.#space.putAheadBack()
       } catch (error) {

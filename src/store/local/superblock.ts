@@ -9,7 +9,7 @@ import { SUPERBLOCK_NAME, SUPERBLOCK_TEMPORARY_NAME } from './names.js'
 /*
  * The superblock is a text file of two lines (docs/formats/local-store.md):
  *
- *   {"format":1,"storeId":"…","logId":"…","createdMs":…,"generation":"12","files":["3-5","9-12"], …}
+ *   {"format":2,"storeId":"…","logId":"…","createdMs":…,"generation":"12","files":["3-5","9-12"], …}
  *   crc32c 89abcdef
  *
  * The second line is the checksum of the first with its line feed. It is replaced as a whole (temporary file,
@@ -17,9 +17,17 @@ import { SUPERBLOCK_NAME, SUPERBLOCK_TEMPORARY_NAME } from './names.js'
  * log file loses its name, so what it lists is what the store's frames are in: a listed file that is not
  * there is a loss, a file that is not listed holds nothing.
  */
-const FORMAT = 1
+const FORMAT = 2
+/** Without rewritten files; read, and replaced by the first write. */
+const FORMAT_FIRST = 1
 const SUPERBLOCK_BYTES_MAX = 4 << 20
 const FILES_MAX = 1 << 20
+
+/** Generation and rank of a rewritten file. */
+export interface RewrittenFile {
+  readonly generation: bigint
+  readonly rank: bigint
+}
 
 /** Whose store a directory is, and which files hold its frames. */
 export interface Superblock {
@@ -31,6 +39,8 @@ export interface Superblock {
   readonly generation: bigint
   /** Generations of the files that hold frames, ascending. */
   readonly files: readonly bigint[]
+  /** Those of them that were made out of other files, ascending by generation, with their rank (`LogFile.rank`). */
+  readonly rewritten: readonly RewrittenFile[]
   /**
    * Ledgers born up to here may have lost entries that a run without a clean end had not made durable. 0:
    * none.
@@ -48,6 +58,7 @@ export function encodeSuperblock(superblock: Superblock): Uint8Array {
     createdMs: superblock.createdMs,
     generation: superblock.generation.toString(),
     files: toRanges(superblock.files),
+    rewritten: superblock.rewritten.map(({ generation, rank }) => `${generation}:${rank}`),
     uncleanGeneration: superblock.uncleanGeneration.toString(),
     corruptGeneration: superblock.corruptGeneration.toString(),
   })}\n`
@@ -71,7 +82,7 @@ export function decodeSuperblock(bytes: Uint8Array, where: string): Superblock {
   const fields = parseFields(line)
   if (fields === null) throw damaged('no JSON object')
   if (typeof fields.format !== 'number') throw damaged('no format number')
-  if (fields.format !== FORMAT) {
+  if (fields.format !== FORMAT && fields.format !== FORMAT_FIRST) {
     throw new StratalogError(
       'version_unsupported',
       `${where} has format ${fields.format}, this version reads ${FORMAT}: use the stratalog that wrote it`,
@@ -99,11 +110,12 @@ function fromFields(fields: Record<string, unknown>): Superblock | null {
   const uncleanGeneration = toBigint(fields.uncleanGeneration)
   const corruptGeneration = toBigint(fields.corruptGeneration)
   const files = fromRanges(fields.files)
+  const rewritten = fields.format === FORMAT_FIRST ? [] : fromPairs(fields.rewritten, files ?? [])
   if (!isHex32(storeId) || !isHex32(logId) || typeof createdMs !== 'number') return null
-  if (generation === null || uncleanGeneration === null || corruptGeneration === null || files === null)
-    return null
+  if (generation === null || uncleanGeneration === null || corruptGeneration === null) return null
+  if (files === null || rewritten === null) return null
   if ((files.at(-1) ?? 0n) > generation) return null
-  return { storeId, logId, createdMs, generation, files, uncleanGeneration, corruptGeneration }
+  return { storeId, logId, createdMs, generation, files, rewritten, uncleanGeneration, corruptGeneration }
 }
 
 /** 128 bits in lower-case hexadecimal. */
@@ -139,6 +151,22 @@ function fromRanges(value: unknown): bigint[] | null {
     for (let file = from; file <= to; file += 1n) files.push(file)
   }
   return files
+}
+
+function fromPairs(value: unknown, files: readonly bigint[]): RewrittenFile[] | null {
+  if (!Array.isArray(value)) return null
+  const listed = new Set(files)
+  const pairs: RewrittenFile[] = []
+  for (const pair of value) {
+    const match = typeof pair === 'string' ? /^(\d{1,19}):(\d{1,19})$/.exec(pair) : null
+    if (!match) return null
+    const generation = BigInt(present(match[1], 'generation'))
+    const rank = BigInt(present(match[2], 'rank'))
+    if (!listed.has(generation) || rank < 1n || rank >= generation) return null
+    if (generation <= (pairs.at(-1)?.generation ?? 0n)) return null
+    pairs.push({ generation, rank })
+  }
+  return pairs
 }
 
 /** The superblock of a directory, or null if it has none. */
