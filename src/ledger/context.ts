@@ -16,12 +16,28 @@ export interface StoreDirectory {
 /** How long a store may take for an answer before it counts as unreachable for this one question. */
 export const ANSWER_TIMEOUT_MS: number = 20_000
 
+/** A copy of an entry of a closed ledger that its store should hold and does not, with a good one in its place. */
+export interface DamagedCopy {
+  readonly ledgerId: bigint
+  readonly entryId: bigint
+  readonly storeId: string
+  /** The packaged entry as another store holds it, its digest checked; not to be changed. */
+  readonly bytes: Uint8Array
+  /** What was wrong: the digest's error, or that the store says it has no such entry. */
+  readonly reason: unknown
+}
+
 /** What the ledger protocol needs of the world. */
 export interface LedgerContext {
   readonly stores: StoreDirectory
   readonly metadata: LedgerMetadataStore
   readonly clock: Clock
   readonly logger: Logger
+  /**
+   * Hears of copies that reads found damaged or absent, so that they can be mended. Never awaited, and it must not
+   * throw: reading goes on with the good copy.
+   */
+  readonly damaged?: (copy: DamagedCopy) => void
 }
 
 /** A store of an ensemble, or a named error where it is not configured or did not open. */
