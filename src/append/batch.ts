@@ -70,6 +70,11 @@ export class Batch {
     return this.firstPosition + this.count - 1
   }
 
+  /** sequenceId of the first record. */
+  get firstSequenceId(): bigint {
+    return this.plan.startSequenceId + BigInt(this.firstPosition - 1)
+  }
+
   get firstTxid(): bigint {
     return this.#txids[0] ?? 0n
   }
@@ -111,9 +116,32 @@ export class Batch {
     return { buffer: this.#buffer.subarray(0, this.#end), payloadBytes: recordBytes + ENVELOPE_HEADER_BYTES }
   }
 
+  /**
+   * The same records with the same waiters for another segment, their positions counted anew. The bytes are copied:
+   * a store that was slow may still write the ones it was given, and what it writes has to match its checksum.
+   */
+  replanned(plan: SegmentPlan): Batch {
+    const again = new Batch(plan, this.recordBytes)
+    again.#reserve(this.recordBytes)
+    this.#buffer.copy(again.#buffer, RESERVED_BYTES, RESERVED_BYTES, this.#end)
+    again.#end = this.#end
+    let at = RESERVED_BYTES
+    for (const [slot, txid] of this.#txids.entries()) {
+      const payloadBytes = this.#buffer.readInt32BE(at + RECORD_HEADER_BYTES - 4)
+      const position = again.firstPosition + slot
+      at = writeRecordHeader(again.#buffer, at, 0, position, txid, payloadBytes) + payloadBytes
+    }
+    assert(at === this.#end, 'the records of a batch fill it')
+    again.#txids.push(...this.#txids)
+    again.#waiters.push(...this.#waiters)
+    plan.records += this.count
+    plan.takenBytes += this.recordBytes
+    return again
+  }
+
   /** Tells every waiter its position. */
   acknowledge(segment: bigint, entryId: bigint, copies: number, timeMs: number): void {
-    const sequenceId = this.plan.startSequenceId + BigInt(this.firstPosition - 1)
+    const sequenceId = this.firstSequenceId
     for (let slot = 0; slot < this.#waiters.length; slot += 1) {
       const txid = this.#txids[slot] ?? 0n
       this.#waiters[slot]?.resolve(new RecordAck(segment, entryId, slot, sequenceId, txid, timeMs, copies))

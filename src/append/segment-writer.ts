@@ -87,7 +87,7 @@ export interface SegmentEnd {
 }
 
 /**
- * Closes the ledger, then the row. A crash between the two leaves an open row over a closed ledger: recovery finds
+ * Closes the ledger at its last acknowledged entry, also where it failed, then the row. A crash between the two leaves an open row over a closed ledger: recovery finds
  * the ledger CLOSED and finishes the row. Null where nothing was ever acknowledged: the segment is gone.
  */
 export async function sealSegment(
@@ -95,7 +95,7 @@ export async function sealSegment(
   open: OpenSegment,
   end: () => SegmentEnd,
 ): Promise<SegmentRow | null> {
-  const seal = await open.ledger.close()
+  const seal = await open.ledger.close({ evenFailed: true })
   if (seal.lastEntryId < 0n) {
     await context.index.removeSegment(open.row)
     return null

@@ -9,6 +9,7 @@ import { Batch, SegmentPlan, type Waiter } from './batch.js'
 import {
   beginSegment,
   type OpenSegment,
+  recoverSegment,
   type SegmentContext,
   type SegmentEnd,
   sealSegment,
@@ -20,6 +21,24 @@ import {
  * each time (measured: 256 KiB reached 0.6 of the plain loop, 96 KiB 0.8; docs/performance.md).
  */
 const ENTRY_TARGET_BYTES = 96 * 1024
+/** Segments in a row that fail without one acknowledgement before what is pending fails with them. */
+const FAILED_SEGMENTS_MAX = 3
+
+/** The segment that is open, with what its writer planned for it. */
+interface CurrentSegment extends OpenSegment {
+  readonly plan: SegmentPlan
+  /** Entries sent so far: the id of the next one. */
+  entries: bigint
+  /** Why its ledger takes nothing any more; null while it does. */
+  failure: StratalogError | null
+}
+
+/** An entry that was sent and is not acknowledged. */
+interface SentBatch {
+  readonly batch: Batch
+  readonly entryId: bigint
+  readonly timeMs: number
+}
 
 export interface StreamWriterOptions {
   /** Looked at for each record, so that a changed policy counts from the next one on. */
@@ -46,8 +65,10 @@ export interface StreamTail {
  * nothing is in flight (a lone record never lingers), else when it is full or the one before it is acknowledged, so
  * entries grow with what is in flight.
  *
- * After a failure everything pending is rejected with the first cause and the writer stays failed: records after a
- * lost one are never acknowledged by the same writer. Invariants 1 to 3.
+ * A ledger that loses its stores ends at its last acknowledged entry, and what was not acknowledged goes again into
+ * the next one (docs/decisions/0011-pending-appends-go-again.md). After any other failure everything pending is
+ * rejected with the first cause and the writer stays failed: records after a lost one are never acknowledged by the
+ * same writer. Invariants 1 to 3.
  */
 export class StreamWriter {
   readonly #context: SegmentContext
@@ -63,7 +84,10 @@ export class StreamWriter {
   #plan: SegmentPlan | null = null
   /** Entries not sent yet, in order; only the last one still takes records. */
   readonly #queue: Batch[] = []
-  #open: (OpenSegment & { readonly plan: SegmentPlan }) | null = null
+  /** Entries under way, in order. */
+  readonly #sent: SentBatch[] = []
+  #open: CurrentSegment | null = null
+  #failedSegments = 0
   #acked: SegmentEnd = { lastTxid: -1n, lastSlot: -1n, recordCount: 0n }
   #takenBytes = 0
   #inFlightBytes = 0
@@ -250,14 +274,16 @@ export class StreamWriter {
     })
   }
 
-  /** Sends what may be sent, and turns from one segment to the next where the entries do. */
+  /** Sends what may be sent, and turns from one segment to the next where the entries do or its ledger failed. */
   #pump(): void {
     while (this.#failure === null && !this.#turning) {
       const head = this.#queue[0]
-      if (this.#open?.plan.ended && head?.plan !== this.#open.plan) this.#turn(this.#seal(this.#open))
+      const open = this.#open
+      const over = open !== null && (open.failure !== null || (open.plan.ended && head?.plan !== open.plan))
+      if (over) this.#turn(this.#seal(open))
       else if (head === undefined) return
-      else if (this.#open === null) this.#turn(this.#begin(head))
-      else if (this.#maySend(head)) this.#send(present(this.#queue.shift(), 'head'), this.#open)
+      else if (open === null) this.#turn(this.#begin(head))
+      else if (this.#maySend(head)) this.#send(present(this.#queue.shift(), 'head'), open)
       else return
     }
   }
@@ -294,41 +320,140 @@ export class StreamWriter {
       startSequenceId: head.plan.startSequenceId,
     }
     const open = await beginSegment(this.#context, this.#stream, this.#options.quorum(), start, preceding)
-    this.#open = { ...open, plan: head.plan }
+    this.#open = { ...open, plan: head.plan, entries: 0n, failure: null }
     this.#acked = { lastTxid: -1n, lastSlot: -1n, recordCount: 0n }
     if (this.#failure !== null) open.ledger.abandon(this.#failure)
   }
 
-  async #seal(open: OpenSegment & { readonly plan: SegmentPlan }): Promise<void> {
-    const sealed = await sealSegment(this.#context, open, () => this.#acked)
+  async #seal(open: CurrentSegment): Promise<void> {
+    const sealed = await this.#closeSegment(open)
     this.#open = null
+    // Fenced meanwhile: everybody was told, and what is on the stores is another's to number.
+    if (this.#failure !== null) return
     if (sealed !== null) {
       this.#newest = sealed
       this.#nextSegment = sealed.segment + 1n
+      this.#acknowledgeRecovered(sealed)
     }
+    if (open.failure !== null) this.#sendAgain(open.plan, open.failure)
     for (const tell of open.plan.onSealed.splice(0)) tell()
   }
 
-  #send(batch: Batch, open: OpenSegment): void {
+  /**
+   * Ends a segment at its LAC by our own compare-and-set. Where nobody can say whether that was done, recovery finds
+   * out where the ledger ends; it may keep entries that were sent and never acknowledged.
+   */
+  async #closeSegment(open: CurrentSegment): Promise<SegmentRow | null> {
+    try {
+      return await sealSegment(this.#context, open, () => this.#acked)
+    } catch (error) {
+      const cause = asFailure(error, this.#stream.name)
+      if (this.#failure !== null || !mayGoOn(cause)) throw cause
+      const { segment } = open.row
+      this.#context.ledger.logger.warn(
+        { err: error, stream: this.#stream.name, segment: segment.toString() },
+        'segment could not be sealed by its writer, recovering it',
+      )
+      try {
+        const recovered = await recoverSegment(this.#context, open.row)
+        await this.#checkOwner()
+        return recovered
+      } catch (second) {
+        const lost = asFailure(second, this.#stream.name)
+        throw lost.code === 'fenced' ? lost : (open.failure ?? cause)
+      }
+    }
+  }
+
+  /** Recovery of one ledger comes to one result, whoever runs it: only the epoch tells whether we still own the stream. */
+  async #checkOwner(): Promise<void> {
+    const row = await this.#context.index.stream(this.#stream.incarnation)
+    if (row?.epoch === this.#stream.epoch) return
+    throw new StratalogError('fenced', `another writer took over ${this.#stream.name}`, {
+      expected: this.#stream.epoch,
+      found: row?.epoch,
+    })
+  }
+
+  /** What recovery kept is in the log, on Qa stores: it must not be written twice, so it is acknowledged there. */
+  #acknowledgeRecovered(sealed: SegmentRow): void {
+    for (let head = this.#sent[0]; head !== undefined; head = this.#sent[0]) {
+      if (head.entryId > sealed.lastEntryId) return
+      this.#acknowledged(head, sealed.segment, this.#options.quorum().ack)
+    }
+  }
+
+  /**
+   * Plans anew what a failed segment leaves: records sent and not acknowledged, and those behind them. Only after
+   * the ledger was closed: from then on no reader and no recovery finds them in it.
+   */
+  #sendAgain(failed: SegmentPlan, cause: StratalogError): void {
+    this.#failedSegments += 1
+    if (this.#failedSegments >= FAILED_SEGMENTS_MAX) {
+      this.#fail(cause)
+      return
+    }
+    const waiting = this.#queue.filter(({ plan }) => plan === failed)
+    const left = [...this.#sent.splice(0).map(({ batch }) => batch), ...waiting]
+    const plan = left[0] === undefined ? null : new SegmentPlan(left[0].firstSequenceId)
+    if (plan !== null) {
+      plan.ended = failed.ended
+      plan.onSealed.push(...failed.onSealed.splice(0))
+      this.#queue.splice(0, waiting.length, ...left.map((batch) => batch.replanned(plan)))
+    }
+    failed.ended = true
+    if (this.#plan === failed) this.#plan = plan
+  }
+
+  #send(batch: Batch, open: CurrentSegment): void {
     const bytes = batch.recordBytes
     const { buffer, payloadBytes } = batch.finish()
     this.#entryBytes = buffer.length
-    const timeMs = this.#context.ledger.clock.nowMs()
+    const sent = { batch, entryId: open.entries, timeMs: this.#context.ledger.clock.nowMs() }
+    open.entries += 1n
+    this.#sent.push(sent)
     this.#inFlightBytes += bytes
     open.ledger.append(buffer, payloadBytes).then(
       ({ entryId, copies }) => {
         this.#inFlightBytes -= bytes
-        this.#takenBytes -= bytes
-        this.#acked = {
-          lastTxid: batch.lastTxid,
-          lastSlot: BigInt(batch.count - 1),
-          recordCount: BigInt(batch.lastPosition),
-        }
-        batch.acknowledge(open.row.segment, entryId, copies, timeMs)
+        // Fenced between the acknowledgement and this turn: everybody was told otherwise (invariant 3).
+        if (this.#failure !== null) return
+        assert(entryId === sent.entryId && this.#sent[0] === sent, 'entries are acknowledged in order')
+        this.#acknowledged(sent, open.row.segment, copies)
         this.#schedulePump()
       },
-      (error: unknown) => batch.fail(this.#fail(asFailure(error, this.#stream.name))),
+      (error: unknown) => {
+        this.#inFlightBytes -= bytes
+        this.#ledgerFailed(open, asFailure(error, this.#stream.name))
+      },
     )
+  }
+
+  #acknowledged(sent: SentBatch, segment: bigint, copies: number): void {
+    const { batch } = sent
+    this.#sent.shift()
+    this.#failedSegments = 0
+    this.#takenBytes -= batch.recordBytes
+    this.#acked = {
+      lastTxid: batch.lastTxid,
+      lastSlot: BigInt(batch.count - 1),
+      recordCount: BigInt(batch.lastPosition),
+    }
+    batch.acknowledge(segment, sent.entryId, copies, sent.timeMs)
+  }
+
+  #ledgerFailed(open: CurrentSegment, error: StratalogError): void {
+    if (open.failure !== null || this.#failure !== null) return
+    open.failure = error
+    if (!mayGoOn(error)) {
+      this.#fail(error)
+      return
+    }
+    this.#context.ledger.logger.warn(
+      { err: error, stream: this.#stream.name, segment: open.row.segment.toString() },
+      'segment ends early, what is pending goes into the next one',
+    )
+    this.#schedulePump()
   }
 
   /** The first failure is the one everybody hears. */
@@ -338,6 +463,7 @@ export class StreamWriter {
     const plans = new Set(this.#queue.map((batch) => batch.plan))
     if (this.#open !== null) plans.add(this.#open.plan)
     this.#open?.ledger.abandon(error)
+    for (const { batch } of this.#sent.splice(0)) batch.fail(error)
     for (const batch of this.#queue.splice(0)) batch.fail(error)
     for (const plan of plans) for (const tell of plan.onSealed.splice(0)) tell()
     return error
@@ -359,6 +485,11 @@ function asFailure(error: unknown, name: string): StratalogError {
   }
   if (error instanceof StratalogError) return error
   return new StratalogError('internal', `the writer of ${name} failed: ${String(error)}`, { cause: error })
+}
+
+/** Whether the stream can go on in another segment. Another's stream can't, and a bug of ours must not. */
+function mayGoOn(error: StratalogError): boolean {
+  return error.code !== 'fenced' && error.code !== 'lease_lost' && error.code !== 'internal'
 }
 
 function max(a: bigint, b: bigint): bigint {

@@ -183,16 +183,20 @@ export class LedgerWriter {
 
   /**
    * Waits for what is pending, then closes the ledger at its LAC by compare-and-set. Idempotent only in its effect:
-   * call it once. Rejects with `fenced` when another has begun to recover the ledger.
+   * call it once. Rejects with `fenced` when another has begun to recover the ledger, and with the ledger's failure.
+   * `evenFailed`: a ledger that lost its stores is closed all the same. Nothing above its LAC was acknowledged, and
+   * once the metadata end there nothing above is in it, whatever single stores hold: only then may its owner write
+   * those records elsewhere.
    */
-  async close(): Promise<LedgerSeal> {
+  async close(options: { readonly evenFailed?: boolean } = {}): Promise<LedgerSeal> {
     assert(!this.#closing, `ledger ${this.ledgerId} is closed twice`)
     this.#closing = true
     await new Promise<void>((resolve) => {
       this.#drained.push(resolve)
       this.#checkDrained()
     })
-    if (this.#failure !== null) throw this.#failure
+    const mayClose = options.evenFailed === true && this.#failure?.code !== 'fenced'
+    if (this.#failure !== null && !mayClose) throw this.#failure
     const seal = { lastEntryId: this.#lac, lengthBytes: this.#confirmedBytes }
     try {
       await this.#context.metadata.compareAndSet(this.ledgerId, this.#version, {
