@@ -208,13 +208,14 @@ export class LedgerWriter {
       })
     } catch (error) {
       if (!isStratalogError(error, 'conflict')) throw error
-      throw this.#fail(
-        new StratalogError(
-          'fenced',
-          `ledger ${this.ledgerId} was taken over by another opener while this writer closed it`,
-          { cause: error },
-        ),
+      const fenced = new StratalogError(
+        'fenced',
+        `ledger ${this.ledgerId} was taken over by another opener while this writer closed it`,
+        { cause: error },
       )
+      this.#fail(fenced)
+      // Also where it had failed before: that another has it now is what its owner must know.
+      throw fenced
     }
     // A store that says `backpressure` gets its copies first: behind the seal it would refuse them.
     await sealOnStores(this.#context, this.#stores, this.ledgerId, seal, (index) =>

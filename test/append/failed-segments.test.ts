@@ -163,7 +163,10 @@ describe('appends across a failed segment', () => {
     const pending = watched(stream.append('b'))
     await quiet(20)
     assert.notEqual(recovered, null)
-    assert.ok(code('fenced')(pending.error), String(pending.error))
+    assert.ok(
+      code('fenced')(pending.error),
+      JSON.stringify([pending.settled, pending.value, String(pending.error)]),
+    )
     await assert.rejects(stream.append('late'), code('fenced'))
     await world.hub.close()
     assert.equal((await other.stream().append('c')).sequenceId, 2n, 'recovery kept b')
