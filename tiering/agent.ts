@@ -315,7 +315,9 @@ export class TieringAgent {
       report.trimmed += await trimThrough(this.#context, lease, stream, action.through, signal, answered)
       return null
     }
-    const row = present(await index.segment(stream.incarnation, action.segment), 'planned segment')
+    // Another process's agent may have trimmed and forgotten it since the plan, which is older than the lease.
+    const row = await index.segment(stream.incarnation, action.segment)
+    if (row === null) return null
     if (action.kind === 'copy') {
       if (row.state !== 'sealed') return row
       const onProgress = (bytes: number) => {

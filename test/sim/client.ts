@@ -1,0 +1,305 @@
+import { BlockCache } from '../../archive/block-cache.js'
+import { directoryArchive } from '../../archive/directory/store.js'
+import { WriterHub } from '../../src/append/writer-hub.js'
+import type { LedgerContext, StoreDirectory } from '../../src/ledger/context.js'
+import { isStratalogError, StratalogError } from '../../src/model/errors.js'
+import { BUILT_IN_POLICY, type Policy, type ResolvedPolicy } from '../../src/model/policy.js'
+import type { LogRecord } from '../../src/model/record.js'
+import type { SegmentRow, StreamRow } from '../../src/model/segment.js'
+import type { ArchiveStore } from '../../src/ports/archive-store.js'
+import type { SegmentStore, StoreStatus } from '../../src/ports/segment-store.js'
+import { ColdSource } from '../../src/read/cold.js'
+import { type ReadContext, readBatches } from '../../src/read/reader.js'
+import { HotSource } from '../../src/read/source.js'
+import { TieringAgent } from '../../tiering/agent.js'
+import type { SimDisk } from './disk.js'
+import type { MetadataClient, MetadataService } from './metadata.js'
+import { type Network, remote } from './network.js'
+import type { SimOptions } from './options.js'
+import { ARCHIVE_ROOT, type Oracle, type ReaderPlace } from './oracle.js'
+import type { SimRandom } from './random.js'
+import { Host, HostClock, type Scheduler } from './scheduler.js'
+import type { StoreNode } from './store-node.js'
+import type { Trace } from './trace.js'
+
+const STATUS_TIMEOUT_MS = 1_000
+const READER_RETRY_MS = 1_000
+/** How soon the agent looks around after an append. */
+const WAKE_MS = 2_000
+
+/** What a process needs of the world around it. */
+export interface Surroundings {
+  readonly scheduler: Scheduler
+  readonly network: Network
+  readonly metadata: MetadataService
+  readonly nodes: readonly StoreNode[]
+  readonly archive: SimDisk | null
+  readonly oracle: Oracle
+  readonly trace: Trace
+  readonly options: SimOptions
+}
+
+/** The segment stores as a process sees them: over the network, by the ids they have now. */
+class RemoteStores implements StoreDirectory {
+  readonly #around: Surroundings
+  readonly #from: Host
+  readonly #clock: HostClock
+  readonly #known = new Map<string, SegmentStore>()
+  #turn = 0
+
+  constructor(around: Surroundings, from: Host, clock: HostClock) {
+    this.#around = around
+    this.#from = from
+    this.#clock = clock
+  }
+
+  get(id: string): SegmentStore | null {
+    const node = this.#around.nodes.find(({ storeId }) => storeId === id)
+    return node === undefined ? null : this.#proxy(node, id)
+  }
+
+  all(): readonly SegmentStore[] {
+    return this.#around.nodes.flatMap((node) =>
+      node.storeId === null ? [] : [this.#proxy(node, node.storeId)],
+    )
+  }
+
+  async writable(): Promise<SegmentStore[]> {
+    const states = await Promise.all(
+      this.all().map(async (store) => ({ store, state: await this.#stateOf(store) })),
+    )
+    const writable = states.filter(({ state }) => state === 'writable').map(({ store }) => store)
+    this.#turn = (this.#turn + 1) % Math.max(1, writable.length)
+    return [...writable.slice(this.#turn), ...writable.slice(0, this.#turn)]
+  }
+
+  #stateOf(store: SegmentStore): Promise<StoreStatus['state']> {
+    return new Promise((resolve) => {
+      const timer = this.#clock.setTimer(STATUS_TIMEOUT_MS, () => resolve('unreachable'))
+      store
+        .status()
+        .finally(() => timer.cancel())
+        .then(
+          ({ state }) => resolve(state),
+          () => resolve('unreachable'),
+        )
+    })
+  }
+
+  #proxy(node: StoreNode, id: string): SegmentStore {
+    const known = this.#known.get(id)
+    if (known !== undefined) return known
+    const { network, options } = this.#around
+    const store = remote<SegmentStore>(
+      () => node.served(),
+      { id },
+      async (name, args, work) => {
+        const answer = network.call({
+          from: this.#from,
+          to: node.host,
+          what: `${name} ${args.filter((arg) => typeof arg === 'bigint').join('/')}`,
+          work: () => node.serve(name, args, work),
+          lostAnswer: 'lost-answer',
+          mayLoseRequest: true,
+          mayDuplicate: name !== 'waitForLac' && name !== 'status',
+        })
+        if (options.bug !== 'error-is-missing' || name !== 'readEntry') return answer
+        return answer.catch(() => ({ kind: 'missing' }))
+      },
+    )
+    this.#known.set(id, store)
+    return store
+  }
+}
+
+/** What runs in one life of a process; a new life has a new one. */
+interface Running {
+  readonly hub: WriterHub
+  readonly agent: TieringAgent
+  readonly read: ReadContext
+  readonly metadata: MetadataClient
+}
+
+/** An application's process: writers, an agent and readers over the stores and the metadata. */
+export class Client {
+  readonly host: Host
+  readonly clock: HostClock
+  readonly #around: Surroundings
+  readonly #random: SimRandom
+  #running: Running | null = null
+  /** Appends of this life that have not settled. */
+  pending = 0
+  /** Appends this process may not make any more: another owns the stream. */
+  fenced = false
+
+  constructor(name: string, around: Surroundings, random: SimRandom) {
+    this.host = new Host(name)
+    this.clock = new HostClock(around.scheduler, this.host)
+    this.#around = around
+    this.#random = random
+  }
+
+  start(streams: readonly StreamRow[]): void {
+    const { scheduler, trace } = this.#around
+    scheduler.start(this.host)
+    trace.note(`${this.host.name} starts`)
+    this.fenced = false
+    this.pending = 0
+    this.#running = this.#assemble()
+    this.#running.agent.follow()
+    for (const stream of streams) void this.#follow(stream, this.#running)
+  }
+
+  kill(why: string): void {
+    if (!this.host.up) return
+    const { scheduler, trace, archive } = this.#around
+    trace.note(`${this.host.name} dies: ${why}`)
+    scheduler.kill(this.host)
+    archive?.hostDied(this.host)
+    this.#running = null
+  }
+
+  get running(): Running | null {
+    return this.#running
+  }
+
+  /** Composed as src/open.ts composes a log, over what this world has in place of disks and files. */
+  #assemble(): Running {
+    const { metadata: service, trace, options } = this.#around
+    const metadata = service.client(this.host)
+    const logger = trace.logger(this.host.name)
+    const stores = new RemoteStores(this.#around, this.host, this.clock)
+    const ledger: LedgerContext = { stores, metadata: metadata.ledgers, clock: this.clock, logger }
+    const { index, coordination } = metadata
+    const policy = policyOf(options)
+    const hub = new WriterHub({ ledger, index }, coordination, async () => ({
+      policy: () => policy.policy,
+      quorum: () => options.quorum,
+      inFlightBytesMax: 4_096,
+      takenBytesMax: 1 << 20,
+    }))
+    const archive = this.#archiveOpener()
+    const agent = new TieringAgent({
+      logId: '5'.repeat(32),
+      ledger,
+      index,
+      coordination,
+      random: this.#random,
+      archive,
+      writers: hub,
+      policy: async () => policy,
+    })
+    const cache = new BlockCache(1 << 20)
+    const read: ReadContext = {
+      index,
+      clock: this.clock,
+      logger,
+      openHot: (row) => HotSource.open(ledger, row.ledgerId ?? -1n),
+      openCold: async (row: SegmentRow) => {
+        if (archive === null) throw new StratalogError('archive_missing', 'there is no archive in this run')
+        return ColdSource.open(await archive(), row, cache)
+      },
+    }
+    return { hub, agent, read, metadata }
+  }
+
+  #archiveOpener(): (() => Promise<ArchiveStore>) | null {
+    const { archive, trace } = this.#around
+    if (archive === null) return null
+    let opening: Promise<ArchiveStore> | null = null
+    return () => {
+      opening ??= directoryArchive(ARCHIVE_ROOT)
+        .open({
+          clock: this.clock,
+          random: this.#random,
+          logger: trace.logger(this.host.name),
+          disk: archive.mount(this.host),
+          signal: new AbortController().signal,
+          existing: false,
+        })
+        .catch((error: unknown) => {
+          opening = null
+          throw error
+        })
+      return opening
+    }
+  }
+
+  /** Appends some records together. Failures are told to nobody: whoever asks is the oracle. */
+  async append(stream: StreamRow, numbers: readonly number[]): Promise<void> {
+    const running = this.#running
+    if (running === null || this.fenced) return
+    const { oracle, trace } = this.#around
+    const instance = this.host.instance
+    this.pending += 1
+    try {
+      const writer = await running.hub.writer(stream)
+      await Promise.all(
+        numbers.map(async (n) => {
+          oracle.sent(stream.incarnation, n)
+          oracle.acked(stream.incarnation, n, await writer.append(oracle.payload(stream.name, n), null))
+        }),
+      )
+      running.agent.wake(WAKE_MS)
+    } catch (error) {
+      trace.note(`${this.host.name} append ${numbers.join()} failed: ${String(error).slice(0, 160)}`)
+      if (!isStratalogError(error)) trace.violate(0, `append failed with ${String(error)}`)
+      if (isStratalogError(error, 'fenced')) this.fenced = true
+      throw error
+    } finally {
+      if (instance === this.host.instance) this.pending -= 1
+    }
+  }
+
+  /** Reads a stream once from the start, or goes on with it for as long as this life lasts. */
+  async readAll(stream: StreamRow): Promise<LogRecord[]> {
+    const { oracle } = this.#around
+    const running = this.#running
+    const records: LogRecord[] = []
+    if (running === null) return records
+    const place: ReaderPlace = { dlsn: null, sequenceId: null }
+    for await (const batch of readBatches(running.read, stream, {}, { hot: 0, cold: 0 })) {
+      if (!Array.isArray(batch)) oracle.gap(stream, batch, place)
+      else
+        for (const record of batch) {
+          oracle.observed(stream, record, place)
+          records.push(record)
+        }
+    }
+    return records
+  }
+
+  async #follow(stream: StreamRow, running: Running): Promise<void> {
+    const { oracle, trace } = this.#around
+    const place: ReaderPlace = { dlsn: null, sequenceId: null }
+    for (;;) {
+      try {
+        const range = { follow: true, ...(place.dlsn === null ? {} : { after: place.dlsn }) }
+        for await (const batch of readBatches(running.read, stream, range, { hot: 0, cold: 0 })) {
+          if (!Array.isArray(batch)) oracle.gap(stream, batch, place)
+          else for (const record of batch) oracle.observed(stream, record, place)
+        }
+      } catch (error) {
+        trace.note(`${this.host.name} follower of ${stream.name} failed: ${String(error).slice(0, 160)}`)
+        if (!isStratalogError(error)) trace.violate(0, `a reader failed with ${String(error)}`)
+        if (isStratalogError(error, 'entry_missing')) trace.violate(1, `a reader was told: ${error.message}`)
+      }
+      await this.clock.sleep(READER_RETRY_MS)
+    }
+  }
+}
+
+/** One policy for every stream of a run. */
+function policyOf(options: SimOptions): ResolvedPolicy {
+  const { quorum, rollBytes, hotForMs, evictLagMs, keepForMs } = options
+  const policy: Policy = {
+    ...BUILT_IN_POLICY,
+    quorum,
+    roll: { sizeBytes: rollBytes, ageMs: 15_000, idleMs: 10_000 },
+    hot: { forMs: hotForMs, maxBytes: null },
+    evict: { lagMs: evictLagMs },
+    keep: { forMs: keepForMs, maxBytes: null, by: 'completion' },
+  }
+  const origins = new Proxy({}, { get: () => 'simulated' }) as ResolvedPolicy['origins']
+  return { policy, origins }
+}

@@ -1,0 +1,121 @@
+import type { Quorum } from '../../src/model/quorum.js'
+import { SimRandom } from './random.js'
+
+/** Every kind of fault, each counted when it takes effect and proven to fire. */
+export const FAULT_KINDS = [
+  // the network between a process and a store
+  'delay',
+  'loss',
+  'lost-answer',
+  'duplicate',
+  'partition',
+  // the metadata service is reliable, its answers are not
+  'metadata-lost-answer',
+  'metadata-partition',
+  // processes
+  'pause',
+  'client-death',
+  'store-death',
+  'clock-jump',
+  // disks that lose nothing they promised
+  'power-cut',
+  'blackout',
+  'torn-sector',
+  'unsynced-lost',
+  'unsynced-kept',
+  'stall',
+  'write-error',
+  'sync-error',
+  'disk-full',
+  'archive-down',
+  'archive-power-cut',
+  // disks that lose what they promised: of Qa − 1 stores at most
+  'lying-sync',
+  'misdirected-write',
+  'bit-rot',
+  'format',
+] as const
+
+export type FaultKind = (typeof FAULT_KINDS)[number]
+
+/** Kinds that lose what a store made durable. */
+export const LOSSES: readonly FaultKind[] = ['lying-sync', 'misdirected-write', 'bit-rot', 'format']
+
+/** A wrong step put into the simulated world, which the simulator has to find. */
+export type PlantedBug =
+  | 'recovery-does-not-fence'
+  | 'error-is-missing'
+  | 'torn-tail-is-missing'
+  | 'acknowledges-before-sync'
+  | 'forgets-directory-sync'
+  | 'archive-forgets-sync'
+
+/** One run, drawn from a seed; the shrinker makes smaller ones. */
+export interface SimOptions {
+  readonly seed: number
+  readonly stores: number
+  readonly clients: number
+  readonly streams: number
+  readonly quorum: Quorum
+  readonly appends: number
+  /** How long the phase with faults lasts. */
+  readonly safetyMs: number
+  readonly rollBytes: number
+  readonly hotForMs: number
+  readonly evictLagMs: number
+  /** Null: nothing is ever trimmed. */
+  readonly keepForMs: number | null
+  readonly pendingBytesMax: number
+  readonly archive: boolean
+  /** Faults that may happen, each as many times as it says or with that chance for each message. */
+  readonly faults: Readonly<Partial<Record<FaultKind, number>>>
+  readonly bug: PlantedBug | null
+}
+
+const QUORUMS: readonly Quorum[] = [
+  { ensemble: 3, copies: 3, ack: 2, min: 2 },
+  { ensemble: 3, copies: 3, ack: 2, min: 2 },
+  { ensemble: 4, copies: 3, ack: 2, min: 2 },
+  { ensemble: 5, copies: 3, ack: 2, min: 2 },
+  { ensemble: 3, copies: 2, ack: 2, min: 2 },
+  { ensemble: 3, copies: 3, ack: 3, min: 3 },
+]
+/** Chances for each message; all other faults are counts. */
+const RATES: Readonly<Partial<Record<FaultKind, number>>> = {
+  delay: 0.05,
+  loss: 0.02,
+  'lost-answer': 0.02,
+  duplicate: 0.03,
+  'metadata-lost-answer': 0.01,
+}
+
+/** Swarm testing: each seed turns a random part of the faults on, so that none hides the others. */
+export function optionsOf(seed: number, bug: PlantedBug | null = null): SimOptions {
+  const random = new SimRandom(seed)
+  const lossy = random.chance(0.25)
+  const quorum = lossy ? { ensemble: 3, copies: 3, ack: 2, min: 2 } : random.pick(QUORUMS)
+  const faults: Partial<Record<FaultKind, number>> = {}
+  for (const kind of FAULT_KINDS) {
+    if (LOSSES.includes(kind) || !random.chance(0.35)) continue
+    faults[kind] = RATES[kind] ?? 1 + random.below(3)
+  }
+  if (lossy) faults[random.pick(LOSSES)] = 1
+  for (const effect of ['torn-sector', 'unsynced-lost', 'unsynced-kept'] as const) faults[effect] = 1
+  return {
+    seed,
+    stores: Math.max(quorum.ensemble, 3 + random.below(2)),
+    clients: 2 + random.below(2),
+    streams: 1 + random.below(2),
+    quorum,
+    appends: 20 + random.below(40),
+    safetyMs: 20_000 + random.below(60_000),
+    rollBytes: random.pick([1_000, 2_000, 8_000]),
+    hotForMs: random.pick([4_000, 20_000, 600_000]),
+    evictLagMs: random.pick([0, 1_000, 5_000]),
+    keepForMs: random.chance(0.2) ? random.pick([10_000, 30_000]) : null,
+    pendingBytesMax: random.pick([8_192, 1 << 20]),
+    archive: random.chance(0.8),
+    faults,
+    bug,
+  }
+}

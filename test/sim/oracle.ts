@@ -1,0 +1,258 @@
+import { openSegmentObject } from '../../archive/segment-reader.js'
+import { present } from '../../src/model/assert.js'
+import type { Dlsn } from '../../src/model/dlsn.js'
+import type { LedgerMetadata } from '../../src/model/ledger.js'
+import type { Ack, Gap, LogRecord } from '../../src/model/record.js'
+import type { SegmentRow, StreamRow } from '../../src/model/segment.js'
+import type { ArchiveStore } from '../../src/ports/archive-store.js'
+import type { SegmentPatch } from '../../src/ports/segment-index.js'
+import { userRecords } from '../../src/read/source.js'
+import type { SimDisk } from './disk.js'
+import type { SimOptions } from './options.js'
+import type { Scheduler } from './scheduler.js'
+import type { Trace } from './trace.js'
+
+/** Where the archive is on its disk. */
+export const ARCHIVE_ROOT = '/archive'
+
+/** What is known to be true of one stream, from acknowledgements and from what readers were shown. */
+class StreamTruth {
+  /** Number of the record at a DLSN, and the other way round. */
+  readonly at: Map<string, number> = new Map()
+  readonly places: Map<number, Dlsn> = new Map()
+  readonly acked: Set<number> = new Set()
+  readonly sent: Set<number> = new Set()
+  trimmed = false
+}
+
+/** Where a reader is: what comes next has to follow on it. */
+export interface ReaderPlace {
+  dlsn: Dlsn | null
+  sequenceId: bigint | null
+}
+
+/** The model that a run is compared with. It sees every promise that the log makes, and believes all of them. */
+export class Oracle {
+  readonly #trace: Trace
+  readonly #scheduler: Scheduler
+  readonly #options: SimOptions
+  readonly #streams = new Map<string, StreamTruth>()
+  /** Incarnation/segment → its ledger, and a closed ledger's last entry. */
+  readonly #ledgers = new Map<string, bigint>()
+  readonly #closed = new Map<bigint, bigint>()
+  /** Segments whose state lets their ledger go. */
+  readonly #freed = new Set<string>()
+  #archive: SimDisk | null = null
+  ackedCount = 0
+  evictions = 0
+  trims = 0
+  reads = 0
+
+  constructor(scheduler: Scheduler, trace: Trace, options: SimOptions) {
+    this.#scheduler = scheduler
+    this.#trace = trace
+    this.#options = options
+  }
+
+  watchArchive(disk: SimDisk): void {
+    this.#archive = disk
+  }
+
+  /** What record `n` of a stream holds, of a length that is known from its number. */
+  payload(stream: string, n: number): string {
+    return `${stream}/${n}/`.padEnd(20 + ((n * 37) % 300), 'abcdefghijklmnopqrstuvwxyz')
+  }
+
+  sent(incarnation: string, n: number): void {
+    this.#truth(incarnation).sent.add(n)
+  }
+
+  /** Invariants 1 and 3: what is acknowledged lies at its place and not behind a closed end. */
+  acked(incarnation: string, n: number, ack: Ack): void {
+    const { dlsn } = ack
+    this.#trace.note(`acked ${n} at ${dlsn}`)
+    this.ackedCount += 1
+    const truth = this.#truth(incarnation)
+    truth.acked.add(n)
+    this.#place(truth, n, dlsn)
+    const ledgerId = this.#ledgers.get(`${incarnation}/${dlsn.segment}`)
+    if (ledgerId === undefined) {
+      this.#trace.violate(3, `record ${n} was acknowledged at ${dlsn}, in a segment that is gone`)
+      return
+    }
+    const end = this.#closed.get(ledgerId)
+    if (end !== undefined && dlsn.entry > end)
+      this.#trace.violate(3, `record ${n} was acknowledged at ${dlsn}, ledger ${ledgerId} ended at ${end}`)
+  }
+
+  /** Invariants 2 and 9: each record a reader is shown is one that was sent, whole, and follows on the last. */
+  observed(stream: StreamRow, record: LogRecord, place: ReaderPlace): void {
+    this.reads += 1
+    const truth = this.#truth(stream.incarnation)
+    const text = Buffer.from(record.payload).toString('latin1')
+    const n = Number(text.split('/')[1])
+    if (!truth.sent.has(n) || text !== this.payload(stream.name, n)) {
+      this.#trace.violate(
+        9,
+        `a reader of ${stream.name} was shown other bytes at ${record.dlsn}: ${text.slice(0, 40)}`,
+      )
+      return
+    }
+    this.#place(truth, n, record.dlsn)
+    if (place.dlsn !== null && record.dlsn.compare(place.dlsn) <= 0)
+      this.#trace.violate(2, `${record.dlsn} of ${stream.name} was read after ${place.dlsn}`)
+    if (place.sequenceId !== null && record.sequenceId !== place.sequenceId + 1n)
+      this.#trace.violate(
+        2,
+        `record ${record.dlsn} of ${stream.name} has sequenceId ${record.sequenceId} after ${place.sequenceId}`,
+      )
+    place.dlsn = record.dlsn
+    place.sequenceId = record.sequenceId
+  }
+
+  gap(stream: StreamRow, gap: Gap, place: ReaderPlace): void {
+    this.#trace.note(`gap ${gap.gap} in ${stream.name} from ${gap.from} until ${gap.until}`)
+    if (gap.gap !== 'trimmed' || !this.#truth(stream.incarnation).trimmed)
+      this.#trace.violate(1, `${stream.name} has a gap (${gap.gap}) and nothing was given up`)
+    place.sequenceId = null
+  }
+
+  #place(truth: StreamTruth, n: number, dlsn: Dlsn): void {
+    const there = truth.at.get(`${dlsn}`)
+    const before = truth.places.get(n)
+    if (there !== undefined && there !== n)
+      this.#trace.violate(2, `${dlsn} holds record ${n} and record ${there}`)
+    if (before !== undefined && !before.equals(dlsn))
+      this.#trace.violate(2, `record ${n} is at ${before} and ${dlsn}`)
+    truth.at.set(`${dlsn}`, n)
+    truth.places.set(n, dlsn)
+  }
+
+  // What the metadata service is told.
+
+  segmentBegun(row: SegmentRow): void {
+    this.#ledgers.set(`${row.incarnation}/${row.segment}`, present(row.ledgerId, 'ledger of an open segment'))
+    this.#trace.note(`segment ${row.segment} begins in ledger ${row.ledgerId}, epoch ${row.epoch}`)
+  }
+
+  segmentRemoved(row: SegmentRow): void {
+    const trimmed = this.#truth(row.incarnation).trimmed
+    if (!trimmed) this.#checkEnd(row.incarnation, row.segment, -1n)
+    this.#ledgers.delete(`${row.incarnation}/${row.segment}`)
+  }
+
+  /** A ledger that closes below what was acknowledged loses it (invariant 1). */
+  ledgerChanged(ledgerId: bigint, metadata: unknown): void {
+    const { state, lastEntryId } = metadata as LedgerMetadata
+    if (state !== 'CLOSED') return
+    this.#trace.note(`ledger ${ledgerId} closes at ${lastEntryId}`)
+    const known = this.#closed.get(ledgerId)
+    if (known !== undefined && known !== lastEntryId)
+      this.#trace.violate(3, `ledger ${ledgerId} was closed at ${known} and at ${lastEntryId}`)
+    this.#closed.set(ledgerId, lastEntryId)
+    for (const [key, id] of this.#ledgers) {
+      const [incarnation, segment] = key.split('/')
+      if (id === ledgerId) this.#checkEnd(`${incarnation}`, BigInt(`${segment}`), lastEntryId)
+    }
+  }
+
+  #checkEnd(incarnation: string, segment: bigint, end: bigint): void {
+    for (const [n, dlsn] of this.#truth(incarnation).places) {
+      if (dlsn.segment === segment && dlsn.entry > end)
+        this.#trace.violate(
+          1,
+          `segment ${segment} ends at entry ${end}, record ${n} was confirmed at ${dlsn}`,
+        )
+    }
+  }
+
+  beforeUpdate(row: SegmentRow, patch: SegmentPatch): void {
+    if (patch.state === undefined || patch.state === row.state) return
+    this.#trace.note(`segment ${row.segment} ${row.state} → ${patch.state}`)
+    if (patch.state === 'cold') {
+      this.evictions += 1
+      void this.#checkObject(row)
+    }
+    if (patch.state === 'gap') this.#trace.violate(1, `segment ${row.segment} is given up`)
+    if (patch.state !== 'trimmed') return
+    this.trims += 1
+    const { keepForMs } = this.#options
+    const keptMs = this.#scheduler.nowMs + 1_700_000_000_000 - (row.sealedMs ?? Number.POSITIVE_INFINITY)
+    // Clocks may be off by what the faults put on them.
+    if (keepForMs === null || keptMs < keepForMs - 20_000)
+      this.#trace.violate(8, `segment ${row.segment} is trimmed after ${keptMs} ms, to keep: ${keepForMs}`)
+    this.#truth(row.incarnation).trimmed = true
+  }
+
+  /** Only a ledger whose records are in the archive or trimmed may go (invariant 4); one nobody refers to may not. */
+  beforeLedgerDelete(ledgerId: bigint): void {
+    for (const [key, id] of this.#ledgers) {
+      if (id !== ledgerId || this.#freed.has(key)) continue
+      this.#trace.violate(4, `ledger ${ledgerId} is deleted while segment ${key} needs it`)
+    }
+  }
+
+  /** Marks what a row's state allows to be deleted. Told by the metadata service after each change of a row. */
+  rowChanged(row: SegmentRow): void {
+    if (row.state === 'cold' || row.state === 'trimmed') this.#freed.add(`${row.incarnation}/${row.segment}`)
+  }
+
+  /** The object an eviction relies on, as a power cut would leave it, holds what was acknowledged (4, 6). */
+  async #checkObject(row: SegmentRow): Promise<void> {
+    try {
+      await this.checkArchived(row)
+    } catch (error) {
+      this.#trace.violate(
+        4,
+        `segment ${row.segment} is evicted, and its object: ${String(error).slice(0, 160)}`,
+      )
+    }
+  }
+
+  /** Reads a segment's object past every process and cache, and compares it with what is true. */
+  async checkArchived(row: SegmentRow): Promise<void> {
+    const object = present(row.object, 'object of an archived segment')
+    const bytes = this.#archive?.platter.durableBytes(`${ARCHIVE_ROOT}/${object.key}`) ?? null
+    if (bytes === null) throw new Error(`${object.key} is not durable`)
+    const readRange = async (_: string, from: number, length: number) => bytes.subarray(from, from + length)
+    const reader = await openSegmentObject({ readRange } as Partial<ArchiveStore> as ArchiveStore, object)
+    const found = new Set<string>()
+    for (let next = 0n; next <= row.lastEntryId; ) {
+      const entries = await reader.readEntries(next, 1 << 20)
+      for (const { entryId, payload } of entries)
+        for (const { slot, payload: record } of userRecords(payload))
+          found.add(
+            `${row.segment}:${entryId}:${slot}=${Buffer.from(record).toString('latin1').split('/')[1]}`,
+          )
+      next = present(entries.at(-1), 'an entry').entryId + 1n
+    }
+    for (const [n, dlsn] of this.#truth(row.incarnation).places)
+      if (dlsn.segment === row.segment && !found.has(`${dlsn}=${n}`))
+        this.#trace.violate(4, `record ${n} at ${dlsn} is not in ${object.key}`)
+  }
+
+  /** At the end, everything healed: what was ever confirmed is there, once, in order, or was trimmed. */
+  checkHistory(stream: StreamRow, records: readonly LogRecord[]): void {
+    const truth = this.#truth(stream.incarnation)
+    const read = new Map(records.map((record) => [`${record.dlsn}`, record]))
+    for (const [n, dlsn] of truth.places) {
+      if (stream.trimmedBelow !== null && dlsn.compare(stream.trimmedBelow) < 0) continue
+      if (!read.has(`${dlsn}`))
+        this.#trace.violate(
+          1,
+          `record ${n}, ${truth.acked.has(n) ? 'acknowledged' : 'read'} at ${dlsn}, is lost`,
+        )
+    }
+    const first = records[0]
+    if (first !== undefined && !truth.trimmed && first.sequenceId !== 0n)
+      this.#trace.violate(2, `${stream.name} begins with sequenceId ${first.sequenceId}`)
+  }
+
+  #truth(incarnation: string): StreamTruth {
+    const known = this.#streams.get(incarnation)
+    if (known !== undefined) return known
+    const truth = new StreamTruth()
+    this.#streams.set(incarnation, truth)
+    return truth
+  }
+}

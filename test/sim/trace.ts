@@ -1,0 +1,68 @@
+import type { Logger } from '../../src/ports/logger.js'
+import type { FaultKind } from './options.js'
+import type { Scheduler } from './scheduler.js'
+
+const LINES_KEPT = 400
+
+/** A promise of the design that was broken, by its number in DESIGN.md §11; 0: a bug that breaks none by name. */
+export class Violation extends Error {
+  readonly invariant: number
+
+  constructor(invariant: number, what: string) {
+    super(`invariant ${invariant}: ${what}`)
+    this.invariant = invariant
+  }
+}
+
+/** What happened, in order: its last lines, a hash of all of it, the faults that fired, what was violated. */
+export class Trace {
+  readonly #scheduler: Scheduler
+  readonly #lines: string[] = []
+  readonly faults: Map<FaultKind, number> = new Map()
+  readonly violations: Violation[] = []
+  hash = 0x811c9dc5
+
+  constructor(scheduler: Scheduler) {
+    this.#scheduler = scheduler
+  }
+
+  get lines(): readonly string[] {
+    return this.#lines.slice(-LINES_KEPT)
+  }
+
+  note(text: string): void {
+    const line = `${this.#scheduler.nowMs.toFixed(2).padStart(10)} ${text}`
+    for (let i = 0; i < line.length; i += 1) this.hash = Math.imul(this.hash ^ line.charCodeAt(i), 0x01000193)
+    this.#lines.push(line)
+    if (this.#lines.length >= 2 * LINES_KEPT) this.#lines.splice(0, LINES_KEPT)
+  }
+
+  /** A fault that took effect, not one that was only planned. */
+  fault(kind: FaultKind, text: string): void {
+    this.faults.set(kind, (this.faults.get(kind) ?? 0) + 1)
+    this.note(`FAULT ${kind} ${text}`)
+  }
+
+  violate(invariant: number, what: string): void {
+    this.note(`VIOLATION of invariant ${invariant}: ${what}`)
+    this.violations.push(new Violation(invariant, what))
+  }
+
+  /** What a process logs from `info` on, as part of the trace. */
+  logger(who: string): Logger {
+    const add = (level: string) => (fields: object, message: string) => {
+      const error = 'err' in fields ? fields.err : 'error' in fields ? fields.error : null
+      const why = error instanceof Error ? ` (${error.message.slice(0, 160)})` : ''
+      this.note(`${who} ${level} ${message}${why}`)
+      if (error instanceof Error && error.name === 'AssertionFailed') this.violate(0, error.message)
+    }
+    const logger: Logger = {
+      debug: () => {},
+      info: add('info'),
+      warn: add('warn'),
+      error: add('error'),
+      child: () => logger,
+    }
+    return logger
+  }
+}

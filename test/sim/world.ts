@@ -1,0 +1,265 @@
+import process from 'node:process'
+import type { StreamRow } from '../../src/model/segment.js'
+import { Client } from './client.js'
+import { SimDisk } from './disk.js'
+import { finalChecks } from './final-checks.js'
+import { MetadataService } from './metadata.js'
+import { loseOne, planAttacks } from './nemesis.js'
+import { Network } from './network.js'
+import { type FaultKind, LOSSES, type SimOptions } from './options.js'
+import { Oracle } from './oracle.js'
+import { SimRandom } from './random.js'
+import { Scheduler } from './scheduler.js'
+import { StoreNode } from './store-node.js'
+import { Trace, type Violation } from './trace.js'
+
+/** Far more than any run needs: what exceeds it goes round in circles. */
+const EVENTS_MAX = 400_000
+const TICK_MS = 1_000
+/** Longer than any message is under way and any call of the library waits. */
+const CALM_MS = 45_000
+/** Within this time after everything is healed everything has to work. */
+const LIVENESS_MS = 240_000
+
+/** What came of a run. */
+export interface SimResult {
+  readonly options: SimOptions
+  readonly violations: readonly Violation[]
+  readonly faults: ReadonlyMap<FaultKind, number>
+  readonly hash: number
+  readonly lines: readonly string[]
+  readonly events: number
+  readonly virtualMs: number
+  /** What the run did, to see that it did something. */
+  readonly acked: number
+  readonly reads: number
+  readonly evictions: number
+  readonly trims: number
+}
+
+/** Runs one simulation. The same options make the same run, to the last line of its trace. */
+export async function simulate(options: SimOptions): Promise<SimResult> {
+  const world = new SimWorld(options)
+  // A promise that nobody waits for is a bug of ours wherever it fails.
+  const unhandled = (error: unknown): void => world.trace.violate(0, `nobody handles ${String(error)}`)
+  process.on('unhandledRejection', unhandled)
+  try {
+    return await world.run()
+  } finally {
+    process.off('unhandledRejection', unhandled)
+    await world.end()
+  }
+}
+
+/** Processes, disks and wires of one run, and its script: faults, then healing, then the reckoning. */
+export class SimWorld {
+  readonly options: SimOptions
+  readonly random: SimRandom
+  readonly scheduler: Scheduler
+  readonly trace: Trace
+  readonly oracle: Oracle
+  readonly network: Network
+  readonly metadata: MetadataService
+  readonly nodes: readonly StoreNode[]
+  readonly clients: readonly Client[]
+  readonly archive: SimDisk | null
+  readonly streams: StreamRow[] = []
+  #next = 0
+
+  constructor(options: SimOptions) {
+    this.options = options
+    this.random = new SimRandom(options.seed ^ 0x5eed)
+    this.scheduler = new Scheduler(this.random.fork())
+    this.trace = new Trace(this.scheduler)
+    this.oracle = new Oracle(this.scheduler, this.trace, options)
+    this.network = new Network(this.scheduler, this.random.fork(), this.trace, options.faults)
+    const { scheduler, network, trace, oracle } = this
+    this.metadata = new MetadataService(scheduler, network, this.random.fork(), trace, oracle)
+    this.nodes = Array.from(
+      { length: options.stores },
+      (_, i) => new StoreNode(`store${i}`, scheduler, this.random.fork(), trace, options),
+    )
+    this.archive = options.archive
+      ? new SimDisk('archive', scheduler, this.random.fork(), trace, options.bug)
+      : null
+    if (this.archive !== null) oracle.watchArchive(this.archive)
+    this.clients = Array.from(
+      { length: options.clients },
+      (_, i) => new Client(`client${i}`, this, this.random.fork()),
+    )
+  }
+
+  async run(): Promise<SimResult> {
+    let done = false
+    let failure: unknown = null
+    void this.#script().then(
+      () => {
+        done = true
+      },
+      (error: unknown) => {
+        failure = error
+        done = true
+      },
+    )
+    const bounds = { untilMs: Number.POSITIVE_INFINITY, eventsMax: EVENTS_MAX }
+    const end = await this.scheduler.run(() => done || this.trace.violations.length > 0, bounds)
+    if (failure !== null) this.trace.violate(0, `the script failed: ${String(failure)}`)
+    if (end !== 'done') this.trace.violate(0, `the run did not end: ${end} at ${this.scheduler.nowMs} ms`)
+    const { trace, oracle, scheduler, options } = this
+    return {
+      options,
+      violations: trace.violations,
+      faults: trace.faults,
+      hash: trace.hash,
+      lines: trace.lines,
+      events: scheduler.fired,
+      virtualMs: scheduler.nowMs,
+      acked: oracle.ackedCount,
+      reads: oracle.reads,
+      evictions: oracle.evictions,
+      trims: oracle.trims,
+    }
+  }
+
+  async end(): Promise<void> {
+    for (const client of this.clients) client.kill('the end')
+    for (const node of this.nodes) node.kill('the end')
+    await this.metadata.end()
+  }
+
+  async #script(): Promise<void> {
+    const { options, scheduler } = this
+    for (const node of this.nodes) node.start()
+    await Promise.all(this.nodes.map((node) => node.opened()))
+    for (let i = 0; i < options.streams; i += 1) await this.#createStream(i)
+    for (const client of this.clients) client.start(this.#followedBy(client))
+    this.#tick()
+    this.#planAppends(options.appends, options.safetyMs)
+    planAttacks({ ...this, restartClient: (client, ms) => this.restartClient(client, ms) }, options)
+    await scheduler.wait(options.safetyMs)
+    await this.heal()
+    const loss = LOSSES.find((kind) => options.faults[kind] !== undefined)
+    if (loss !== undefined) await this.#lose(loss)
+    await finalChecks(this, this.random.chance(0.5))
+  }
+
+  async #createStream(i: number): Promise<void> {
+    const stream = await this.metadata.sqlite.index.createStream({
+      incarnation: `${i + 1}`.padStart(32, '0'),
+      name: `s${i}`,
+      txidMode: 'ms',
+      createdMs: 0,
+      parent: null,
+    })
+    this.streams.push(stream)
+  }
+
+  /** What a cluster does by itself all the time. */
+  #tick(): void {
+    this.metadata.expireSessions(this.clients.map(({ host }) => host))
+    for (const client of this.clients) {
+      if (!client.fenced || !client.host.up || client.host.paused) continue
+      client.kill('fenced')
+      this.restartClient(client, 1_000)
+    }
+    // One of them at a time: looking at a store costs it events of its own.
+    void this.random
+      .pick(this.nodes)
+      .checkBounds()
+      .catch(() => {})
+    this.scheduler.after(TICK_MS, null, () => this.#tick())
+  }
+
+  #planAppends(count: number, withinMs: number): void {
+    for (let left = count; left > 0; ) {
+      const burst = Math.min(left, 1 + this.random.below(4))
+      left -= burst
+      this.scheduler.after(this.random.between(0, 1) * withinMs, null, () => this.#append(burst))
+    }
+  }
+
+  #append(burst: number): void {
+    const stream = this.random.pick(this.streams)
+    // Mostly the same process for a stream, so that there is a writer to be overtaken.
+    const index = this.random.chance(0.8)
+      ? this.streams.indexOf(stream)
+      : this.random.below(this.clients.length)
+    const client = this.clients[index % this.clients.length]
+    if (client === undefined || !client.host.up || client.host.paused) return
+    const numbers = Array.from({ length: burst }, () => this.#next++)
+    // What fails is in the trace; whether it may fail is for the phase after the faults to say.
+    client.append(stream, numbers).catch(() => {})
+  }
+
+  /** A number that no record has had yet. */
+  nextRecord(): number {
+    return this.#next++
+  }
+
+  restartClient(client: Client, ms: number): void {
+    this.scheduler.after(ms, null, () => {
+      if (!client.host.up) client.start(this.#followedBy(client))
+    })
+  }
+
+  /** Each stream has one follower, mostly in another process than its writer. */
+  #followedBy(client: Client): StreamRow[] {
+    const { clients } = this
+    return this.streams.filter((_, i) => clients[(i + 1) % clients.length] === client)
+  }
+
+  /** Ends all faults; then what was asked for has to settle and every store has to open. */
+  async heal(): Promise<void> {
+    this.trace.note('everything is healed')
+    this.network.heal()
+    for (const disk of [
+      ...this.nodes.map((node) => node.disk),
+      ...(this.archive === null ? [] : [this.archive]),
+    ])
+      Object.assign(disk.faults, {
+        writeErrors: 0,
+        syncErrors: 0,
+        misdirected: 0,
+        full: false,
+        stalledUntilMs: 0,
+        down: false,
+      })
+    for (const { host } of [...this.nodes, ...this.clients]) if (host.paused) this.scheduler.resume(host)
+    await this.scheduler.wait(CALM_MS)
+    await this.until('every append settles', () => this.clients.every(({ pending }) => pending === 0))
+    for (const node of this.nodes) node.restartLater(0)
+    await this.until('every store opens', () => this.nodes.every((node) => node.isOpen))
+  }
+
+  /** One store loses what it promised, while all others are well; appends go on and processes die. */
+  async #lose(kind: FaultKind): Promise<void> {
+    const node = this.random.pick(this.nodes)
+    // A store that was poisoned is well again only after a restart.
+    for (const other of this.nodes) await other.stop()
+    for (const other of this.nodes) if (!other.host.up) other.start()
+    await this.until('every store opens', () => this.nodes.every(({ isOpen }) => isOpen))
+    if (kind === 'lying-sync') node.disk.faults.lies = true
+    if (kind === 'misdirected-write') node.disk.faults.misdirected = 1
+    this.#planAppends(12, 8_000)
+    const { scheduler, clients } = this
+    const victim = this.random.pick(clients)
+    const lossMs = this.random.between(2_000, 8_000)
+    scheduler.after(lossMs, null, () => loseOne(kind, node, this.random, this.trace))
+    scheduler.after(lossMs + this.random.between(-50, 500), null, () => victim.kill('loss'))
+    this.restartClient(victim, lossMs + 2_000)
+    await scheduler.wait(20_000)
+    Object.assign(node.disk.faults, { lies: false, misdirected: 0 })
+  }
+
+  /** Waits until something holds that has to hold now that everything works. */
+  async until(what: string, holds: () => boolean): Promise<void> {
+    const deadlineMs = this.scheduler.nowMs + LIVENESS_MS
+    while (!holds()) {
+      if (this.scheduler.nowMs > deadlineMs) {
+        this.trace.violate(0, `liveness: not within ${LIVENESS_MS} ms: ${what}`)
+        return
+      }
+      await this.scheduler.wait(500)
+    }
+  }
+}
