@@ -4,96 +4,119 @@ import { cpus, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import process from 'node:process'
 import { parseArgs } from 'node:util'
-import { type BenchResult, MEMBERS } from './members.js'
+import { MEMBERS, membersNamed } from './members.js'
+import { victim } from './open-after-kill.js'
+import type { BenchMember, BenchResult } from './result.js'
 
-/**
- * `npm run bench [-- --json] [--only NAME] [--dir DIR]`: each member in a process of its own, its reference measured
- * in the same run. With `--json` one object a line, without it a table.
- */
-async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      json: { type: 'boolean', default: false },
-      only: { type: 'string' },
-      dir: { type: 'string' },
-      member: { type: 'string' },
-    },
-  })
-  if (values.member !== undefined) return runMember(values.member, values.dir ?? tmpdir())
-  const chosen = MEMBERS.filter(
-    (one) => values.only === undefined || one.name === values.only || one.name.startsWith(`${values.only}.`),
-  )
-  if (chosen.length === 0) {
-    process.stderr.write(
-      `bench: no member ${values.only}. There are ${MEMBERS.map((one) => one.name).join(', ')}\n`,
-    )
-    process.exitCode = 2
-    return
-  }
-  const results = chosen.map((one) => measure(one.name, values.dir ?? tmpdir(), values.json))
-  if (!values.json) printTable(results)
-  if (results.some((one) => one === null)) process.exitCode = 1
+const ROUNDS = 3
+const USAGE = `usage: npm run bench -- [NAME…] [--short] [--scale N] [--json] [--dir DIR]
+  NAME     what to measure, or the beginning of several names up to a dot; default: all
+  --short  only as much as shows that it runs
+  --scale  that part of the work, as 0.1
+  --json   one object a line instead of a table
+  --dir    a directory on the disk to measure; default: the temporary directory
+`
+
+interface Options {
+  readonly short: boolean
+  readonly scale: number
+  readonly json: boolean
+  readonly parent: string
 }
 
-async function runMember(name: string, parent: string): Promise<void> {
-  const member = MEMBERS.find((one) => one.name === name)
+/** Each member in a process of its own, its reference measured in the same run. */
+async function main(): Promise<void> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      short: { type: 'boolean', default: false },
+      scale: { type: 'string', default: '1' },
+      json: { type: 'boolean', default: false },
+      only: { type: 'string', multiple: true, default: [] },
+      dir: { type: 'string', default: tmpdir() },
+      help: { type: 'boolean', default: false },
+      // How this program calls itself.
+      member: { type: 'string' },
+      victim: { type: 'string' },
+      bytes: { type: 'string', default: '0' },
+    },
+  })
+  if (values.victim !== undefined) return victim(values.victim, Number(values.bytes), values.short)
+  const scale = Number(values.scale)
+  const options = { short: values.short, scale, json: values.json, parent: values.dir }
+  if (values.member !== undefined) return runMember(values.member, options)
+  if (values.help || !(scale > 0)) return refuse(USAGE)
+  const names = [...values.only, ...positionals]
+  const unknown = names.find((name) => membersNamed(name).length === 0)
+  if (unknown !== undefined) {
+    const all = MEMBERS.flatMap((member) => member.names).join(', ')
+    return refuse(`bench: there is nothing called ${unknown}, only ${all}\n`)
+  }
+  const asked = new Set(names.length === 0 ? MEMBERS : names.flatMap(membersNamed))
+  const results = MEMBERS.filter((member) => asked.has(member)).map((member) => measure(member, options))
+  if (!values.json) printTable(results.flatMap((some) => some ?? []))
+  if (results.some((some) => some === null)) process.exitCode = 1
+}
+
+function refuse(text: string): void {
+  process.stderr.write(text)
+  process.exitCode = 2
+}
+
+async function runMember(name: string, { short, scale, parent }: Options): Promise<void> {
+  const [member] = membersNamed(name)
   if (member === undefined) throw new Error(`no member ${name}`)
   const directory = mkdtempSync(join(parent, 'stratalog-bench-'))
+  const amount = (full: number, little: number) => (short ? little : Math.ceil(full * scale))
+  const bytes = (full: number, little: number) => Math.ceil(amount(full, little) / 1024) * 1024
   try {
-    process.stdout.write(`${JSON.stringify(await member.run(directory))}\n`)
+    const results = await member.run({ directory, short, rounds: short ? 1 : ROUNDS, amount, bytes })
+    process.stdout.write(`${JSON.stringify(results)}\n`)
   } finally {
     rmSync(directory, { recursive: true, force: true })
   }
 }
 
-function measure(name: string, parent: string, json: boolean): BenchResult | null {
-  if (!json) process.stderr.write(`${name} …\n`)
-  const child = spawnSync(
-    process.execPath,
-    [join(import.meta.dirname, 'main.js'), '--member', name, '--dir', parent],
-    {
-      encoding: 'utf8',
-      stdio: ['ignore', 'pipe', 'inherit'],
-    },
-  )
+function measure(member: BenchMember, options: Options): BenchResult[] | null {
+  const [name = ''] = member.names
+  if (!options.json) process.stderr.write(`${name} … ${member.what}\n`)
+  const args = [
+    ...['--member', name, '--dir', options.parent, '--scale', String(options.scale)],
+    ...(options.short ? ['--short'] : []),
+  ]
+  const child = spawnSync(process.execPath, [join(import.meta.dirname, 'main.js'), ...args], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   if (child.status !== 0) {
     process.stderr.write(`bench: ${name} failed\n`)
     return null
   }
-  const found = JSON.parse(child.stdout) as BenchResult
-  if (json) process.stdout.write(`${JSON.stringify(found)}\n`)
-  return found
+  const results = JSON.parse(child.stdout) as BenchResult[]
+  if (options.json) for (const one of results) process.stdout.write(`${JSON.stringify(one)}\n`)
+  return results
 }
 
-function printTable(results: readonly (BenchResult | null)[]): void {
+function printTable(results: readonly BenchResult[]): void {
   const [cpu] = cpus()
   process.stdout.write(
     `node ${process.version}, ${cpus().length} × ${cpu?.model.trim() ?? '?'}, ${Math.round(totalmem() / 2 ** 30)} GiB\n\n`,
   )
-  const rows = results.flatMap((one) =>
-    one === null
-      ? []
-      : [
-          [
-            one.name,
-            `${round(one.value)} ${one.unit}`,
-            `${round(one.reference.value)}`,
-            one.ratio.toFixed(2),
-            one.target,
-            one.met ? 'met' : 'NOT MET',
-            one.reference.what,
-          ],
-        ],
-  )
+  const rows = results.map((one) => [
+    one.name,
+    `${round(one.value)} ${one.unit}`,
+    round(one.reference.value),
+    one.ratio.toFixed(2),
+    one.target,
+    one.met ? 'met' : 'NOT MET',
+    one.reference.what,
+  ])
   const head = ['name', 'value', 'reference', 'ratio', 'target', '', 'reference is']
   const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => (row[i] ?? '').length)))
-  for (const row of [head, ...rows])
-    process.stdout.write(
-      `${row
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join('  ')
-        .trimEnd()}\n`,
-    )
+  for (const row of [head, ...rows]) {
+    const line = row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ')
+    process.stdout.write(`${line.trimEnd()}\n`)
+  }
 }
 
 function round(value: number): string {
