@@ -7,6 +7,7 @@ import { TieringAgent } from '../tiering/agent.js'
 import { WriterHub } from './append/writer-hub.js'
 import type { ResolvedConfig } from './config/resolve.js'
 import { nearest } from './config/suggest.js'
+import { StoreHealth } from './ledger/store-health.js'
 import { Log } from './log.js'
 import type { LogParts } from './log-parts.js'
 import { StratalogError } from './model/errors.js'
@@ -115,7 +116,9 @@ async function assemble(
     abort.abort(new StratalogError('closed', 'the log is closed'))
     if (archive !== null) await (await archive.opened())?.close()
   })
-  const ledger = { stores, metadata: metadata.ledgers, clock: system.clock, logger: system.logger }
+  const { clock, logger } = system
+  const health = new StoreHealth(clock, logger)
+  const ledger = { stores, metadata: metadata.ledgers, clock, logger, health }
   const segments = { ledger, index: metadata.index }
   const policies = policyResolver(config)
   const live = new LivePolicies(metadata.index, policies.resolve, system.logger)

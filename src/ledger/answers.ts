@@ -16,7 +16,7 @@ export interface LedgerEntry {
  * not match its digest: it is never taken for `missing` (FORMATS.md §8, trap 5).
  */
 export type CheckedAnswer =
-  | { readonly kind: 'valid'; readonly entry: LedgerEntry }
+  | { readonly kind: 'valid'; readonly entry: LedgerEntry; readonly bytes: Uint8Array }
   | { readonly kind: 'missing' }
   | { readonly kind: 'suspect' }
   | { readonly kind: 'unknown'; readonly error: unknown }
@@ -31,7 +31,8 @@ export async function checked(
   try {
     const found = await answer
     if (found.kind !== 'entry') return found
-    return { kind: 'valid', entry: openEntry(found.bytes, metadata.digestType, ledgerId, entryId) }
+    const { bytes } = found
+    return { kind: 'valid', entry: openEntry(bytes, metadata.digestType, ledgerId, entryId), bytes }
   } catch (error) {
     return { kind: 'unknown', error }
   }

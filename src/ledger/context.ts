@@ -3,6 +3,7 @@ import type { Clock } from '../ports/clock.js'
 import type { LedgerMetadataStore } from '../ports/ledger-metadata.js'
 import type { Logger } from '../ports/logger.js'
 import type { SegmentStore } from '../ports/segment-store.js'
+import type { StoreHealth } from './store-health.js'
 
 /** The segment stores there are, by the names ensembles list. */
 export interface StoreDirectory {
@@ -33,6 +34,8 @@ export interface LedgerContext {
   readonly metadata: LedgerMetadataStore
   readonly clock: Clock
   readonly logger: Logger
+  /** What writers learn about stores, shared by all of them; without it stores are taken as they come. */
+  readonly health?: StoreHealth
   /**
    * Hears of copies that reads found damaged or absent, so that they can be mended. Never awaited, and it must not
    * throw: reading goes on with the good copy.
@@ -59,24 +62,34 @@ export function member(context: LedgerContext, id: string): SegmentStore {
 
 /**
  * What a store answers, or a `timeout` error where it hangs: a disk that never answers must not hold up what the
- * other replicas can say. Not for adds, whose timeout the writer keeps.
+ * other replicas can say. Not for adds, whose timeout the writer keeps. Rejects at once when `signal` is aborted.
  */
 export function ask<T>(
   context: LedgerContext,
   id: string,
   work: (store: SegmentStore) => Promise<T>,
+  signal?: AbortSignal,
 ): Promise<T> {
   return new Promise((resolve, reject) => {
     const timer = context.clock.setTimer(ANSWER_TIMEOUT_MS, () => {
+      end()
       reject(
         new StratalogError('timeout', `segment store ${id} did not answer within ${ANSWER_TIMEOUT_MS} ms`, {
           retryable: true,
         }),
       )
     })
+    const aborted = (): void => {
+      end()
+      reject(signal?.reason)
+    }
+    const end = (): void => {
+      timer.cancel()
+      signal?.removeEventListener('abort', aborted)
+    }
+    signal?.addEventListener('abort', aborted, { once: true })
+    if (signal?.aborted) return aborted()
     const begun = async () => work(member(context, id))
-    begun()
-      .finally(() => timer.cancel())
-      .then(resolve, reject)
+    begun().finally(end).then(resolve, reject)
   })
 }

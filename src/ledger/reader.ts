@@ -4,24 +4,37 @@ import { isStratalogError, StratalogError } from '../model/errors.js'
 import { ensembleAt, type LedgerMetadata, lastEnsemble } from '../model/ledger.js'
 import { writeSet } from '../model/quorum.js'
 import type { SegmentStore } from '../ports/segment-store.js'
-import { checked, covered, type LedgerEntry } from './answers.js'
+import { type CheckedAnswer, checked, covered, type LedgerEntry } from './answers.js'
 import { ask, type LedgerContext, member } from './context.js'
+import { allMembers } from './ensembles.js'
+import { firstAnswer, HedgeDelay } from './hedge.js'
 
 /** How long one wait for a higher LAC lasts before the reader looks around again. */
 const LONG_POLL_MS = 10_000
 /** How long a waiting reader rests where no store can be asked. */
 const RETRY_WAIT_MS = 1_000
+/** A store that was late is asked last for this long. */
+const LATE_MS = 10_000
+/** Consecutive entries that are read from one replica before the next one has its turn. */
+const STRETCH_ENTRIES = 256n
+
+/** What one replica gave of a run. */
+interface Run {
+  readonly entries: LedgerEntry[]
+  readonly head: Uint8Array | null
+  readonly error: unknown
+}
 
 /**
  * Reads a ledger without fencing it (FORMATS.md §4.6, §4.7): any replica serves, each entry's digest is checked, a
- * copy that is absent or damaged is fetched from the next replica. Holds no resources: needs no closing.
+ * copy that is absent, damaged or late is fetched from the next replica. Holds no resources: needs no closing.
  */
 export class LedgerReader {
   readonly ledgerId: bigint
   readonly #context: LedgerContext
   #metadata: LedgerMetadata
-  /** Stores that hung once are asked last by this reader. */
-  readonly #hung = new Set<string>()
+  readonly #delay = new HedgeDelay()
+  readonly #lateUntilMs = new Map<string, number>()
 
   private constructor(context: LedgerContext, ledgerId: bigint, metadata: LedgerMetadata) {
     this.#context = context
@@ -125,79 +138,185 @@ export class LedgerReader {
   ): Promise<LedgerEntry[]> {
     const { ensembleSize, writeQuorum } = this.#metadata
     if (ensembleSize === writeQuorum) {
-      const members = ensembleAt(this.#metadata, first)
-      const preferred = Number(this.ledgerId % BigInt(members.length))
-      for (let turn = 0; turn < members.length; turn += 1) {
-        const id = present(members[(preferred + turn) % members.length], 'a member')
-        const run = await this.#readRun(id, first, last, bytesMax, signal)
-        if (run.length > 0) return run
-      }
+      const run = await this.#readRun(first, last, bytesMax, signal)
+      if (run !== null) return run
     }
     return [await this.#readOne(first, signal)]
   }
 
-  /** A run of entries from one replica, as long as every one of them is there and valid. Empty: ask another. */
+  /** Stores that hold an entry, in the order they are asked: another one first for each stretch of entries. */
+  #holders(entryId: bigint): string[] {
+    const members = ensembleAt(this.#metadata, entryId)
+    const { ensembleSize, writeQuorum } = this.#metadata
+    // By ledger and stretch of entries, so that the disks share the load and each still reads in sequence.
+    const turn = Number((this.ledgerId + entryId / STRETCH_ENTRIES) % BigInt(members.length))
+    const order =
+      ensembleSize === writeQuorum
+        ? [...members.slice(turn), ...members.slice(0, turn)]
+        : writeSet(entryId, ensembleSize, writeQuorum).map((index) => present(members[index], 'a member'))
+    const nowMs = this.#context.clock.monotonicMs()
+    const late = (id: string) => (this.#lateUntilMs.get(id) ?? nowMs) > nowMs
+    return [...order.filter((id) => !late(id)), ...order.filter(late)]
+  }
+
+  /** The first good answer of the stores that hold an entry, the next one asked too where one is late. */
+  async #first<T>(
+    entryId: bigint,
+    read: (id: string, signal: AbortSignal) => Promise<T | null>,
+    signal?: AbortSignal,
+  ): Promise<T | null> {
+    const { clock } = this.#context
+    const timed = async (id: string, stop: AbortSignal): Promise<T | null> => {
+      const beganMs = clock.monotonicMs()
+      const found = await read(id, stop)
+      if (found !== null) this.#delay.took(clock.monotonicMs() - beganMs)
+      return found
+    }
+    const found = await firstAnswer(clock, this.#holders(entryId), this.#delay.delayMs, timed, signal)
+    for (const id of found?.late ?? []) this.#leaveAside(id)
+    return found?.value ?? null
+  }
+
+  #leaveAside(id: string): void {
+    this.#lateUntilMs.set(id, this.#context.clock.monotonicMs() + LATE_MS)
+  }
+
+  /** A run of entries from one replica, as long as every one of them is there and valid. Null: ask for one alone. */
   async #readRun(
-    id: string,
     first: bigint,
     last: bigint,
     bytesMax: number,
     signal?: AbortSignal,
-  ): Promise<LedgerEntry[]> {
+  ): Promise<LedgerEntry[] | null> {
+    const refused = new Map<string, CheckedAnswer | null>()
+    const run = await this.#first(
+      first,
+      async (id, stop) => {
+        const { entries, head, error } = await this.#runOf(id, first, last, bytesMax, stop)
+        if (head !== null) return { entries, head }
+        if (!stop.aborted) refused.set(id, error === null ? null : { kind: 'unknown', error })
+        return null
+      },
+      signal,
+    )
+    if (run === null) return null
+    for (const [id, answer] of refused) void this.#report(id, first, run.head, answer)
+    return run.entries
+  }
+
+  /** What one replica gives of a run, as far as it is valid; `head`: the first entry as it is packaged. */
+  async #runOf(id: string, first: bigint, last: bigint, bytesMax: number, signal: AbortSignal): Promise<Run> {
     const entries: LedgerEntry[] = []
-    if (this.#hung.has(id)) return entries
+    let head: Uint8Array | null = null
     try {
       const read = (store: SegmentStore) => store.readEntries(this.ledgerId, first, last, bytesMax, signal)
-      for (const bytes of await ask(this.#context, id, read)) {
-        entries.push(
-          openEntry(bytes, this.#metadata.digestType, this.ledgerId, first + BigInt(entries.length)),
-        )
+      for (const bytes of await ask(this.#context, id, read, signal)) {
+        const entryId = first + BigInt(entries.length)
+        entries.push(openEntry(bytes, this.#metadata.digestType, this.ledgerId, entryId))
+        head ??= bytes
       }
+      return { entries, head, error: null }
     } catch (error) {
-      signal?.throwIfAborted()
-      if (isStratalogError(error, 'timeout')) this.#hung.add(id)
+      if (signal.aborted) return { entries: [], head: null, error }
+      if (isStratalogError(error, 'timeout')) this.#leaveAside(id)
       const entry = (first + BigInt(entries.length)).toString()
       const fields = { err: error, ledger: this.ledgerId.toString(), entry, store: id }
       this.#context.logger.warn(fields, 'replica failed, reading another')
+      return { entries, head, error }
     }
-    return entries
   }
 
   async #readOne(entryId: bigint, signal?: AbortSignal): Promise<LedgerEntry> {
-    const members = ensembleAt(this.#metadata, entryId)
-    const errors: unknown[] = []
-    const order = writeSet(entryId, this.#metadata.ensembleSize, this.#metadata.writeQuorum)
-    for (const index of order) {
-      signal?.throwIfAborted()
-      const id = present(members[index], `member ${index}`)
-      const read = ask(this.#context, id, (store) =>
-        store.readEntry(this.ledgerId, entryId, signal === undefined ? {} : { signal }),
+    for (;;) {
+      const asked = this.#metadata
+      const refused = new Map<string, CheckedAnswer>()
+      const found = await this.#first(
+        entryId,
+        async (id, stop) => {
+          const read = (store: SegmentStore) => store.readEntry(this.ledgerId, entryId, { signal: stop })
+          const answer = await checked(ask(this.#context, id, read, stop), asked, this.ledgerId, entryId)
+          if (answer.kind === 'valid') return answer
+          if (!stop.aborted) refused.set(id, answer)
+          return null
+        },
+        signal,
       )
-      const answer = await checked(read, this.#metadata, this.ledgerId, entryId)
-      if (answer.kind === 'valid') return answer.entry
-      if (answer.kind === 'unknown') errors.push(answer.error)
-      if (answer.kind === 'suspect') errors.push(this.#suspectError(id, entryId))
+      if (found !== null) {
+        for (const [id, answer] of refused) void this.#report(id, entryId, found.bytes, answer)
+        return found.entry
+      }
+      signal?.throwIfAborted()
+      const failure = this.#noCopy(entryId, refused)
+      if (!(await this.#moved(entryId, asked, failure))) throw failure
     }
-    signal?.throwIfAborted()
-    // Any error outranks "no such entry": only when every store denies it, it is lost (FORMATS.md §4.7). What may
-    // pass by itself outranks what stays.
+  }
+
+  /** Whether the entry is elsewhere by now. The ledger may also have been deleted meanwhile: then this says so. */
+  async #moved(entryId: bigint, asked: LedgerMetadata, failure: StratalogError): Promise<boolean> {
+    try {
+      await this.refresh()
+    } catch (error) {
+      throw isStratalogError(error, 'ledger_not_found') || failure.code === 'entry_missing' ? error : failure
+    }
+    return ensembleAt(this.#metadata, entryId).join() !== ensembleAt(asked, entryId).join()
+  }
+
+  /**
+   * Any error outranks "no such entry": only when every store denies it, it is lost (FORMATS.md §4.7). What may pass by
+   * itself outranks what stays.
+   */
+  #noCopy(entryId: bigint, refused: ReadonlyMap<string, CheckedAnswer>): StratalogError {
+    const errors = [...refused].flatMap(([id, answer]) => {
+      if (answer.kind === 'unknown') return [answer.error]
+      return answer.kind === 'suspect' ? [this.#suspectError(id, entryId)] : []
+    })
     if (errors.length > 0) {
       const cause = errors.find((error) => isStratalogError(error) && error.retryable) ?? errors[0]
       const none = `no store could give entry ${entryId} of ledger ${this.ledgerId}`
-      throw cause instanceof StratalogError
+      return cause instanceof StratalogError
         ? cause
         : new StratalogError('store_unavailable', none, { cause, retryable: true })
     }
-    // The ledger may have been deleted meanwhile: then this says so instead.
-    await this.refresh()
-    throw new StratalogError(
+    return new StratalogError(
       'entry_missing',
-      `entry ${entryId} of ledger ${this.ledgerId} is on none of its ${order.length} stores`,
+      `entry ${entryId} of ledger ${this.ledgerId} is on none of its ${refused.size} stores`,
       {
         expected: entryId,
         details: { ledgerId: this.ledgerId.toString() },
       },
     )
+  }
+
+  /**
+   * Says which copy of a closed ledger has to be mended: one that its store denies, may have lost, or that fails its
+   * digest. A store that can't be reached says nothing about its copy. `answer` null: a run that did not begin, where
+   * only the store's word on this one entry counts. Never rejects.
+   */
+  async #report(id: string, entryId: bigint, good: Uint8Array, answer: CheckedAnswer | null): Promise<void> {
+    const { damaged, logger } = this.#context
+    const metadata = this.#metadata
+    if (damaged === undefined || metadata.state !== 'CLOSED') return
+    const read = (store: SegmentStore) => store.readEntry(this.ledgerId, entryId)
+    const found = answer ?? (await checked(ask(this.#context, id, read), metadata, this.ledgerId, entryId))
+    const reason = this.#damage(id, entryId, found)
+    if (reason === null) return
+    try {
+      // A copy: the caller of the read may do with its entries what it likes.
+      damaged({ ledgerId: this.ledgerId, entryId, storeId: id, bytes: Uint8Array.from(good), reason })
+    } catch (error) {
+      logger.error(
+        { err: error, ledger: this.ledgerId.toString(), store: id },
+        'a damaged copy was not noted',
+      )
+    }
+  }
+
+  #damage(id: string, entryId: bigint, answer: CheckedAnswer): unknown {
+    if (answer.kind === 'suspect') return this.#suspectError(id, entryId)
+    if (answer.kind === 'unknown') return isStratalogError(answer.error, 'corrupt') ? answer.error : null
+    if (answer.kind === 'valid') return null
+    const denied = `segment store ${id} does not have entry ${entryId} of ledger ${this.ledgerId}`
+    return new StratalogError('entry_missing', denied, { expected: entryId })
   }
 
   #suspectError(id: string, entryId: bigint): StratalogError {
@@ -206,11 +325,38 @@ export class LedgerReader {
   }
 }
 
-/** Deletes a ledger everywhere: the metadata first, so that nobody opens it any more, then each store's copy. Idempotent. */
+/**
+ * Deletes a ledger from every store it was ever placed on, then its metadata: while one can't be reached the metadata
+ * stay and name it, so that no copy is left behind that nobody knows of. The caller has made sure that nobody refers
+ * to the ledger any more (invariant 4). Rejects with `store_unavailable` (retryable) where a store has to be asked
+ * again. Idempotent.
+ */
 export async function deleteLedger(context: LedgerContext, ledgerId: bigint): Promise<void> {
-  await context.metadata.delete(ledgerId)
-  const results = await Promise.allSettled(context.stores.all().map((store) => store.deleteLedger(ledgerId)))
-  const failed = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []))
+  let owed: Set<string>
+  try {
+    owed = new Set(allMembers((await context.metadata.read(ledgerId)).metadata.ensembles))
+  } catch (error) {
+    if (!isStratalogError(error, 'ledger_not_found')) throw error
+    // An earlier attempt came as far as that: whoever is here must have forgotten it, too.
+    owed = new Set(context.stores.all().map((store) => store.id))
+  }
+  // A store that was replaced before it held anything acknowledged is in no ensemble and may hold some bytes all the
+  // same: it is asked too, but what never counted must not keep a ledger from going.
+  const ids = new Set([...owed, ...context.stores.all().map((store) => store.id)])
+  const failed: unknown[] = []
+  const forget = async (id: string): Promise<void> => {
+    try {
+      await ask(context, id, (store) => store.deleteLedger(ledgerId))
+    } catch (error) {
+      if (owed.has(id)) failed.push(error)
+      else
+        context.logger.debug(
+          { err: error, ledger: ledgerId.toString(), store: id },
+          'ledger not deleted here',
+        )
+    }
+  }
+  await Promise.all([...ids].map(forget))
   if (failed.length > 0) {
     throw new StratalogError(
       'store_unavailable',
@@ -221,4 +367,5 @@ export async function deleteLedger(context: LedgerContext, ledgerId: bigint): Pr
       },
     )
   }
+  await context.metadata.delete(ledgerId)
 }

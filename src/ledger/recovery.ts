@@ -2,13 +2,15 @@ import { packageEntry } from '../format/ledger-digest.js'
 import { PackagedEntry } from '../format/packaged-entry.js'
 import { present } from '../model/assert.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
-import { ensembleAt, type LedgerMetadata, lastEnsemble } from '../model/ledger.js'
+import { type Ensemble, ensembleAt, type LedgerMetadata, lastEnsemble } from '../model/ledger.js'
 import { writeSet } from '../model/quorum.js'
 import type { VersionedLedgerMetadata } from '../ports/ledger-metadata.js'
-import type { LedgerSeal, SegmentStore } from '../ports/segment-store.js'
+import type { LedgerHeader, LedgerSeal, SegmentStore } from '../ports/segment-store.js'
 import { type CheckedAnswer, checked, covered, type LedgerEntry } from './answers.js'
 import { ask, type LedgerContext } from './context.js'
-import { sealOnStores } from './writer.js'
+import { allMembers, withEnsemble } from './ensembles.js'
+import { spareStores } from './placement.js'
+import { sealOnStores } from './sealing.js'
 
 /** Compare-and-set races with other recoverers; each round one of them advances the state. */
 const ROUNDS_MAX = 16
@@ -24,25 +26,34 @@ export async function recoverLedger(context: LedgerContext, ledgerId: bigint): P
     if (current.metadata.state === 'CLOSED') return sealOf(current.metadata)
     const claimed = await claim(context, current)
     if (claimed === null) continue
-    const seal = await recoverUnlessClosed(context, claimed)
-    if (await close(context, claimed, seal)) return seal
+    const end = await recoverUnlessClosed(context, claimed)
+    if (await close(context, claimed, end)) return end.seal
   }
   throw new StratalogError('conflict', `recovery of ledger ${ledgerId} lost ${ROUNDS_MAX} races: try again`, {
     retryable: true,
   })
 }
 
+/** Where a ledger ends, and the ensembles that its entries are on then. */
+interface RecoveredEnd {
+  readonly seal: LedgerSeal
+  readonly ensembles: readonly Ensemble[]
+}
+
 /** Another recoverer may close and seal the ledger under this one, which fails then: its result is this one's too. */
 async function recoverUnlessClosed(
   context: LedgerContext,
   claimed: VersionedLedgerMetadata,
-): Promise<LedgerSeal> {
+): Promise<RecoveredEnd> {
   const { ledgerId, metadata } = claimed
   try {
-    return await recoverClaimed({ context, ledgerId, metadata, silent: new Map() })
+    const recovery = { context, ledgerId, metadata, ensembles: metadata.ensembles, silent: new Map() }
+    return { seal: await recoverClaimed(recovery), ensembles: recovery.ensembles }
   } catch (error) {
     const fresh = await context.metadata.read(ledgerId)
-    if (fresh.metadata.state === 'CLOSED') return sealOf(fresh.metadata)
+    if (fresh.metadata.state === 'CLOSED') {
+      return { seal: sealOf(fresh.metadata), ensembles: fresh.metadata.ensembles }
+    }
     throw error
   }
 }
@@ -51,7 +62,10 @@ async function recoverUnlessClosed(
 interface Recovery {
   readonly context: LedgerContext
   readonly ledgerId: bigint
+  /** As it was claimed: where the writer put its entries, and so where they are looked for. */
   readonly metadata: LedgerMetadata
+  /** Where entries are written again: a store that takes none is replaced here, for all to see at closing. */
+  ensembles: readonly Ensemble[]
   /** Stores that hung once are not waited for again, entry by entry: they stay unknown to this recovery. */
   readonly silent: Map<string, unknown>
 }
@@ -90,21 +104,22 @@ async function claim(
 async function close(
   context: LedgerContext,
   claimed: VersionedLedgerMetadata,
-  seal: LedgerSeal,
+  { seal, ensembles }: RecoveredEnd,
 ): Promise<boolean> {
+  const metadata = {
+    ...claimed.metadata,
+    ensembles,
+    state: 'CLOSED' as const,
+    lastEntryId: seal.lastEntryId,
+    lengthBytes: BigInt(seal.lengthBytes),
+  }
   try {
-    await context.metadata.compareAndSet(claimed.ledgerId, claimed.version, {
-      ...claimed.metadata,
-      state: 'CLOSED',
-      lastEntryId: seal.lastEntryId,
-      lengthBytes: BigInt(seal.lengthBytes),
-    })
+    await context.metadata.compareAndSet(claimed.ledgerId, claimed.version, metadata)
   } catch (error) {
     if (isStratalogError(error, 'conflict')) return false
     throw error
   }
-  const stores = lastEnsemble(claimed.metadata).members.flatMap((id) => context.stores.get(id) ?? [])
-  await sealOnStores(context, stores, claimed.ledgerId, seal)
+  await sealOnStores(context, claimed.ledgerId, metadata, seal)
   return true
 }
 
@@ -188,25 +203,94 @@ async function recoveryRead(
   )
 }
 
-/** Writes a found entry to its whole write set again, so that it is on Qa stores before the ledger ends behind it. */
+/**
+ * Writes a found entry to its whole write set again, so that it is on Qa stores before the ledger ends behind it. A
+ * store that does not take it is replaced from this entry on, while there are others; that counts once the ledger is
+ * closed with it (FORMATS.md §4.5), so another recoverer may choose differently.
+ */
 async function readd(recovery: Recovery, entry: LedgerEntry, lac: bigint): Promise<void> {
   const { ledgerId, metadata } = recovery
   const { entryId, payload, lengthBytes } = entry
   const bytes = packageEntry(payload, metadata.digestType, ledgerId, entryId, lac, lengthBytes)
   const packaged = new PackagedEntry(bytes)
-  const members = ensembleAt(metadata, entryId)
-  const results = await Promise.allSettled(
-    writeSet(entryId, metadata.ensembleSize, metadata.writeQuorum).map((index) =>
-      askOnce(recovery, present(members[index], `member ${index}`), (store) =>
-        store.addEntry(ledgerId, entryId, packaged, { recovery: true }),
-      ),
+  const indexes = writeSet(entryId, metadata.ensembleSize, metadata.writeQuorum)
+  const held = new Set<string>()
+  const refusals = new Map<string, unknown>()
+  for (;;) {
+    const members = ensembleAt(recovery, entryId)
+    const asked = indexes.map((index) => present(members[index], `member ${index}`))
+    const add = async (id: string) => {
+      if (held.has(id) || refusals.has(id)) return
+      try {
+        await askOnce(recovery, id, (store) =>
+          store.addEntry(ledgerId, entryId, packaged, { recovery: true }),
+        )
+        held.add(id)
+      } catch (error) {
+        refusals.set(id, error)
+      }
+    }
+    await Promise.all(asked.map(add))
+    const failed = indexes.filter((_, at) => !held.has(present(asked[at], 'a member')))
+    if (failed.length > 0 && (await replaceMembers(recovery, entryId, failed, refusals))) continue
+    const copies = indexes.length - failed.length
+    if (copies >= metadata.ackQuorum) return
+    const why = `entry ${entryId} could be written to ${copies} stores`
+    throw stillRecovering(ledgerId, why, [...refusals.values()])
+  }
+}
+
+/**
+ * Puts stores that never were members of the ledger in the places of those that failed, from this entry on. False
+ * where there are none. Each is told of the ledger first, or it would take no entry of it.
+ */
+async function replaceMembers(
+  recovery: Recovery,
+  entryId: bigint,
+  places: readonly number[],
+  refusals: ReadonlyMap<string, unknown>,
+): Promise<boolean> {
+  const { context, metadata } = recovery
+  const taken = new Set([
+    ...allMembers(metadata.ensembles),
+    ...allMembers(recovery.ensembles),
+    ...refusals.keys(),
+  ])
+  const spare = await spareStores(context, taken, places.length)
+  const header = spare.length > 0 ? await headerOf(recovery) : null
+  if (header === null) return false
+  const members = [...ensembleAt(recovery, entryId)]
+  spare.forEach((store, at) => {
+    members[present(places[at], 'a place')] = store.id
+  })
+  const next = { firstEntryId: entryId, members }
+  await Promise.all(
+    spare.map((store) =>
+      askOnce(recovery, store.id, () => store.openLedger({ ...header, ...next })).catch((error: unknown) => {
+        // Another recoverer told it already. Any other failure shows again when it refuses the entry.
+        const fields = { err: error, ledger: recovery.ledgerId.toString(), store: store.id }
+        context.logger.debug(fields, 'a store was not told of a ledger in recovery')
+      }),
     ),
   )
-  const errors = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []))
-  const copies = results.length - errors.length
-  if (copies < metadata.ackQuorum) {
-    throw stillRecovering(ledgerId, `entry ${entryId} could be written to ${copies} stores`, errors)
-  }
+  recovery.ensembles = withEnsemble(recovery.ensembles, next)
+  return true
+}
+
+/** What the ledger's stores were told when it began; null where none of them can say. */
+async function headerOf({ context, ledgerId, metadata }: Recovery): Promise<LedgerHeader | null> {
+  const found = await Promise.all(
+    lastEnsemble(metadata).members.map(async (id) => {
+      try {
+        const [ledger] = await ask(context, id, (store) => store.listLedgers(ledgerId - 1n, 1))
+        return ledger?.ledgerId === ledgerId ? ledger.header : null
+      } catch (error) {
+        context.logger.debug({ err: error, ledger: ledgerId.toString(), store: id }, 'store can not be asked')
+        return null
+      }
+    }),
+  )
+  return found.find((header) => header !== null) ?? null
 }
 
 function stillRecovering(ledgerId: bigint, why: string, errors: readonly unknown[]): StratalogError {

@@ -7,35 +7,21 @@ import { type Quorum, writeSet } from '../model/quorum.js'
 import type { Timer } from '../ports/clock.js'
 import type { VersionedLedgerMetadata } from '../ports/ledger-metadata.js'
 import type { LedgerHeader, LedgerSeal, SegmentStore } from '../ports/segment-store.js'
-import { AddSender } from './add-sender.js'
+import { AddQueue, type EntryAck, type PendingAdd } from './add-queue.js'
 import type { LedgerContext } from './context.js'
-
-/** How long a store may take for an add before the writer goes on without it. */
-const ADD_TIMEOUT_MS = 30_000
+import { changeOwnLedger, withEnsemble } from './ensembles.js'
+import { mayHaveSpare, placeLedger, spareStores } from './placement.js'
+import { ADD_TIMEOUT_MS, Replica } from './replica.js'
+import { sealOnStores } from './sealing.js'
 
 /** How far a store may stay behind what is acknowledged: its entries are held in memory until it answers. */
 const REPLICA_LAG_BYTES_MAX = 64 * 2 ** 20
-/** How long closing waits for stores to record the seal. */
-const SEAL_WAIT_MS = 2_000
+/** A ledger that found no store to replace another looks again after this long. */
+const LOOK_AGAIN_MS = 10_000
 
-/** What an acknowledged entry says. */
-export interface EntryAck {
-  readonly entryId: bigint
-  /** Stores that had it durably when it was acknowledged. */
-  readonly copies: number
-}
+export type { EntryAck } from './add-queue.js'
 
-interface PendingAdd {
-  readonly entryId: bigint
-  readonly payloadBytes: number
-  readonly sentMs: number
-  /** Ensemble indexes that have not answered yet. */
-  readonly waiting: Set<number>
-  copies: number
-  readonly resolve: (ack: EntryAck) => void
-  readonly reject: (error: StratalogError) => void
-}
-
+/** What a new ledger is for. */
 export interface NewLedger {
   readonly quorum: Quorum
   readonly segment: LedgerHeader['segment']
@@ -43,53 +29,49 @@ export interface NewLedger {
 }
 
 /**
- * The one writer of one ledger (BookKeeper's LedgerHandle, FORMATS.md §4.2): stripes entries over the ensemble,
+ * The one writer of one ledger (BookKeeper's LedgerHandle, FORMATS.md §4.2, §4.3): stripes entries over the ensemble,
  * acknowledges them in order once Qa stores are durable, and closes the ledger by compare-and-set.
  *
- * A store that fails an add (`backpressure` is no failure: AddSender) is left out of the rest of this ledger; the ledger goes on while every write set still
- * has Qa members, else it fails as a whole with `not_enough_stores`. Invariant 3: once any store says `fenced`,
- * nothing that is pending is acknowledged.
+ * A store that fails, hangs or lags (`backpressure` is no failure: AddSender) is replaced by another one from the first
+ * unacknowledged entry on. A store is a member of a ledger once, which bounds the changes. Where none is to be had
+ * the ledger goes on without, while every write set has Qa members, else it fails with `not_enough_stores`.
+ * Invariant 3: once any store or the metadata says that another opener is there, nothing pending is acknowledged.
  */
 export class LedgerWriter {
   readonly ledgerId: bigint
   readonly digestType = 'CRC32C' as const
   readonly #context: LedgerContext
-  readonly #metadata: LedgerMetadata
-  readonly #version: number
-  readonly #stores: readonly SegmentStore[]
+  readonly #header: LedgerHeader
+  #current: VersionedLedgerMetadata
   /** By ensemble index. */
-  readonly #senders: readonly AddSender[]
-  /** Ensemble indexes this ledger goes on without, with the reason. */
-  readonly #out = new Map<number, StratalogError>()
-  readonly #pending: PendingAdd[] = []
-  #lac = -1n
-  #lastPushed = -1n
-  /** Payload bytes up to the last pushed entry, and up to the LAC. */
-  #pushedBytes = 0
-  #confirmedBytes = 0
-  /** By ensemble index: payload bytes sent to the store that it has not answered. */
-  readonly #owedBytes: number[]
+  readonly #replicas: Replica[]
+  /** Stores that were ever asked to be members. */
+  readonly #used: Set<string>
+  readonly #queue = new AddQueue()
   #failure: StratalogError | null = null
   #closing = false
-  #drained: (() => void)[] = []
-  /** Adds that some store still has to answer, acknowledged or not. */
-  #unsettled = 0
   #watchdog: Timer | null = null
+  /** Stores are being replaced; `#change` resolves when that is done. */
+  #changing = false
+  #change: Promise<void> | null = null
+  /** A store failed while others were being replaced, maybe too late to be seen by that. */
+  #missed = false
+  /** A new ensemble that begins behind the LAC is being committed: nothing is acknowledged meanwhile. */
+  #lacHeld = false
+  #lookedMs = Number.NEGATIVE_INFINITY
 
   private constructor(
     context: LedgerContext,
     created: VersionedLedgerMetadata,
+    header: LedgerHeader,
     stores: readonly SegmentStore[],
   ) {
     this.ledgerId = created.ledgerId
     this.#context = context
-    this.#metadata = created.metadata
-    this.#version = created.version
-    this.#stores = stores
-    this.#owedBytes = stores.map(() => 0)
-    this.#senders = stores.map(
-      (store) => new AddSender(store, created.ledgerId, context.clock, ADD_TIMEOUT_MS),
-    )
+    this.#current = created
+    this.#header = header
+    this.#used = new Set(header.members)
+    this.#replicas = stores.map((store, index) => this.#replica(store, index))
   }
 
   /**
@@ -97,61 +79,61 @@ export class LedgerWriter {
    * The metadata is durable before the first store hears of the ledger.
    */
   static async create(context: LedgerContext, options: NewLedger): Promise<LedgerWriter> {
-    const { quorum } = options
-    const writable = await context.stores.writable()
-    if (writable.length < quorum.min) throw await notEnoughStores(context, quorum, writable.length)
-    const stores = writable.slice(0, quorum.ensemble)
-    const writeQuorum = Math.min(quorum.copies, stores.length)
-    const ledgerId = await context.metadata.allocateId()
-    const members = stores.map((store) => store.id)
-    const created = await context.metadata.create(ledgerId, {
-      formatVersion: 3,
+    const { quorum, segment, preceding } = options
+    const stores = await placeLedger(context, quorum)
+    const shape = {
+      digestType: 'CRC32C',
       ensembleSize: stores.length,
-      writeQuorum,
+      writeQuorum: Math.min(quorum.copies, stores.length),
       ackQuorum: quorum.ack,
+    } as const
+    const members = stores.map((store) => store.id)
+    const ledgerId = await context.metadata.allocateId()
+    const created = await context.metadata.create(ledgerId, {
+      ...shape,
+      formatVersion: 3,
       state: 'OPEN',
       lengthBytes: 0n,
       lastEntryId: -1n,
       ensembles: [{ firstEntryId: 0n, members }],
-      digestType: 'CRC32C',
       password: new Uint8Array(0),
       ctimeMs: BigInt(context.clock.nowMs()),
       customMetadata: new Map(),
       cToken: 0n,
     })
-    const writer = new LedgerWriter(context, created, stores)
-    writer.#openOnStores({
-      ledgerId,
-      digestType: 'CRC32C',
-      ensembleSize: stores.length,
-      writeQuorum,
-      ackQuorum: quorum.ack,
-      members,
-      firstEntryId: 0n,
-      segment: options.segment,
-      preceding: options.preceding,
-    })
+    const header = { ...shape, ledgerId, members, firstEntryId: 0n, segment, preceding }
+    const writer = new LedgerWriter(context, created, header, stores)
+    for (const replica of writer.#replicas) writer.#open(replica, header)
     return writer
   }
 
   /** Highest entry that is acknowledged, with all before it; −1n: none. */
   get lac(): bigint {
-    return this.#lac
+    return this.#queue.lac
   }
 
   /** Acknowledged payload bytes. */
   get lengthBytes(): number {
-    return this.#confirmedBytes
+    return this.#queue.confirmedBytes
   }
 
   /** Entries that are sent and not yet acknowledged. */
   get inFlight(): number {
-    return this.#pending.length
+    return this.#queue.pending.length
   }
 
-  /** Stores this ledger goes on without. */
+  /** Whether this ledger goes on with a store less than it should have. */
   get degraded(): boolean {
-    return this.#out.size > 0
+    return this.#replicas.some((replica) => replica.out !== null)
+  }
+
+  /** The ensemble, for those who show where a ledger is. */
+  get members(): readonly string[] {
+    return lastEnsemble(this.#metadata).members
+  }
+
+  get #metadata(): LedgerMetadata {
+    return this.#current.metadata
   }
 
   /**
@@ -163,22 +145,15 @@ export class LedgerWriter {
     if (this.#failure !== null) return Promise.reject(this.#failure)
     if (this.#closing)
       return Promise.reject(new StratalogError('closed', `ledger ${this.ledgerId} is being closed`))
-    const entryId = this.#lastPushed + 1n
-    this.#lastPushed = entryId
-    this.#pushedBytes += payloadBytes
-    packageEntryInPlace(buffer, this.digestType, this.ledgerId, entryId, this.#lac, BigInt(this.#pushedBytes))
-    const { promise, resolve, reject } = withResolvers<EntryAck>()
-    const waiting = new Set(writeSet(entryId, this.#stores.length, this.#metadata.writeQuorum))
-    for (const index of this.#out.keys()) waiting.delete(index)
-    const sentMs = this.#context.clock.monotonicMs()
-    const add: PendingAdd = { entryId, payloadBytes, sentMs, waiting, copies: 0, resolve, reject }
-    this.#pending.push(add)
-    this.#unsettled += 1
-    const entry = new PackagedEntry(buffer)
-    for (const index of [...waiting]) this.#send(add, index, entry)
+    const { add, acked } = this.#queue.push(payloadBytes, (entryId, lengthBytes) => {
+      packageEntryInPlace(buffer, this.digestType, this.ledgerId, entryId, this.lac, BigInt(lengthBytes))
+      return new PackagedEntry(buffer)
+    })
+    for (const replica of this.#holders(add.entryId)) if (replica.out === null) this.#send(add, replica)
     this.#leaveLaggards()
+    this.#lookAgain()
     this.#watch()
-    return promise
+    return acked
   }
 
   /**
@@ -191,42 +166,35 @@ export class LedgerWriter {
   async close(options: { readonly evenFailed?: boolean } = {}): Promise<LedgerSeal> {
     assert(!this.#closing, `ledger ${this.ledgerId} is closed twice`)
     this.#closing = true
-    await new Promise<void>((resolve) => {
-      this.#drained.push(resolve)
-      this.#checkDrained()
-    })
+    await this.#queue.drained()
+    while (this.#changing) await this.#change
     const mayClose = options.evenFailed === true && this.#failure?.code !== 'fenced'
     if (this.#failure !== null && !mayClose) throw this.#failure
-    const seal = { lastEntryId: this.#lac, lengthBytes: this.#confirmedBytes }
+    const seal = { lastEntryId: this.lac, lengthBytes: this.lengthBytes }
     try {
-      await this.#context.metadata.compareAndSet(this.ledgerId, this.#version, {
-        ...this.#metadata,
+      this.#current = await changeOwnLedger(this.#context, this.#current, (metadata) => ({
+        ...metadata,
         state: 'CLOSED',
         lastEntryId: seal.lastEntryId,
         lengthBytes: BigInt(seal.lengthBytes),
-        cToken: 0n,
-      })
+      }))
     } catch (error) {
-      if (!isStratalogError(error, 'conflict')) throw error
-      const fenced = new StratalogError(
-        'fenced',
-        `ledger ${this.ledgerId} was taken over by another opener while this writer closed it`,
-        { cause: error },
-      )
-      this.#fail(fenced)
       // Also where it had failed before: that another has it now is what its owner must know.
-      throw fenced
+      if (isStratalogError(error, 'fenced')) this.#fail(error)
+      throw error
     }
     // A store that says `backpressure` gets its copies first: behind the seal it would refuse them.
-    await sealOnStores(this.#context, this.#stores, this.ledgerId, seal, (index) =>
-      present(this.#senders[index], `sender ${index}`).idle(),
+    const waits = new Map(this.#replicas.map((replica) => [replica.store.id, replica]))
+    await sealOnStores(this.#context, this.ledgerId, this.#metadata, seal, async (id) =>
+      waits.get(id)?.idle(),
     )
     return seal
   }
 
   /** Resolves when every store has answered every add, as a benchmark that counts all copies needs it. */
   async settled(): Promise<void> {
-    while (this.#unsettled > 0 && this.#failure === null) await this.#context.clock.sleep(1)
+    const owing = () => this.#replicas.some((replica) => replica.out === null && replica.owedEntries > 0)
+    while ((owing() || this.#changing) && this.#failure === null) await this.#context.clock.sleep(1)
   }
 
   /** Gives the ledger up without closing it: what is pending fails. Recovery closes it later. */
@@ -234,84 +202,67 @@ export class LedgerWriter {
     this.#fail(cause)
   }
 
-  #openOnStores(header: LedgerHeader): void {
-    this.#stores.forEach((store, index) => {
-      // Not awaited: a store makes the header durable before any entry that comes after it.
-      store.openLedger(header).catch((error: unknown) => this.#storeFailed(index, asError(error, store)))
-    })
+  #replica(store: SegmentStore, index: number): Replica {
+    return new Replica(store, index, this.ledgerId, this.#context.clock, this.#context.health)
   }
 
-  #send(add: PendingAdd, index: number, entry: PackagedEntry): void {
-    const store = present(this.#stores[index], `store ${index}`)
-    const sender = present(this.#senders[index], `sender ${index}`)
-    this.#addOwed(index, add.payloadBytes)
-    sender.send(add.entryId, entry).then(
-      () => {
-        this.#addOwed(index, -add.payloadBytes)
-        this.#answered(add, index)
-        if (this.#failure === null && !this.#out.has(index)) add.copies += 1
-        this.#acknowledge()
-      },
-      (error: unknown) => {
-        this.#addOwed(index, -add.payloadBytes)
-        this.#answered(add, index)
-        this.#storeFailed(index, asError(error, store))
-      },
+  /** Tells a store of the ledger; not awaited: a store makes the header durable before any entry that comes after it. */
+  #open(replica: Replica, header: LedgerHeader): void {
+    replica.store
+      .openLedger(header)
+      .catch((error: unknown) => this.#replicaFailed(replica, asError(error, replica.store)))
+  }
+
+  /** The replicas an entry is striped over, in the ensemble as it is now. */
+  #holders(entryId: bigint): Replica[] {
+    return writeSet(entryId, this.#replicas.length, this.#metadata.writeQuorum).map((index) =>
+      present(this.#replicas[index], `replica ${index}`),
     )
   }
 
-  #addOwed(index: number, bytes: number): void {
-    this.#owedBytes[index] = (this.#owedBytes[index] ?? 0) + bytes
+  #send(add: PendingAdd, replica: Replica): void {
+    replica.send(add.entryId, add.entry, add.payloadBytes).then(
+      () => {
+        // A copy on a store that was put out meanwhile may lie outside the entry's ensemble when it is acknowledged.
+        if (this.#failure !== null || replica.out !== null) return
+        add.copies.add(replica.index)
+        this.#acknowledge()
+      },
+      (error: unknown) => this.#replicaFailed(replica, asError(error, replica.store)),
+    )
   }
 
   /** Goes on without a store that is far behind what the others acknowledged: memory is bounded (invariant 11). */
   #leaveLaggards(): void {
-    const inFlightBytes = this.#pushedBytes - this.#confirmedBytes
-    this.#owedBytes.forEach((owed, index) => {
-      if (owed - inFlightBytes <= REPLICA_LAG_BYTES_MAX || this.#out.has(index)) return
-      const message = `segment store ${this.#stores[index]?.id} is ${owed} bytes behind the other stores`
-      this.#storeFailed(index, new StratalogError('timeout', message, { retryable: true, found: owed }))
-    })
-  }
-
-  #answered(add: PendingAdd, index: number): void {
-    if (add.waiting.delete(index) && add.waiting.size === 0) this.#unsettled -= 1
-  }
-
-  /** From the head of the queue only: acknowledgements come in entry order (FORMATS.md §4.2). */
-  #acknowledge(): void {
-    if (this.#failure !== null) return
-    const acknowledged: PendingAdd[] = []
-    for (
-      let head = this.#pending[0];
-      head !== undefined && head.copies >= this.#metadata.ackQuorum;
-      head = this.#pending[0]
-    ) {
-      this.#pending.shift()
-      this.#lac = head.entryId
-      this.#confirmedBytes += head.payloadBytes
-      acknowledged.push(head)
+    for (const replica of this.#replicas) {
+      const { owedBytes, store } = replica
+      if (owedBytes - this.#queue.inFlightBytes <= REPLICA_LAG_BYTES_MAX) continue
+      const message = `segment store ${store.id} is ${owedBytes} bytes behind the other stores`
+      this.#replicaFailed(
+        replica,
+        new StratalogError('timeout', message, { retryable: true, found: owedBytes }),
+      )
     }
-    if (acknowledged.length === 0) return
-    // Before the callers hear of it, so that whoever was told of a record can read it.
-    this.#publishLac()
-    for (const add of acknowledged) add.resolve({ entryId: add.entryId, copies: add.copies })
-    this.#checkDrained()
+  }
+
+  #acknowledge(): void {
+    if (this.#failure !== null || this.#lacHeld) return
+    this.#queue.confirm(this.#metadata.ackQuorum, () => this.#publishLac())
   }
 
   #publishLac(): void {
-    this.#stores.forEach((store, index) => {
-      if (this.#out.has(index)) return
-      store.writeLac(this.ledgerId, this.#lac).catch((error: unknown) => {
+    for (const { store, out } of this.#replicas) {
+      if (out !== null) continue
+      store.writeLac(this.ledgerId, this.lac).catch((error: unknown) => {
         this.#context.logger.debug(
           { err: error, ledger: this.ledgerId.toString(), store: store.id },
           'LAC not published',
         )
       })
-    })
+    }
   }
 
-  #storeFailed(index: number, error: StratalogError): void {
+  #replicaFailed(replica: Replica, error: StratalogError): void {
     if (this.#failure !== null) return
     if (error.code === 'fenced') {
       this.#fail(
@@ -323,24 +274,113 @@ export class LedgerWriter {
       )
       return
     }
-    if (!this.#out.has(index)) {
-      this.#out.set(index, error)
-      this.#context.logger.warn(
-        { err: error, ledger: this.ledgerId.toString(), store: this.#stores[index]?.id },
-        'ledger goes on without a store',
-      )
-      for (const add of this.#pending) this.#answered(add, index)
-      this.#senders[index]?.stop(error)
+    if (replica.out !== null) return
+    replica.putOut(error)
+    this.#context.logger.warn(
+      { err: error, ledger: this.ledgerId.toString(), store: replica.store.id },
+      'ledger goes on without a store',
+    )
+    this.#replaceStores()
+    this.#checkEnough()
+  }
+
+  #lookAgain(): void {
+    if (this.#changing || !this.degraded) return
+    if (this.#context.clock.monotonicMs() - this.#lookedMs >= LOOK_AGAIN_MS) this.#replaceStores()
+  }
+
+  /** Begins to put other stores in the places of those that are out, unless that is under way or hopeless. */
+  #replaceStores(): void {
+    this.#missed = this.#changing
+    if (this.#changing || !mayHaveSpare(this.#context, this.#used)) return
+    this.#changing = true
+    this.#change = this.#replaceAll()
+  }
+
+  /** Never rejects. */
+  async #replaceAll(): Promise<void> {
+    try {
+      while (await this.#replaceSome());
+    } catch (error) {
+      if (isStratalogError(error, 'fenced')) this.#fail(error)
+      // Nothing is counted on the stores that are out, so both ensembles hold what is acknowledged from here on.
+      const fields = { err: error, ledger: this.ledgerId.toString() }
+      this.#context.logger.warn(fields, 'stores of a ledger could not be replaced')
+    } finally {
+      this.#changing = false
+      this.#lookedMs = this.#context.clock.monotonicMs()
+      if (this.#missed) this.#replaceStores()
+      this.#checkEnough()
     }
+  }
+
+  /** False: nothing is left to be replaced, or no store to replace it. */
+  async #replaceSome(): Promise<boolean> {
+    const outs = () => this.#replicas.filter((replica) => replica.out !== null).length
+    const over = () => this.#failure !== null || (this.#closing && this.inFlight === 0)
+    if (outs() === 0 || over()) return false
+    const spare = await spareStores(this.#context, this.#used, outs())
+    if (spare.length === 0 || over()) return false
+    this.#lacHeld = true
+    try {
+      await this.#changeEnsemble(spare)
+    } finally {
+      this.#lacHeld = false
+      this.#acknowledge()
+    }
+    return true
+  }
+
+  /**
+   * Commits an ensemble that begins with the first unacknowledged entry, then sends what is pending to its new stores.
+   * The LAC stands still until the metadata are durable: an entry above it that was acknowledged earlier might have
+   * copies nobody would look for. A crash in between leaves new members that know nothing, and say so.
+   */
+  async #changeEnsemble(spare: readonly SegmentStore[]): Promise<void> {
+    const firstEntryId = this.lac + 1n
+    const out = this.#replicas.filter((replica) => replica.out !== null)
+    const fresh = spare.map((store, at) =>
+      this.#replica(store, present(out[at], 'replica that is out').index),
+    )
+    const members = this.#replicas.map(
+      (old) => (fresh.find((one) => one.index === old.index) ?? old).store.id,
+    )
+    this.#current = await changeOwnLedger(this.#context, this.#current, (metadata) => ({
+      ...metadata,
+      ensembles: withEnsemble(metadata.ensembles, { firstEntryId, members }),
+    }))
+    if (this.#failure !== null) return
+    for (const replica of fresh) {
+      this.#used.add(replica.store.id)
+      this.#replicas[replica.index] = replica
+      this.#open(replica, { ...this.#header, members, firstEntryId })
+    }
+    this.#context.logger.info(
+      { ledger: this.ledgerId.toString(), entry: firstEntryId.toString(), members },
+      'ledger goes on with other stores',
+    )
+    for (const add of this.#queue.pending) {
+      for (const replica of this.#holders(add.entryId)) {
+        if (!fresh.includes(replica)) continue
+        add.copies.delete(replica.index)
+        this.#send(add, replica)
+      }
+    }
+    this.#publishLac()
+  }
+
+  #checkEnough(): void {
+    // Whoever is replaced right now is looked at again when that is done.
+    if (this.#failure !== null || this.#changing) return
     const left = this.#fewestLeft()
     if (left >= this.#metadata.ackQuorum) return
-    const reasons = [...this.#out.values()].map((cause) => cause.message).join('; ')
+    const reasons = this.#replicas.flatMap(({ out }) => out ?? [])
     this.#fail(
       new StratalogError(
         'not_enough_stores',
-        `ledger ${this.ledgerId} needs ${this.#metadata.ackQuorum} durable copies and ${left} of the stores of some entries are left: ${reasons}`,
+        `ledger ${this.ledgerId} needs ${this.#metadata.ackQuorum} durable copies and ${left} of the stores of some entries are left: ${reasons.map((cause) => cause.message).join('; ')}`,
         {
-          cause: error,
+          cause: reasons.at(-1),
           retryable: true,
           expected: this.#metadata.ackQuorum,
           found: left,
@@ -351,11 +391,8 @@ export class LedgerWriter {
 
   /** Stores left in the write set that has the fewest. */
   #fewestLeft(): number {
-    const { writeQuorum } = this.#metadata
-    const sizes = this.#stores.map(
-      (_, first) =>
-        writeSet(BigInt(first), this.#stores.length, writeQuorum).filter((index) => !this.#out.has(index))
-          .length,
+    const sizes = this.#replicas.map(
+      (_, first) => this.#holders(BigInt(first)).filter(({ out }) => out === null).length,
     )
     return Math.min(...sizes)
   }
@@ -364,96 +401,27 @@ export class LedgerWriter {
     if (this.#failure !== null) return this.#failure
     this.#failure = error
     this.#watchdog?.cancel()
-    for (const sender of this.#senders) sender.stop(error)
-    for (const add of this.#pending.splice(0)) add.reject(error)
-    this.#checkDrained()
+    for (const replica of this.#replicas) replica.stop(error)
+    this.#queue.fail(error)
     return error
   }
 
-  #checkDrained(): void {
-    if (this.#pending.length > 0) return
-    for (const resolve of this.#drained.splice(0)) resolve()
-  }
-
-  /** A store that hangs must not hold the head of the queue for ever. */
+  /** A store that hangs must neither hold the head of the queue nor stay unnoticed behind faster ones. */
   #watch(): void {
     if (this.#watchdog !== null) return
     this.#watchdog = this.#context.clock.setTimer(ADD_TIMEOUT_MS / 2, () => {
       this.#watchdog = null
-      const oldest = this.#pending[0]
-      if (oldest === undefined || this.#failure !== null) return
-      if (this.#context.clock.monotonicMs() - oldest.sentMs >= ADD_TIMEOUT_MS) {
-        for (const index of [...oldest.waiting]) {
-          const id = this.#stores[index]?.id
-          this.#storeFailed(
-            index,
-            new StratalogError(
-              'timeout',
-              `segment store ${id} did not make entry ${oldest.entryId} durable within ${ADD_TIMEOUT_MS} ms`,
-              { retryable: true },
-            ),
-          )
-        }
+      if (this.#failure !== null) return
+      for (const replica of this.#replicas) {
+        const waitedMs = replica.out === null ? replica.waitedMs() : 0
+        if (waitedMs < ADD_TIMEOUT_MS) continue
+        const message = `segment store ${replica.store.id} did not make an entry durable within ${ADD_TIMEOUT_MS} ms`
+        this.#replicaFailed(replica, new StratalogError('timeout', message, { retryable: true }))
       }
-      this.#watch()
+      const owing = this.#replicas.some(({ out, owedEntries }) => out === null && owedEntries > 0)
+      if (owing || this.inFlight > 0) this.#watch()
     })
   }
-
-  /** The ensemble, for those who show where a ledger is. */
-  get members(): readonly string[] {
-    return lastEnsemble(this.#metadata).members
-  }
-}
-
-/**
- * Tells stores where a ledger ends, each when it is `ready`. The metadata is the truth: a store that can't be told is
- * only logged.
- */
-export async function sealOnStores(
-  context: LedgerContext,
-  stores: readonly SegmentStore[],
-  ledgerId: bigint,
-  seal: LedgerSeal,
-  ready: (index: number) => Promise<void> = async () => {},
-): Promise<void> {
-  const tell = async (store: SegmentStore, index: number): Promise<void> => {
-    try {
-      await ready(index)
-      await store.sealLedger(ledgerId, seal)
-    } catch (error) {
-      context.logger.warn(
-        { err: error, ledger: ledgerId.toString(), store: store.id },
-        'seal not recorded on a store',
-      )
-    }
-  }
-  const told = Promise.all(stores.map(tell))
-  // A store that hangs must not hold up the next segment. It is told all the same, whenever it comes back.
-  await new Promise<void>((resolve) => {
-    const timer = context.clock.setTimer(SEAL_WAIT_MS, resolve)
-    void told.then(() => {
-      timer.cancel()
-      resolve()
-    })
-  })
-}
-
-async function notEnoughStores(
-  context: LedgerContext,
-  quorum: Quorum,
-  writable: number,
-): Promise<StratalogError> {
-  const states = await Promise.all(context.stores.all().map((store) => store.status().catch(() => null)))
-  const why = states.flatMap((status) =>
-    status === null || status.state === 'writable'
-      ? []
-      : [`${status.location}: ${status.reason ?? status.state}`],
-  )
-  return new StratalogError(
-    'not_enough_stores',
-    `${quorum.min} writable stores are needed and ${writable} can be written${why.length > 0 ? ` (${why.join('; ')})` : ''}: see "stratalog tier status"`,
-    { retryable: true, expected: quorum.min, found: writable },
-  )
 }
 
 function asError(error: unknown, store: SegmentStore): StratalogError {
@@ -462,19 +430,4 @@ function asError(error: unknown, store: SegmentStore): StratalogError {
     cause: error,
     retryable: true,
   })
-}
-
-/** `Promise.withResolvers`, which Node 20 lacks. */
-function withResolvers<T>(): {
-  promise: Promise<T>
-  resolve: (value: T) => void
-  reject: (error: Error) => void
-} {
-  let resolve: (value: T) => void = () => {}
-  let reject: (error: Error) => void = () => {}
-  const promise = new Promise<T>((yes, no) => {
-    resolve = yes
-    reject = no
-  })
-  return { promise, resolve, reject }
 }

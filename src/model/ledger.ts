@@ -33,7 +33,7 @@ export interface LedgerMetadata {
 }
 
 /** The stores entry `entryId` is striped over: the last ensemble that begins at or below it. */
-export function ensembleAt(metadata: LedgerMetadata, entryId: bigint): readonly string[] {
+export function ensembleAt(metadata: Pick<LedgerMetadata, 'ensembles'>, entryId: bigint): readonly string[] {
   let found = present(metadata.ensembles[0], 'first ensemble')
   for (const ensemble of metadata.ensembles) if (ensemble.firstEntryId <= entryId) found = ensemble
   return found.members

@@ -4,11 +4,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { entryHeaderBytes } from '../../src/format/ledger-digest.js'
-import type { LedgerContext, StoreDirectory } from '../../src/ledger/context.js'
+import type { DamagedCopy, LedgerContext, StoreDirectory } from '../../src/ledger/context.js'
+import { StoreHealth } from '../../src/ledger/store-health.js'
 import { type EntryAck, LedgerWriter } from '../../src/ledger/writer.js'
 import { openSqliteMetadata, type SqliteMetadata } from '../../src/metadata/sqlite/open.js'
+import type { LedgerMetadata } from '../../src/model/ledger.js'
 import type { Quorum } from '../../src/model/quorum.js'
 import type { Clock } from '../../src/ports/clock.js'
+import type { LedgerMetadataStore, VersionedLedgerMetadata } from '../../src/ports/ledger-metadata.js'
 import type { SegmentStore } from '../../src/ports/segment-store.js'
 import { memoryLogger } from './archive.js'
 import { MemoryReplica, MemoryStore } from './memory-store.js'
@@ -34,10 +37,56 @@ export class MemoryDirectory implements StoreDirectory {
   }
 }
 
-/** One process's view of the world: its own ways to the replicas, the same metadata. */
+/** One process's way to the metadata: `before` and `after` befall a compare-and-set as a StoreFault does a call. */
+export class FaultyMetadata implements LedgerMetadataStore {
+  fault: { readonly before?: () => Promise<void> | void; readonly after?: () => Promise<void> | void } = {}
+  readonly #store: LedgerMetadataStore
+
+  constructor(store: LedgerMetadataStore) {
+    this.#store = store
+  }
+
+  async compareAndSet(
+    ledgerId: bigint,
+    expectedVersion: number,
+    metadata: LedgerMetadata,
+  ): Promise<VersionedLedgerMetadata> {
+    const { before, after } = this.fault
+    await before?.()
+    const changed = await this.#store.compareAndSet(ledgerId, expectedVersion, metadata)
+    await after?.()
+    return changed
+  }
+
+  allocateId(): Promise<bigint> {
+    return this.#store.allocateId()
+  }
+
+  create(ledgerId: bigint, metadata: LedgerMetadata): Promise<VersionedLedgerMetadata> {
+    return this.#store.create(ledgerId, metadata)
+  }
+
+  read(ledgerId: bigint): Promise<VersionedLedgerMetadata> {
+    return this.#store.read(ledgerId)
+  }
+
+  delete(ledgerId: bigint): Promise<void> {
+    return this.#store.delete(ledgerId)
+  }
+
+  list(after: bigint, limit: number): Promise<bigint[]> {
+    return this.#store.list(after, limit)
+  }
+}
+
+/** One process's view of the world: its own ways to the replicas and to the same metadata. */
 export interface Process {
   readonly context: LedgerContext
   readonly stores: readonly MemoryStore[]
+  readonly metadata: FaultyMetadata
+  readonly health: StoreHealth
+  /** Copies that its readers found damaged. */
+  readonly damaged: DamagedCopy[]
 }
 
 /** A few replicas and a metadata file, with any number of processes over them. */
@@ -56,14 +105,20 @@ export class World {
 
   process(): Process {
     const stores = this.replicas.map((replica, at) => new MemoryStore(`s${at}`, this.clock, replica))
-    const { clock, metadata } = this
+    const { clock } = this
+    const logger = memoryLogger(this.log)
+    const metadata = new FaultyMetadata(this.metadata.ledgers)
+    const health = new StoreHealth(clock, logger)
+    const damaged: DamagedCopy[] = []
     const context = {
       stores: new MemoryDirectory(stores),
-      metadata: metadata.ledgers,
+      metadata,
       clock,
-      logger: memoryLogger(this.log),
+      logger,
+      health,
+      damaged: (copy: DamagedCopy) => damaged.push(copy),
     }
-    return { context, stores }
+    return { context, stores, metadata, health, damaged }
   }
 
   async end(): Promise<void> {

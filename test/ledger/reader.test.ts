@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { Buffer } from 'node:buffer'
 import { afterEach, beforeEach, describe, test } from 'node:test'
+import { openEntry } from '../../src/format/ledger-digest.js'
 import { deleteLedger, LedgerReader } from '../../src/ledger/reader.js'
 import type { LedgerWriter } from '../../src/ledger/writer.js'
 import { present } from '../../src/model/assert.js'
@@ -127,9 +128,40 @@ describe('ledger reader', () => {
     const writer = await filled(1)
     store(1).state = 'unreachable'
     await assert.rejects(deleteLedger(two.context, writer.ledgerId), code('store_unavailable'))
+    assert.equal(
+      (await two.context.metadata.read(writer.ledgerId)).ledgerId,
+      writer.ledgerId,
+      'it is not orphaned',
+    )
     store(1).state = 'writable'
     await deleteLedger(two.context, writer.ledgerId)
     assert.equal(replica(1).ledger(writer.ledgerId).deleted, true)
+    await assert.rejects(open(writer), code('ledger_not_found'))
+  })
+
+  test('deleting reaches the stores of every ensemble; one that never counted does not hold it up', async () => {
+    const writer = await filled(3)
+    present(one.stores[1], 'store').fault = {
+      before: (call) => {
+        if (call === 'addEntry') throw failure('io_failed', 'EIO')
+      },
+    }
+    await appendText(writer, 'entry 3')
+    await quiet()
+    await writer.close()
+    assert.deepEqual(writer.members, ['s0', 's3', 's2'])
+    store(4).state = 'unreachable'
+    await deleteLedger(two.context, writer.ledgerId)
+    for (const at of [0, 1, 2, 3])
+      assert.equal(replica(at).ledger(writer.ledgerId).deleted, true, `store ${at}`)
+  })
+
+  test('a store that hangs does not hold up a deletion for ever', async () => {
+    const writer = await filled(1)
+    store(0).fault = { before: () => new Promise(() => {}) }
+    const deleted = watched(deleteLedger(two.context, writer.ledgerId))
+    await clock.advance(21_000)
+    assert.ok(code('store_unavailable')(deleted.error))
   })
 
   test('the last confirmed entry needs enough stores, not all of them', async () => {
@@ -144,16 +176,138 @@ describe('ledger reader', () => {
     await assert.rejects(reader.lastConfirmed(), code('store_unavailable'))
   })
 
-  test('a store that hangs costs one wait, then others serve', async () => {
+  test('a store that hangs costs one short wait, then others serve', async () => {
     const writer = await filled(10)
     const reader = await open(writer)
     const preferred = store(Number(writer.ledgerId % 3n))
     preferred.fault = { before: () => new Promise(() => {}) }
     const first = watched(reader.readEntries(0n, 9n, 1))
-    await clock.advance(21_000)
+    await clock.advance(600)
     assert.equal(first.value?.length, 1)
     const rest = await reader.readEntries(1n, 9n, 1 << 20)
     assert.equal(rest.length, 9, 'without waiting again, as one run')
+  })
+
+  test('catch-up reads are spread over the replicas', async () => {
+    const writer = await filled(1_024)
+    const reader = await open(writer)
+    for (let next = 0n; next < 1_024n; next += 32n) await reader.readEntries(next, next + 31n, 1 << 20)
+    for (const at of [0, 1, 2]) {
+      const reads = store(at).calls.get('readEntries') ?? 0
+      assert.ok(reads >= 8, `store ${at} served ${reads} of 32 reads`)
+    }
+  })
+
+  for (const [name, quorum] of [
+    ['E = Qw', QUORUM_322],
+    ['E > Qw', { ensemble: 5, copies: 3, ack: 2, min: 3 }],
+  ] as const) {
+    test(`${name}: a replica that is late is overtaken by the next one, and its read is aborted`, async () => {
+      const writer = await filled(4, quorum)
+      const reader = await open(writer)
+      const preferred = store(quorum === QUORUM_322 ? Number(writer.ledgerId % 3n) : 0)
+      preferred.fault = { before: () => new Promise(() => {}) }
+      const read = watched(reader.readEntries(0n, 0n, 1 << 20))
+      await quiet()
+      assert.equal(read.settled, false)
+      await clock.advance(500)
+      assert.equal(Buffer.from(present(read.value?.[0], 'entry').payload).toString(), 'entry 0')
+      assert.equal(clock.pending, 1, 'only the watchdog of the writer is left, no timer of the read')
+    })
+
+    test(`${name}: the delay follows the answers: a slow disk is not hedged for ever`, async () => {
+      const writer = await filled(64, quorum)
+      const reader = await open(writer)
+      const asked = () =>
+        two.stores.reduce(
+          (sum, { calls }) => sum + (calls.get('readEntries') ?? 0) + (calls.get('readEntry') ?? 0),
+          0,
+        )
+      for (const at of [0, 1, 2, 3, 4]) store(at).fault = { before: () => clock.sleep(110) }
+      const readOne = async (id: bigint) => {
+        const read = watched(reader.readEntries(id, id, 1))
+        await clock.advance(2_000)
+        assert.equal(read.value?.length, 1)
+      }
+      const before = asked()
+      await readOne(0n)
+      assert.ok(asked() - before > 1, 'at first another one is asked')
+      for (let id = 1n; id < 20n; id += 1n) await readOne(id)
+      const learned = asked()
+      await readOne(20n)
+      assert.equal(asked() - learned, 1)
+    })
+  }
+
+  describe('damaged copies', () => {
+    const noted = () => two.damaged.map(({ storeId, entryId }) => `${storeId}:${entryId}`).sort()
+
+    for (const [name, quorum] of [
+      ['E = Qw', QUORUM_322],
+      ['E > Qw', { ensemble: 5, copies: 3, ack: 2, min: 3 }],
+    ] as const) {
+      test(`${name}: of a closed ledger are told, with a good one (invariant 9)`, async () => {
+        const writer = await filled(10, quorum)
+        await writer.close()
+        const { ledgerId } = writer
+        // Entry e is first asked of store e mod 5, or, in runs, of the store that ledger and stretch make the first.
+        const first = (id: number) => (quorum === QUORUM_322 ? Number(ledgerId % 3n) : id % 5)
+        replica(first(2)).forget(ledgerId, 2n)
+        replica(first(5)).damage(ledgerId, 5n)
+        replica(first(9)).tear(ledgerId, 9n)
+        const reader = await open(writer)
+        assert.deepEqual(await all(reader, 9n), expected(10))
+        await quiet()
+        assert.deepEqual(noted(), [2, 5, 9].map((id) => `s${first(id)}:${id}`).sort())
+        for (const { entryId, bytes, ledgerId: of } of two.damaged) {
+          assert.equal(of, ledgerId)
+          const entry = openEntry(bytes, 'CRC32C', ledgerId, entryId)
+          assert.equal(Buffer.from(entry.payload).toString(), `entry ${entryId}`)
+        }
+      })
+
+      test(`${name}: a store that can't be reached, hangs or fails says nothing about its copy`, async () => {
+        const writer = await filled(10, quorum)
+        await writer.close()
+        store(0).state = 'unreachable'
+        store(1).fault = {
+          before: () => {
+            throw failure('io_failed', 'EIO')
+          },
+        }
+        const reader = await open(writer)
+        assert.deepEqual(await all(reader, 9n), expected(10))
+        store(0).state = 'writable'
+        store(0).fault = { before: () => new Promise(() => {}) }
+        const again = watched(all(await open(writer), 9n))
+        await clock.advance(30_000)
+        assert.deepEqual(again.value, expected(10))
+        assert.deepEqual(noted(), [])
+      })
+    }
+
+    test("an open ledger is none of a repairer's business: its writer may still send the copy", async () => {
+      const writer = await filled(3)
+      replica(Number(writer.ledgerId % 3n)).forget(writer.ledgerId, 1n)
+      assert.deepEqual(await all(await open(writer), 2n), expected(3))
+      await quiet()
+      assert.deepEqual(noted(), [])
+    })
+
+    test('a receiver that throws does not spoil the read', async () => {
+      const writer = await filled(3)
+      await writer.close()
+      replica(Number(writer.ledgerId % 3n)).forget(writer.ledgerId, 0n)
+      const context = {
+        ...two.context,
+        damaged: () => {
+          throw new Error('a bug of the receiver')
+        },
+      }
+      assert.deepEqual(await all(await LedgerReader.open(context, writer.ledgerId), 2n), expected(3))
+      await quiet()
+      assert.ok(world.log.includes('a damaged copy was not noted'))
+    })
   })
 
   describe('waiting', () => {

@@ -32,6 +32,10 @@ describe('ledger writer', () => {
       store(at).fault = { before: (call) => (call === 'addEntry' ? gate.wait() : undefined) }
       return gate
     })
+  /** Leaves no store to replace another: the ledger goes on without, or fails. */
+  const noSpare = (): void => {
+    for (const at of [3, 4]) store(at).state = 'full'
+  }
   beforeEach(() => {
     clock = new ManualClock()
     world = new World(clock, 5)
@@ -140,6 +144,7 @@ describe('ledger writer', () => {
   })
 
   test('a store that fails is left out and the ledger goes on with the others', async () => {
+    noSpare()
     const writer = await newLedger(one.context)
     await appendText(writer, 'a')
     store(1).fault = {
@@ -157,6 +162,7 @@ describe('ledger writer', () => {
   })
 
   test('too few stores: all pending fail, nothing is acknowledged later, nothing is taken any more', async () => {
+    noSpare()
     const [a, b, c] = hold(0, 1, 2)
     assert.ok(a && b && c)
     const writer = await newLedger(one.context)
@@ -264,6 +270,7 @@ describe('ledger writer', () => {
   })
 
   test('a store that hangs is left after a while, and the head of the queue goes on', async () => {
+    noSpare()
     const writer = await newLedger(one.context, { ...QUORUM_322, ack: 3, min: 3 })
     hold(2)
     const stuck = watched(appendText(writer, 'a'))
@@ -277,6 +284,7 @@ describe('ledger writer', () => {
   })
 
   test('a store that hangs on the header or the seal holds up neither adds nor close for long', async () => {
+    noSpare()
     const gate = new Gate()
     store(1).fault = {
       before: (call) => (call === 'openLedger' || call === 'sealLedger' ? gate.wait() : undefined),
@@ -293,6 +301,7 @@ describe('ledger writer', () => {
   })
 
   test('a store that stays far behind is left: what is held for it is bounded (invariant 11)', async () => {
+    noSpare()
     const writer = await newLedger(one.context)
     const [gate] = hold(2)
     const megabyte = 'x'.repeat(2 ** 20)
@@ -354,6 +363,7 @@ describe('ledger writer', () => {
   })
 
   test('backpressure for ever: the store is put out by time, or by how much waits, and the ledger goes on', async () => {
+    noSpare()
     store(2).fault = {
       before: (call) => {
         if (call === 'addEntry') throw failure('backpressure', 'too much waits')
