@@ -3,6 +3,14 @@
 export type { PassReport, StreamPlan } from '../tiering/agent.js'
 export type { TieringEvent } from '../tiering/context.js'
 export type { PlannedAction } from '../tiering/plan.js'
+export type {
+  AppendAllOptions,
+  AppendBatchOptions,
+  AppendOptions,
+  AppendSummary,
+  BatchAck,
+  ConditionOptions,
+} from './append/append-session.js'
 export { openArchive, openLog, planRestore, restoreArchive } from './lazy.js'
 export type { Log, Streams, Tier } from './log.js'
 export { bytes, type Codec, json, text } from './model/codec.js'
@@ -51,9 +59,6 @@ export type { StoreStatus } from './ports/segment-store.js'
 export type { ReadCounts } from './read/reader.js'
 export type { RestorePlan, RestoreProgress, RestoreReport } from './restore.js'
 export type {
-  AppendAllOptions,
-  AppendOptions,
-  AppendSummary,
   ReadOptions,
   Records,
   Stream,

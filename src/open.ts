@@ -12,6 +12,7 @@ import { Log } from './log.js'
 import type { LogParts } from './log-parts.js'
 import { StratalogError } from './model/errors.js'
 import { policyQuorum } from './model/quorum.js'
+import type { SegmentRow } from './model/segment.js'
 import { archiveOpener } from './open/archives.js'
 import {
   CONFIG_FILE,
@@ -119,7 +120,12 @@ async function assemble(
   const { clock, logger } = system
   const health = new StoreHealth(clock, logger)
   const ledger = { stores, metadata: metadata.ledgers, clock, logger, health }
-  const segments = { ledger, index: metadata.index }
+  const cache = new BlockCache()
+  const openCold = async (row: SegmentRow) => {
+    if (archive === null) throw archiveNeeded(root)
+    return ColdSource.open(await archive.open(), row, cache)
+  }
+  const segments = { ledger, index: metadata.index, openCold }
   const policies = policyResolver(config)
   const live = new LivePolicies(metadata.index, policies.resolve, system.logger)
   closers.push(() => live.close())
@@ -144,7 +150,6 @@ async function assemble(
   })
   closers.push(() => hub.close())
   closers.push(() => agent.close())
-  const cache = new BlockCache()
   const parts: LogParts = {
     logId: identity.logId,
     directory: root,
@@ -159,10 +164,7 @@ async function assemble(
       clock: system.clock,
       logger: system.logger,
       openHot: (row) => HotSource.open(ledger, row.ledgerId ?? -1n),
-      openCold: async (row) => {
-        if (archive === null) throw archiveNeeded(root)
-        return ColdSource.open(await archive.open(), row, cache)
-      },
+      openCold,
     },
     policies,
     nearest,

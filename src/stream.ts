@@ -1,3 +1,16 @@
+import {
+  type AppendAllOptions,
+  type AppendBatchOptions,
+  type AppendOptions,
+  AppendSession,
+  type AppendSummary,
+  type BatchAck,
+  batchOf,
+  checkPayload,
+  checkTxid,
+  conditionsOf,
+  sessionConditions,
+} from './append/append-session.js'
 import type { StreamWriter } from './append/stream-writer.js'
 import type { WriterHub } from './append/writer-hub.js'
 import type { Codec } from './model/codec.js'
@@ -9,33 +22,6 @@ import type { Ack, Gap, LogRecord } from './model/record.js'
 import { isClosed, type SegmentRow, type StreamRow, type TxidMode } from './model/segment.js'
 import type { SegmentTotals } from './ports/segment-index.js'
 import { type ReadContext, type ReadCounts, type ReadRange, readBatches } from './read/reader.js'
-
-/** Records an `appendAll` session has under way at most. */
-const SESSION_RECORDS_MAX = 8_192
-/** Payload bytes an `appendAll` session has under way at most. */
-const SESSION_BYTES_MAX = 8 * 1024 * 1024
-
-export interface AppendOptions {
-  /** A position of your own, not below the last one. Default: max(last, now in milliseconds). */
-  readonly txid?: bigint
-}
-
-export interface AppendAllOptions<T> {
-  /** The txid of each value; not below the one before. */
-  readonly txid?: (value: T) => bigint
-  readonly signal?: AbortSignal
-  /** Called now and then with what is durable so far. */
-  readonly onProgress?: (done: { count: number; bytes: number }) => void
-}
-
-/** What an `appendAll` session wrote; `first` and `last` are null for no record. */
-export interface AppendSummary {
-  readonly first: Dlsn | null
-  readonly last: Dlsn | null
-  readonly count: number
-  readonly bytes: number
-  readonly duplicate: boolean
-}
 
 export interface ReadOptions extends ReadRange {
   /** `throw` (default): a gap rejects with code `gap`. `yield`: gaps come as elements. */
@@ -56,6 +42,8 @@ export interface StreamInfo {
   readonly txid: TxidMode
   readonly createdMs: number
   readonly trimmedBelow: Dlsn | null
+  /** When it was finished, milliseconds since the epoch; null: it was not. */
+  readonly finishedMs: number | null
   readonly first: Dlsn | null
   /** Where the open segment ends for readers is only known to them; this is the last of the closed ones or null. */
   readonly newestSegment: bigint | null
@@ -110,9 +98,9 @@ export class Stream<T = Uint8Array | string> {
     try {
       const payload = checkPayload(this.#codec.encode(value))
       const txid = checkTxid(options.txid)
+      const conditions = conditionsOf(options)
       const writer = this.#writer
-      const works = writer !== null && (writer.failure === null || writer.failure.code === 'fenced')
-      if (works && this.#waiting === 0) return writer.append(payload, txid)
+      if (writer?.works && this.#waiting === 0) return writer.append(payload, txid, conditions)
       // The value is the caller's again when this returns, and the writer is not there yet to copy it.
       // `slice` would not do: that of a Buffer shares the bytes.
       const copied = typeof payload === 'string' ? payload : new Uint8Array(payload)
@@ -120,7 +108,7 @@ export class Stream<T = Uint8Array | string> {
       return this.#opened().then(
         (opened) => {
           this.#waiting -= 1
-          return opened.append(copied, txid)
+          return opened.append(copied, txid, conditions)
         },
         (error: unknown) => {
           this.#waiting -= 1
@@ -154,28 +142,62 @@ export class Stream<T = Uint8Array | string> {
   }
 
   /**
+   * Appends some records one behind the other, with no other record in between; none of them if one can't be
+   * appended or what the batch depends on does not hold. A crash may keep the first of them: named by a producer the
+   * batch can be sent again. At most 8 MiB.
+   */
+  async appendBatch(values: readonly T[], options: AppendBatchOptions<T> = {}): Promise<BatchAck> {
+    const records = batchOf(values, options, (value) => this.#codec.encode(value))
+    const session = new AppendSession()
+    const writer = await this.#opened()
+    for (const { payload, txid, conditions } of records) {
+      session.throwIfFailed()
+      writer.appendTo(payload, txid, session.take(payload), conditions)
+    }
+    const { first, last, count, duplicate } = await session.finish()
+    return { first, last, count, duplicate }
+  }
+
+  /**
    * Appends what an iterable yields, in order, with a bounded number of records under way. Rejects with the first
-   * failure; what was acknowledged before it stays.
+   * failure, and nothing behind it is appended; what was acknowledged before it stays. With a `producer`, running it
+   * again from the beginning appends only what is not there yet.
    */
   async appendAll(
     values: Iterable<T> | AsyncIterable<T>,
     options: AppendAllOptions<T> = {},
   ): Promise<AppendSummary> {
     const { signal, onProgress } = options
+    const conditions = sessionConditions(options)
     const writer = await this.#opened()
     const session = new AppendSession(onProgress)
     for await (const value of values) {
       signal?.throwIfAborted()
       session.throwIfFailed()
       const payload = checkPayload(this.#codec.encode(value))
-      writer.appendTo(
-        payload,
-        options.txid === undefined ? null : checkTxid(options.txid(value)),
-        session.take(payload),
-      )
+      const txid = options.txid === undefined ? null : checkTxid(options.txid(value))
+      writer.appendTo(payload, txid, session.take(payload), conditions(value))
       if (session.full) await session.room()
     }
     return session.finish()
+  }
+
+  /**
+   * Takes the stream over and gives a token for appends (`fence`): they are refused with `fenced` once anybody has
+   * called this again, or another process has become the writer. What was appended before is durable by then.
+   */
+  async fence(): Promise<bigint> {
+    const row = await this.#services.ensure(this.name)
+    const writer = await this.#services.hub.renew(row)
+    return writer.fence
+  }
+
+  /** Ends the stream for ever: what was appended is sealed, later appends fail with `stream_finished`. Idempotent. */
+  async finish(): Promise<void> {
+    const row = await this.#existing()
+    if (row.finishedMs !== null) return
+    const writer = await this.#services.hub.writer(row)
+    await writer.finish()
   }
 
   /** Records of a range, hot or cold: you can't tell. Rejects with `stream_not_found` for an unknown stream. */
@@ -227,6 +249,7 @@ export class Stream<T = Uint8Array | string> {
       txid: row.txidMode,
       createdMs: row.createdMs,
       trimmedBelow: row.trimmedBelow,
+      finishedMs: row.finishedMs,
       first,
       newestSegment: newest?.segment ?? null,
       nextSequenceId: writer?.nextSequenceId ?? endOf(newest),
@@ -269,110 +292,6 @@ export class Stream<T = Uint8Array | string> {
     if (row === null) throw await this.#services.notFound(this.name)
     return row
   }
-}
-
-/** Counts what one `appendAll` has under way and remembers its first failure. */
-class AppendSession {
-  readonly #onProgress: AppendAllOptions<unknown>['onProgress']
-  #count = 0
-  #done = 0
-  #underWayBytes = 0
-  #doneBytes = 0
-  #first: Ack | null = null
-  #last: Ack | null = null
-  #failure: Error | null = null
-  #wake: (() => void) | null = null
-
-  constructor(onProgress: AppendAllOptions<unknown>['onProgress']) {
-    this.#onProgress = onProgress
-  }
-
-  take(payload: Uint8Array | string): { resolve(ack: Ack): void; reject(error: Error): void } {
-    const bytes = typeof payload === 'string' ? Buffer.byteLength(payload) : payload.byteLength
-    this.#count += 1
-    this.#underWayBytes += bytes
-    return {
-      resolve: (ack) => {
-        this.#done += 1
-        this.#underWayBytes -= bytes
-        this.#doneBytes += bytes
-        this.#first ??= ack
-        this.#last = ack
-        this.#wakeUp()
-      },
-      reject: (error) => {
-        this.#done += 1
-        this.#underWayBytes -= bytes
-        this.#failure ??= error
-        this.#wakeUp()
-      },
-    }
-  }
-
-  get full(): boolean {
-    return this.#count - this.#done >= SESSION_RECORDS_MAX || this.#underWayBytes >= SESSION_BYTES_MAX
-  }
-
-  throwIfFailed(): void {
-    if (this.#failure !== null) throw this.#failure
-  }
-
-  async room(): Promise<void> {
-    // Half of the window at a time: a wake-up for each record would cost more than the record.
-    while (
-      this.#failure === null &&
-      (this.#count - this.#done > SESSION_RECORDS_MAX / 2 || this.#underWayBytes > SESSION_BYTES_MAX / 2)
-    ) {
-      await this.#nextAck()
-    }
-    this.#onProgress?.({ count: this.#done, bytes: this.#doneBytes })
-    this.throwIfFailed()
-  }
-
-  async finish(): Promise<AppendSummary> {
-    while (this.#done < this.#count) await this.#nextAck()
-    this.throwIfFailed()
-    this.#onProgress?.({ count: this.#done, bytes: this.#doneBytes })
-    return {
-      first: this.#first?.dlsn ?? null,
-      last: this.#last?.dlsn ?? null,
-      count: this.#count,
-      bytes: this.#doneBytes,
-      duplicate: false,
-    }
-  }
-
-  #nextAck(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#wake = resolve
-    })
-  }
-
-  #wakeUp(): void {
-    this.#wake?.()
-    this.#wake = null
-  }
-}
-
-function checkPayload(payload: Uint8Array | string): Uint8Array | string {
-  if (typeof payload === 'string' || payload instanceof Uint8Array) return payload
-  const what = payload === null ? 'null' : `a ${typeof payload}`
-  throw new StratalogError(
-    'invalid_argument',
-    `${what} can't be appended: give text or bytes, or use a codec, as json()`,
-  )
-}
-
-function checkTxid(txid: bigint | undefined): bigint | null {
-  if (txid === undefined) return null
-  if (typeof txid !== 'bigint') {
-    throw new StratalogError(
-      'txid_out_of_range',
-      `txid ${String(txid)} is a ${typeof txid}: use a bigint, as ${String(txid)}n`,
-      { found: txid },
-    )
-  }
-  return txid
 }
 
 function endOf(newest: SegmentRow | null): bigint {

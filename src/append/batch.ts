@@ -1,20 +1,38 @@
 import { ENVELOPE_HEADER_BYTES, writeEnvelopeHeader } from '../format/entry.js'
 import { entryHeaderBytes } from '../format/ledger-digest.js'
-import { writeRecordHeader } from '../format/record.js'
+import { producersBytes } from '../format/producers.js'
+import { FLAG_CONTROL, writeRecordHeader } from '../format/record.js'
 import { assert } from '../model/assert.js'
 import { Dlsn } from '../model/dlsn.js'
+import type { ProducerRecord } from '../model/producer.js'
 import { type Ack, ENTRY_BYTES_MAX, RECORD_HEADER_BYTES } from '../model/record.js'
 
 /** Bytes in front of the records: the ledger's header and digest, then the envelope's header. */
 const RESERVED_BYTES = entryHeaderBytes('CRC32C') + ENVELOPE_HEADER_BYTES
 const INITIAL_BYTES = 4_096
 const BUFFER_BYTES_MAX = RESERVED_BYTES + ENTRY_BYTES_MAX
+/** Kept free behind the records for a control record that names no producer. */
+const CONTROL_BYTES = RECORD_HEADER_BYTES + producersBytes(0, 0)
 
 /** Who waits for one record of a batch. */
 export interface Waiter {
   resolve(ack: Ack): void
   reject(error: Error): void
 }
+
+/** A retry that waits for the entry that holds its record. */
+export interface LateWaiter {
+  readonly id: string
+  readonly waiter: Waiter
+}
+
+/** The last record of a producer in a batch. */
+interface LastOfProducer {
+  readonly sequence: bigint
+  readonly slot: number
+}
+
+const NO_PRODUCERS: ReadonlyMap<string, LastOfProducer> = new Map()
 
 /**
  * A segment as records are taken for it, before and while it is open: positions count within it, and whether it is
@@ -42,13 +60,19 @@ export class Batch {
   readonly plan: SegmentPlan
   /** Position of the first record in its segment, from 1. */
   readonly firstPosition: number
+  /** Retries of records in this batch; shared with the batch that takes its place. */
+  readonly late: LateWaiter[]
   readonly #waiters: Waiter[] = []
   readonly #txids: bigint[] = []
   #buffer: Buffer
   #end = RESERVED_BYTES
+  /** By producer its last record here. Null for most batches. */
+  #producers: Map<string, LastOfProducer> | null = null
+  #controlBytes = CONTROL_BYTES
 
   /** `expectedBytes`: what the batch before this one took; a stream under load need not grow each buffer anew. */
-  constructor(plan: SegmentPlan, expectedBytes = 0) {
+  constructor(plan: SegmentPlan, expectedBytes = 0, late: LateWaiter[] = []) {
+    this.late = late
     this.#buffer = Buffer.allocUnsafeSlow(
       Math.max(INITIAL_BYTES, Math.min(expectedBytes + INITIAL_BYTES, BUFFER_BYTES_MAX)),
     )
@@ -83,9 +107,36 @@ export class Batch {
     return this.#txids.at(-1) ?? 0n
   }
 
-  /** Whether a record of that payload still fits into the entry (DistributedLog's bound). */
-  fits(payloadBytes: number): boolean {
-    return this.recordBytes + RECORD_HEADER_BYTES + payloadBytes <= ENTRY_BYTES_MAX
+  /** Bytes left in the entry for the payload of a control record. */
+  get controlRoomBytes(): number {
+    return ENTRY_BYTES_MAX - this.recordBytes - RECORD_HEADER_BYTES
+  }
+
+  get producers(): ReadonlyMap<string, LastOfProducer> {
+    return this.#producers ?? NO_PRODUCERS
+  }
+
+  txidAt(slot: number): bigint {
+    return this.#txids[slot] ?? 0n
+  }
+
+  /** Whether a record of that payload still fits into the entry (DistributedLog's bound), with its producer. */
+  fits(payloadBytes: number, producer: ProducerRecord | null = null): boolean {
+    const controlBytes = this.#controlBytes + (producer === null ? 0 : this.#bytesOf(producer))
+    return this.recordBytes + RECORD_HEADER_BYTES + payloadBytes + controlBytes <= ENTRY_BYTES_MAX
+  }
+
+  /** The record added last is this one of a producer. */
+  addProducer(record: ProducerRecord): void {
+    this.#controlBytes += this.#bytesOf(record)
+    this.#producers ??= new Map()
+    this.#producers.set(record.id, { sequence: record.sequence, slot: this.#waiters.length - 1 })
+  }
+
+  /** What the control record takes more for a producer that has no record here yet. */
+  #bytesOf({ id }: ProducerRecord): number {
+    if (this.#producers?.has(id)) return 0
+    return producersBytes(1, Buffer.byteLength(id)) - producersBytes(0, 0)
   }
 
   /** Copies a record in; the payload is the caller's again on return. */
@@ -103,9 +154,22 @@ export class Batch {
     this.#waiters.push(waiter)
   }
 
-  /** The entry's buffer with its payload closed by the envelope's header; nothing may be added after this. */
-  finish(): { buffer: Buffer; payloadBytes: number } {
-    const recordBytes = this.recordBytes
+  /**
+   * The entry's buffer with its payload closed by the envelope's header; nothing may be added after this. A control
+   * record stands behind the user records and repeats the last one's position and txid (FORMATS.md §5.13), so that
+   * counts and searches don't notice it.
+   */
+  finish(control: Uint8Array | null = null): { buffer: Buffer; payloadBytes: number } {
+    let end = this.#end
+    if (control !== null) {
+      this.#reserve(RECORD_HEADER_BYTES + control.length)
+      const { lastPosition, lastTxid } = this
+      const at = writeRecordHeader(this.#buffer, end, FLAG_CONTROL, lastPosition, lastTxid, control.length)
+      this.#buffer.set(control, at)
+      end = at + control.length
+    }
+    const recordBytes = end - RESERVED_BYTES
+    assert(recordBytes <= ENTRY_BYTES_MAX, 'an entry is larger than it may be')
     writeEnvelopeHeader(
       this.#buffer,
       RESERVED_BYTES - ENVELOPE_HEADER_BYTES,
@@ -113,7 +177,7 @@ export class Batch {
       recordBytes,
       recordBytes,
     )
-    return { buffer: this.#buffer.subarray(0, this.#end), payloadBytes: recordBytes + ENVELOPE_HEADER_BYTES }
+    return { buffer: this.#buffer.subarray(0, end), payloadBytes: recordBytes + ENVELOPE_HEADER_BYTES }
   }
 
   /**
@@ -121,7 +185,7 @@ export class Batch {
    * a store that was slow may still write the ones it was given, and what it writes has to match its checksum.
    */
   replanned(plan: SegmentPlan): Batch {
-    const again = new Batch(plan, this.recordBytes)
+    const again = new Batch(plan, this.recordBytes, this.late)
     again.#reserve(this.recordBytes)
     this.#buffer.copy(again.#buffer, RESERVED_BYTES, RESERVED_BYTES, this.#end)
     again.#end = this.#end
@@ -134,6 +198,8 @@ export class Batch {
     assert(at === this.#end, 'the records of a batch fill it')
     again.#txids.push(...this.#txids)
     again.#waiters.push(...this.#waiters)
+    again.#producers = this.#producers
+    again.#controlBytes = this.#controlBytes
     plan.records += this.count
     plan.takenBytes += this.recordBytes
     return again
@@ -150,6 +216,7 @@ export class Batch {
 
   fail(error: Error): void {
     for (const waiter of this.#waiters) waiter.reject(error)
+    for (const { waiter } of this.late.splice(0)) waiter.reject(error)
   }
 
   #reserve(bytes: number): void {

@@ -2,8 +2,12 @@ import { present } from '../model/assert.js'
 import { isStratalogError } from '../model/errors.js'
 import { isClosed, type SegmentRow, type StreamRow } from '../model/segment.js'
 import type { Coordination } from '../ports/coordination.js'
+import { loadProducers } from './load-producers.js'
+import type { KnownProducers } from './producers.js'
+import { finishedError } from './refusals.js'
+import type { StreamTail, StreamWriterOptions } from './segment-pipe.js'
 import { recoverSegment, type SegmentContext } from './segment-writer.js'
-import { type StreamTail, StreamWriter, type StreamWriterOptions } from './stream-writer.js'
+import { StreamWriter } from './stream-writer.js'
 
 /** How often a compare-and-set of the writer epoch is tried again when another changed the row meanwhile. */
 const EPOCH_ROUNDS_MAX = 8
@@ -22,7 +26,8 @@ export async function openWriter(
   try {
     const claimed = await raiseEpoch(context, stream)
     const newest = await recoverNewest(context, stream)
-    return new StreamWriter(context, options, lease, tailOf(claimed, newest))
+    const producers = await loadProducers(context, newest)
+    return new StreamWriter(context, options, lease, tailOf(claimed, newest, producers))
   } catch (error) {
     await lease.release()
     throw error
@@ -32,6 +37,7 @@ export async function openWriter(
 async function raiseEpoch(context: SegmentContext, stream: StreamRow): Promise<StreamRow> {
   for (let round = 1; ; round += 1) {
     const row = present(await context.index.stream(stream.incarnation), `stream ${stream.name}`)
+    if (row.finishedMs !== null) throw finishedError(row.name, row.finishedMs)
     try {
       return await context.index.updateStream(row.incarnation, row.version, { epoch: row.epoch + 1n })
     } catch (error) {
@@ -51,11 +57,11 @@ async function recoverNewest(context: SegmentContext, stream: StreamRow): Promis
   }
 }
 
-function tailOf(stream: StreamRow, newest: SegmentRow | null): StreamTail {
+function tailOf(stream: StreamRow, newest: SegmentRow | null, producers: KnownProducers): StreamTail {
   if (newest === null) {
     // A restored stream may have a trim point and no segment: what were written below it could not be read.
     const nextSegment = stream.trimmedBelow?.segment ?? 1n
-    return { stream, newest, nextSegment, nextSequenceId: 0n, lastTxid: -1n }
+    return { stream, newest, nextSegment, nextSequenceId: 0n, lastTxid: -1n, producers }
   }
   return {
     stream,
@@ -63,5 +69,6 @@ function tailOf(stream: StreamRow, newest: SegmentRow | null): StreamTail {
     nextSegment: newest.segment + 1n,
     nextSequenceId: newest.startSequenceId + newest.recordCount,
     lastTxid: newest.lastTxid,
+    producers,
   }
 }

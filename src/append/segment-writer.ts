@@ -10,14 +10,26 @@ import type { Quorum } from '../model/quorum.js'
 import { isClosed, type SegmentRow, type StreamRow } from '../model/segment.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
 import type { LedgerSeal } from '../ports/segment-store.js'
+import { asFailure, mayGoOn } from './refusals.js'
 
 /** Races with other recoverers of one segment; each round one of them advances its row. */
 const RECOVERY_ROUNDS_MAX = 8
+
+/** Entries of a closed segment, in order. */
+export interface EntryReader {
+  readEntries(
+    first: bigint,
+    last: bigint,
+    bytesMax: number,
+  ): Promise<readonly { readonly payload: Uint8Array }[]>
+}
 
 /** What opening, sealing and recovering segments needs. */
 export interface SegmentContext {
   readonly ledger: LedgerContext
   readonly index: SegmentIndex
+  /** The copy of a segment in the archive; absent where there is none to ask. */
+  readonly openCold?: (row: SegmentRow) => Promise<EntryReader>
 }
 
 /** What a new segment builds on. */
@@ -107,6 +119,43 @@ export async function sealSegment(
     sealedMs: context.ledger.clock.nowMs(),
     // Asked only now: the last acknowledgements came while the ledger drained.
     ...end(),
+  })
+}
+
+/**
+ * Ends a segment at its LAC by our own compare-and-set. Where nobody can say whether that was done, recovery finds
+ * out where the ledger ends; it may keep entries that were sent and never acknowledged. `fenced` where the stream is
+ * another's by then. Null as for `sealSegment`.
+ */
+export async function endSegment(
+  context: SegmentContext,
+  stream: StreamRow,
+  open: OpenSegment,
+  end: () => SegmentEnd,
+): Promise<SegmentRow | null> {
+  try {
+    return await sealSegment(context, open, end)
+  } catch (error) {
+    const cause = asFailure(error, stream.name)
+    if (!mayGoOn(cause)) throw cause
+    const { segment } = open.row
+    context.ledger.logger.warn(
+      { err: error, stream: stream.name, segment: segment.toString() },
+      'segment could not be sealed by its writer, recovering it',
+    )
+    const recovered = await recoverSegment(context, open.row)
+    await checkOwner(context, stream)
+    return recovered
+  }
+}
+
+/** Recovery of one ledger comes to one result, whoever runs it: only the epoch tells whether the stream is still ours. */
+async function checkOwner(context: SegmentContext, stream: StreamRow): Promise<void> {
+  const row = await context.index.stream(stream.incarnation)
+  if (row?.epoch === stream.epoch) return
+  throw new StratalogError('fenced', `another writer took over ${stream.name}`, {
+    expected: stream.epoch,
+    found: row?.epoch,
   })
 }
 

@@ -1,135 +1,78 @@
-import { assert, present } from '../model/assert.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
-import type { Policy } from '../model/policy.js'
-import type { Quorum } from '../model/quorum.js'
-import { type Ack, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, TXID_MAX } from '../model/record.js'
+import type { Ack } from '../model/record.js'
 import type { SegmentRow, StreamRow } from '../model/segment.js'
 import type { Lease } from '../ports/coordination.js'
-import { Batch, SegmentPlan, type Waiter } from './batch.js'
+import type { Waiter } from './batch.js'
+import { loadProducers } from './load-producers.js'
 import {
-  beginSegment,
-  type OpenSegment,
-  recoverSegment,
-  type SegmentContext,
-  type SegmentEnd,
-  sealSegment,
-} from './segment-writer.js'
+  type AppendConditions,
+  finishedError,
+  refuseBytes,
+  refuseFence,
+  refuseRecord,
+  refuseTail,
+} from './refusals.js'
+import { SegmentPipe, type StreamTail, type StreamWriterOptions } from './segment-pipe.js'
+import type { SegmentContext } from './segment-writer.js'
+
+/** How often the row of a stream is marked anew when another changed it meanwhile. */
+const FINISH_ROUNDS_MAX = 8
 
 /**
- * An entry is sent at the latest when it holds this many bytes of records. Stores write what waits together, so entries
- * need not be large; buffers below 128 KiB come from the allocator's heap, larger ones are mapped and faulted in anew
- * each time (measured: 256 KiB reached 0.6 of the plain loop, 96 KiB 0.8; docs/performance.md).
- */
-const ENTRY_TARGET_BYTES = 96 * 1024
-/** Segments in a row that fail without one acknowledgement before what is pending fails with them. */
-const FAILED_SEGMENTS_MAX = 3
-
-/** The segment that is open, with what its writer planned for it. */
-interface CurrentSegment extends OpenSegment {
-  readonly plan: SegmentPlan
-  /** Entries sent so far: the id of the next one. */
-  entries: bigint
-  /** Why its ledger takes nothing any more; null while it does. */
-  failure: StratalogError | null
-}
-
-/** An entry that was sent and is not acknowledged. */
-interface SentBatch {
-  readonly batch: Batch
-  readonly entryId: bigint
-  readonly timeMs: number
-}
-
-export interface StreamWriterOptions {
-  /** Looked at for each record, so that a changed policy counts from the next one on. */
-  readonly policy: () => Policy
-  readonly quorum: () => Quorum
-  /** Record bytes sent and not acknowledged; beyond it batches wait. */
-  readonly inFlightBytesMax: number
-  /** Record bytes taken and not acknowledged; beyond it appends are refused with `backpressure`. */
-  readonly takenBytesMax: number
-}
-
-/** What a writer takes over from the history of its stream. */
-export interface StreamTail {
-  readonly stream: StreamRow
-  /** Newest segment, closed; null for none. */
-  readonly newest: SegmentRow | null
-  readonly nextSegment: bigint
-  readonly nextSequenceId: bigint
-  readonly lastTxid: bigint
-}
-
-/**
- * The one writer of a stream: gathers records into entries, entries into segments. An entry is sent at once when
- * nothing is in flight (a lone record never lingers), else when it is full or the one before it is acknowledged, so
- * entries grow with what is in flight.
- *
- * A ledger that loses its stores ends at its last acknowledged entry, and what was not acknowledged goes again into
- * the next one (docs/decisions/0011-pending-appends-go-again.md). After any other failure everything pending is
- * rejected with the first cause and the writer stays failed: records after a lost one are never acknowledged by the
- * same writer. Invariants 1 to 3.
+ * The one writer of a stream: decides record by record what is taken, numbers it, and hands it on to the stream's
+ * segments. What is taken is acknowledged in order or fails with everything behind it (`SegmentPipe`).
  */
 export class StreamWriter {
   readonly #context: SegmentContext
   readonly #options: StreamWriterOptions
   readonly #lease: Lease
-  readonly #stream: StreamRow
-  #newest: SegmentRow | null
-  #nextSegment: bigint
+  readonly #pipe: SegmentPipe
+  #stream: StreamRow
+  /** Where the producers were to be learnt from. */
+  readonly #inherited: SegmentRow | null
+  #learning = false
   #nextSequenceId: bigint
   #lastTxid: bigint
   #lastAppendMs: number
-  /** The segment records are taken for now; null: the next record begins one. */
-  #plan: SegmentPlan | null = null
-  /** Entries not sent yet, in order; only the last one still takes records. */
-  readonly #queue: Batch[] = []
-  /** Entries under way, in order. */
-  readonly #sent: SentBatch[] = []
-  #open: CurrentSegment | null = null
-  #failedSegments = 0
-  #acked: SegmentEnd = { lastTxid: -1n, lastSlot: -1n, recordCount: 0n }
-  #takenBytes = 0
-  #inFlightBytes = 0
-  /** Bytes of the last entry sent: what the next one is expected to take. */
-  #entryBytes = 0
-  #pumpScheduled = false
-  /** A segment is being begun or sealed: nothing is sent meanwhile. */
-  #turning = false
-  #failure: StratalogError | null = null
+  #finished = false
   #closing: Promise<void> | null = null
+  #closedFor: StratalogError | null = null
 
   constructor(context: SegmentContext, options: StreamWriterOptions, lease: Lease, tail: StreamTail) {
     this.#context = context
     this.#options = options
     this.#lease = lease
     this.#stream = tail.stream
-    this.#newest = tail.newest
-    this.#nextSegment = tail.nextSegment
+    this.#inherited = tail.newest
     this.#nextSequenceId = tail.nextSequenceId
     this.#lastTxid = tail.lastTxid
     this.#lastAppendMs = context.ledger.clock.nowMs()
+    this.#pipe = new SegmentPipe(context, options, tail)
     const lost = () =>
-      this.#fail(new StratalogError('fenced', `another writer took over ${tail.stream.name}`))
+      this.#pipe.fail(new StratalogError('fenced', `another writer took over ${tail.stream.name}`))
     lease.lost.addEventListener('abort', lost, { once: true })
     if (lease.lost.aborted) lost()
   }
 
   /** Why this writer takes nothing any more; null while it works. */
   get failure(): StratalogError | null {
-    return this.#failure
+    return this.#pipe.failure
+  }
+
+  /** Whether it takes records, or says for good why not. */
+  get works(): boolean {
+    return (this.failure === null || this.failure.code === 'fenced') && this.#closing === null
+  }
+
+  /** The writer's epoch: what appends may name so that they are taken only while it is this one that takes them. */
+  get fence(): bigint {
+    return this.#stream.epoch
   }
 
   /** The open segment as it is planned with; null: none is open. */
   get openSegment(): { row: SegmentRow; lengthBytes: number; lastAppendMs: number; records: bigint } | null {
-    if (this.#open === null) return null
-    const { row, plan } = this.#open
-    return {
-      row,
-      lengthBytes: plan.takenBytes,
-      lastAppendMs: this.#lastAppendMs,
-      records: this.#acked.recordCount,
-    }
+    const open = this.#pipe.openSegment
+    return open === null ? null : { ...open, lastAppendMs: this.#lastAppendMs }
   }
 
   /** sequenceId the next record will get. */
@@ -139,8 +82,7 @@ export class StreamWriter {
 
   /** sequenceId behind the last acknowledged record: where readers find the end. */
   get endSequenceId(): bigint {
-    if (this.#open !== null) return this.#open.plan.startSequenceId + this.#acked.recordCount
-    return this.#newest === null ? 0n : this.#newest.startSequenceId + this.#newest.recordCount
+    return this.#pipe.endSequenceId
   }
 
   get lastTxid(): bigint {
@@ -151,48 +93,121 @@ export class StreamWriter {
    * Takes a record; resolves once it is durable on Qa stores, in append order. The payload is copied before this
    * returns. `txid` null: max(last, now).
    */
-  append(payload: Uint8Array | string, txid: bigint | null): Promise<Ack> {
-    return new Promise((resolve, reject) => this.appendTo(payload, txid, { resolve, reject }))
+  append(
+    payload: Uint8Array | string,
+    txid: bigint | null,
+    conditions: AppendConditions | null = null,
+  ): Promise<Ack> {
+    return new Promise((resolve, reject) => this.appendTo(payload, txid, { resolve, reject }, conditions))
   }
 
-  /** As `append`, for callers that bring their own waiter. Never throws. */
-  appendTo(payload: Uint8Array | string, txid: bigint | null, waiter: Waiter): void {
+  /**
+   * As `append`, for callers that bring their own waiter. Never throws. Records taken in one turn follow each other
+   * without another's in between.
+   */
+  appendTo(
+    payload: Uint8Array | string,
+    txid: bigint | null,
+    waiter: Waiter,
+    conditions: AppendConditions | null = null,
+  ): void {
     const payloadBytes = typeof payload === 'string' ? Buffer.byteLength(payload, 'utf8') : payload.byteLength
     const nowMs = this.#context.ledger.clock.nowMs()
+    if (conditions !== null && this.#answered(conditions, waiter)) return
     const id = txid ?? max(this.#lastTxid, BigInt(nowMs))
-    const refused = this.#refuse(payloadBytes, id)
+    const refused = this.#refuse(payloadBytes, id, conditions)
     if (refused !== null) {
       waiter.reject(refused)
       return
     }
-    this.#batchFor(payloadBytes).add(payload, payloadBytes, id, waiter)
+    const producer = conditions?.producer ?? null
+    const record = { payload, payloadBytes, txid: id, sequenceId: this.#nextSequenceId }
     this.#nextSequenceId += 1n
     this.#lastTxid = id
     this.#lastAppendMs = nowMs
-    this.#takenBytes += RECORD_HEADER_BYTES + payloadBytes
-    this.#schedulePump()
+    this.#pipe.take(record, producer, waiter)
+  }
+
+  /** Whether what the append depends on has decided it already: it was refused, or appended before. */
+  #answered(conditions: AppendConditions, waiter: Waiter): boolean {
+    const { producer, fence, ifTail } = conditions
+    const { name, epoch } = this.#stream
+    const tail = this.#nextSequenceId === 0n ? 'empty' : this.#nextSequenceId - 1n
+    let refused = this.#refuseAll()
+    if (fence !== null && fence !== epoch) refused ??= refuseFence(name, fence, epoch, tail)
+    if (refused === null && producer !== null) {
+      const look = this.#pipe.producers.look(producer, this.#options.quorum().ack, waiter)
+      if (look === 'seen') return true
+      if (look !== 'new') refused = look
+      if (this.#pipe.producers.unknown !== null) this.#learn()
+    }
+    // A retry is answered before the tail is looked at: the record itself has moved it.
+    if (ifTail !== null && ifTail !== tail) refused ??= refuseTail(name, ifTail, tail)
+    if (refused !== null) waiter.reject(refused)
+    return refused !== null
+  }
+
+  /** Asks the history for its producers again, in the background: who retries may find them known. */
+  #learn(): void {
+    if (this.#learning || this.#pipe.producers.unknown?.retryable !== true) return
+    this.#learning = true
+    const learn = async () => {
+      const { incarnation } = this.#stream
+      const row = this.#inherited && (await this.#context.index.segment(incarnation, this.#inherited.segment))
+      this.#pipe.producers.learn(await loadProducers(this.#context, row))
+    }
+    const done = () => {
+      this.#learning = false
+    }
+    learn().then(done, done)
   }
 
   /**
    * Seals the open segment with everything taken so far; resolves when it is sealed, at once if there is nothing to
    * seal. Rejects with the writer's failure.
    */
-  async roll(): Promise<void> {
-    if (this.#failure !== null) throw this.#failure
-    // While an ended segment is being begun it is not open yet, and only its entries know of it.
-    const plan = this.#plan ?? this.#queue.at(-1)?.plan ?? this.#open?.plan
-    if (plan === undefined) return
-    plan.ended = true
-    this.#plan = null
-    await new Promise<void>((resolve) => {
-      plan.onSealed.push(resolve)
-      this.#schedulePump()
-    })
-    if (this.#failure !== null) throw this.#failure
+  roll(): Promise<void> {
+    return this.#pipe.roll()
   }
 
-  /** Seals what is open and gives the stream up; nothing is taken from here on. Idempotent. */
-  close(): Promise<void> {
+  /**
+   * Ends the stream for ever: takes nothing more, seals what was taken, then says so in the stream's row. A crash
+   * before that leaves the stream as it was.
+   */
+  async finish(): Promise<void> {
+    const refused = this.#refuseAll()
+    if (refused !== null) throw refused
+    this.#finished = true
+    try {
+      await this.roll()
+      this.#stream = await this.#markFinished()
+    } catch (error) {
+      this.#finished = false
+      throw error
+    }
+  }
+
+  async #markFinished(): Promise<StreamRow> {
+    const { incarnation, epoch, name } = this.#stream
+    const finishedMs = this.#context.ledger.clock.nowMs()
+    for (let round = 1; ; round += 1) {
+      const row = await this.#context.index.stream(incarnation)
+      // Others change the row too, as a trim does; only a higher epoch says that the stream is not ours any more.
+      if (row?.epoch !== epoch) throw new StratalogError('fenced', `another writer took over ${name}`)
+      try {
+        return await this.#context.index.updateStream(incarnation, row.version, { finishedMs })
+      } catch (error) {
+        if (!isStratalogError(error, 'conflict') || round >= FINISH_ROUNDS_MAX) throw error
+      }
+    }
+  }
+
+  /**
+   * Seals what is open and gives the stream up; nothing is taken from here on. Idempotent. `reason`: what appends
+   * that come later are refused with.
+   */
+  close(reason: StratalogError | null = null): Promise<void> {
+    if (this.#closing === null) this.#closedFor = reason
     this.#closing ??= this.#close()
     return this.#closing
   }
@@ -210,286 +225,25 @@ export class StreamWriter {
     await this.#lease.release()
   }
 
-  #refuse(payloadBytes: number, txid: bigint): StratalogError | null {
-    const name = this.#stream.name
-    if (this.#failure !== null) return this.#failure
-    if (this.#closing !== null) return new StratalogError('closed', `the writer of ${name} is closed`)
-    if (payloadBytes > PAYLOAD_BYTES_MAX) return tooLarge(name, payloadBytes)
-    if (txid < 0n || txid >= TXID_MAX) {
-      return new StratalogError(
-        'txid_out_of_range',
-        `txid ${txid} can't be used in ${name}: it must lie in 0 … 2^63−2`,
-        { found: txid },
-      )
-    }
-    if (txid < this.#lastTxid) {
-      return new StratalogError(
-        'txid_not_monotonic',
-        `txid ${txid} is below ${this.#lastTxid}, the last one of ${name}: txids must not go back`,
-        {
-          expected: this.#lastTxid,
-          found: txid,
-        },
-      )
-    }
-    if (this.#takenBytes > 0 && this.#takenBytes + payloadBytes > this.#options.takenBytesMax) {
-      return new StratalogError(
-        'backpressure',
-        `${this.#takenBytes} bytes of ${name} wait for their disks: await acknowledgements before appending more`,
-        {
-          retryable: true,
-          expected: this.#options.takenBytesMax,
-          found: this.#takenBytes,
-        },
-      )
-    }
-    return null
+  /** Why nothing is taken at all. */
+  #refuseAll(): StratalogError | null {
+    const { name, finishedMs } = this.#stream
+    if (this.#pipe.failure !== null) return this.#pipe.failure
+    if (this.#finished) return finishedError(name, finishedMs)
+    if (this.#closing === null) return null
+    return this.#closedFor ?? new StratalogError('closed', `the writer of ${name} is closed`)
   }
 
-  #batchFor(payloadBytes: number): Batch {
-    const plan = this.#planFor()
-    const last = this.#queue.at(-1)
-    if (last?.plan === plan && last.recordBytes < ENTRY_TARGET_BYTES && last.fits(payloadBytes)) return last
-    const batch = new Batch(plan, this.#entryBytes)
-    this.#queue.push(batch)
-    return batch
+  #refuse(payloadBytes: number, txid: bigint, conditions: AppendConditions | null): StratalogError | null {
+    const refused = this.#refuseAll() ?? refuseRecord(this.#stream.name, payloadBytes, txid, this.#lastTxid)
+    if (refused !== null) return refused
+    // It came with records that were taken: there was room for all of them.
+    if (conditions?.togetherBytes === 0) return null
+    const bytes = conditions?.togetherBytes ?? payloadBytes
+    if (this.#pipe.takenBytes === 0 || this.#pipe.takenBytes + bytes <= this.#options.takenBytesMax)
+      return null
+    return refuseBytes(this.#stream.name, this.#pipe.takenBytes, this.#options.takenBytesMax)
   }
-
-  #planFor(): SegmentPlan {
-    if (this.#plan !== null && this.#plan.takenBytes >= this.#options.policy().roll.sizeBytes) {
-      this.#plan.ended = true
-      this.#plan = null
-    }
-    this.#plan ??= new SegmentPlan(this.#nextSequenceId)
-    return this.#plan
-  }
-
-  /** After this turn's microtasks, so that records appended together share an entry. */
-  #schedulePump(): void {
-    if (this.#pumpScheduled) return
-    this.#pumpScheduled = true
-    queueMicrotask(() => {
-      this.#pumpScheduled = false
-      this.#pump()
-    })
-  }
-
-  /** Sends what may be sent, and turns from one segment to the next where the entries do or its ledger failed. */
-  #pump(): void {
-    while (this.#failure === null && !this.#turning) {
-      const head = this.#queue[0]
-      const open = this.#open
-      const over = open !== null && (open.failure !== null || (open.plan.ended && head?.plan !== open.plan))
-      if (over) this.#turn(this.#seal(open))
-      else if (head === undefined) return
-      else if (open === null) this.#turn(this.#begin(head))
-      else if (this.#maySend(head)) this.#send(present(this.#queue.shift(), 'head'), open)
-      else return
-    }
-  }
-
-  #maySend(head: Batch): boolean {
-    const ledger = present(this.#open, 'segment').ledger
-    if (ledger.inFlight === 0) return true
-    if (this.#inFlightBytes + head.recordBytes > this.#options.inFlightBytesMax) return false
-    return this.#queue.length > 1 || head.plan.ended || head.recordBytes >= ENTRY_TARGET_BYTES
-  }
-
-  #turn(work: Promise<void>): void {
-    this.#turning = true
-    const done = () => {
-      this.#turning = false
-      this.#pump()
-    }
-    work.then(done, (error: unknown) => {
-      this.#fail(asFailure(error, this.#stream.name))
-      done()
-    })
-  }
-
-  async #begin(head: Batch): Promise<void> {
-    assert(head.firstPosition === 1, 'a segment begins with its first record')
-    const newest = this.#newest
-    const preceding =
-      newest === null || newest.ledgerId === null
-        ? null
-        : { ledgerId: newest.ledgerId, lastEntryId: newest.lastEntryId, lengthBytes: newest.lengthBytes }
-    const start = {
-      segment: this.#nextSegment,
-      firstTxid: head.firstTxid,
-      startSequenceId: head.plan.startSequenceId,
-    }
-    const open = await beginSegment(this.#context, this.#stream, this.#options.quorum(), start, preceding)
-    this.#open = { ...open, plan: head.plan, entries: 0n, failure: null }
-    this.#acked = { lastTxid: -1n, lastSlot: -1n, recordCount: 0n }
-    if (this.#failure !== null) open.ledger.abandon(this.#failure)
-  }
-
-  async #seal(open: CurrentSegment): Promise<void> {
-    const sealed = await this.#closeSegment(open)
-    this.#open = null
-    // Fenced meanwhile: everybody was told, and what is on the stores is another's to number.
-    if (this.#failure !== null) return
-    if (sealed !== null) {
-      this.#newest = sealed
-      this.#nextSegment = sealed.segment + 1n
-      this.#acknowledgeRecovered(sealed)
-    }
-    if (open.failure !== null) this.#sendAgain(open.plan, open.failure)
-    for (const tell of open.plan.onSealed.splice(0)) tell()
-  }
-
-  /**
-   * Ends a segment at its LAC by our own compare-and-set. Where nobody can say whether that was done, recovery finds
-   * out where the ledger ends; it may keep entries that were sent and never acknowledged.
-   */
-  async #closeSegment(open: CurrentSegment): Promise<SegmentRow | null> {
-    try {
-      return await sealSegment(this.#context, open, () => this.#acked)
-    } catch (error) {
-      const cause = asFailure(error, this.#stream.name)
-      if (this.#failure !== null || !mayGoOn(cause)) throw cause
-      const { segment } = open.row
-      this.#context.ledger.logger.warn(
-        { err: error, stream: this.#stream.name, segment: segment.toString() },
-        'segment could not be sealed by its writer, recovering it',
-      )
-      try {
-        const recovered = await recoverSegment(this.#context, open.row)
-        await this.#checkOwner()
-        return recovered
-      } catch (second) {
-        const lost = asFailure(second, this.#stream.name)
-        throw lost.code === 'fenced' ? lost : (open.failure ?? cause)
-      }
-    }
-  }
-
-  /** Recovery of one ledger comes to one result, whoever runs it: only the epoch tells whether we still own the stream. */
-  async #checkOwner(): Promise<void> {
-    const row = await this.#context.index.stream(this.#stream.incarnation)
-    if (row?.epoch === this.#stream.epoch) return
-    throw new StratalogError('fenced', `another writer took over ${this.#stream.name}`, {
-      expected: this.#stream.epoch,
-      found: row?.epoch,
-    })
-  }
-
-  /** What recovery kept is in the log, on Qa stores: it must not be written twice, so it is acknowledged there. */
-  #acknowledgeRecovered(sealed: SegmentRow): void {
-    for (let head = this.#sent[0]; head !== undefined; head = this.#sent[0]) {
-      if (head.entryId > sealed.lastEntryId) return
-      this.#acknowledged(head, sealed.segment, this.#options.quorum().ack)
-    }
-  }
-
-  /**
-   * Plans anew what a failed segment leaves: records sent and not acknowledged, and those behind them. Only after
-   * the ledger was closed: from then on no reader and no recovery finds them in it.
-   */
-  #sendAgain(failed: SegmentPlan, cause: StratalogError): void {
-    this.#failedSegments += 1
-    if (this.#failedSegments >= FAILED_SEGMENTS_MAX) {
-      this.#fail(cause)
-      return
-    }
-    const waiting = this.#queue.filter(({ plan }) => plan === failed)
-    const left = [...this.#sent.splice(0).map(({ batch }) => batch), ...waiting]
-    const plan = left[0] === undefined ? null : new SegmentPlan(left[0].firstSequenceId)
-    if (plan !== null) {
-      plan.ended = failed.ended
-      plan.onSealed.push(...failed.onSealed.splice(0))
-      this.#queue.splice(0, waiting.length, ...left.map((batch) => batch.replanned(plan)))
-    }
-    failed.ended = true
-    if (this.#plan === failed) this.#plan = plan
-  }
-
-  #send(batch: Batch, open: CurrentSegment): void {
-    const bytes = batch.recordBytes
-    const { buffer, payloadBytes } = batch.finish()
-    this.#entryBytes = buffer.length
-    const sent = { batch, entryId: open.entries, timeMs: this.#context.ledger.clock.nowMs() }
-    open.entries += 1n
-    this.#sent.push(sent)
-    this.#inFlightBytes += bytes
-    open.ledger.append(buffer, payloadBytes).then(
-      ({ entryId, copies }) => {
-        this.#inFlightBytes -= bytes
-        // Fenced between the acknowledgement and this turn: everybody was told otherwise (invariant 3).
-        if (this.#failure !== null) return
-        assert(entryId === sent.entryId && this.#sent[0] === sent, 'entries are acknowledged in order')
-        this.#acknowledged(sent, open.row.segment, copies)
-        this.#schedulePump()
-      },
-      (error: unknown) => {
-        this.#inFlightBytes -= bytes
-        this.#ledgerFailed(open, asFailure(error, this.#stream.name))
-      },
-    )
-  }
-
-  #acknowledged(sent: SentBatch, segment: bigint, copies: number): void {
-    const { batch } = sent
-    this.#sent.shift()
-    this.#failedSegments = 0
-    this.#takenBytes -= batch.recordBytes
-    this.#acked = {
-      lastTxid: batch.lastTxid,
-      lastSlot: BigInt(batch.count - 1),
-      recordCount: BigInt(batch.lastPosition),
-    }
-    batch.acknowledge(segment, sent.entryId, copies, sent.timeMs)
-  }
-
-  #ledgerFailed(open: CurrentSegment, error: StratalogError): void {
-    if (open.failure !== null || this.#failure !== null) return
-    open.failure = error
-    if (!mayGoOn(error)) {
-      this.#fail(error)
-      return
-    }
-    this.#context.ledger.logger.warn(
-      { err: error, stream: this.#stream.name, segment: open.row.segment.toString() },
-      'segment ends early, what is pending goes into the next one',
-    )
-    this.#schedulePump()
-  }
-
-  /** The first failure is the one everybody hears. */
-  #fail(error: StratalogError): StratalogError {
-    if (this.#failure !== null) return this.#failure
-    this.#failure = error
-    const plans = new Set(this.#queue.map((batch) => batch.plan))
-    if (this.#open !== null) plans.add(this.#open.plan)
-    this.#open?.ledger.abandon(error)
-    for (const { batch } of this.#sent.splice(0)) batch.fail(error)
-    for (const batch of this.#queue.splice(0)) batch.fail(error)
-    for (const plan of plans) for (const tell of plan.onSealed.splice(0)) tell()
-    return error
-  }
-}
-
-function tooLarge(name: string, payloadBytes: number): StratalogError {
-  return new StratalogError(
-    'record_too_large',
-    `a record of ${payloadBytes} bytes can't be appended to ${name}: ${PAYLOAD_BYTES_MAX} are the limit; split it`,
-    { expected: PAYLOAD_BYTES_MAX, found: payloadBytes },
-  )
-}
-
-function asFailure(error: unknown, name: string): StratalogError {
-  // A row of ours that changed under us, or an epoch above ours: somebody else has become the writer.
-  if (isStratalogError(error, 'conflict')) {
-    return new StratalogError('fenced', `another writer took over ${name}`, { cause: error })
-  }
-  if (error instanceof StratalogError) return error
-  return new StratalogError('internal', `the writer of ${name} failed: ${String(error)}`, { cause: error })
-}
-
-/** Whether the stream can go on in another segment. Another's stream can't, and a bug of ours must not. */
-function mayGoOn(error: StratalogError): boolean {
-  return error.code !== 'fenced' && error.code !== 'lease_lost' && error.code !== 'internal'
 }
 
 function max(a: bigint, b: bigint): bigint {

@@ -2,8 +2,9 @@ import { StratalogError } from '../model/errors.js'
 import { isClosed, type StreamRow } from '../model/segment.js'
 import type { Coordination } from '../ports/coordination.js'
 import { openWriter } from './open-writer.js'
+import type { StreamWriterOptions } from './segment-pipe.js'
 import { recoverSegment, type SegmentContext } from './segment-writer.js'
-import type { StreamWriter, StreamWriterOptions } from './stream-writer.js'
+import type { StreamWriter } from './stream-writer.js'
 
 /**
  * The writers of this process, one a stream, opened by the first append and shared by all handles. A writer that
@@ -30,7 +31,7 @@ export class WriterHub {
   /** The writer if it is open and well: the way of every append but the first. */
   ready(incarnation: string): StreamWriter | null {
     const writer = this.#ready.get(incarnation)
-    return writer !== undefined && works(writer) ? writer : null
+    return writer !== undefined && writer.works ? writer : null
   }
 
   /** The stream's writer, opened if need be. */
@@ -39,7 +40,7 @@ export class WriterHub {
     const found = this.#writers.get(stream.incarnation)
     if (found !== undefined) {
       const writer = await found
-      if (works(writer)) return writer
+      if (writer.works) return writer
       if (this.#writers.get(stream.incarnation) === found) this.#writers.delete(stream.incarnation)
       // Everybody waits for it: the next writer takes the lease that this one lets go.
       await writer.close()
@@ -51,6 +52,18 @@ export class WriterHub {
       if (this.#writers.get(stream.incarnation) === opening) this.#writers.delete(stream.incarnation)
     })
     return opening
+  }
+
+  /**
+   * Takes the stream over, from this process's own writer or from another that fenced it: what was taken is sealed,
+   * and the writer that comes has a higher epoch, so that tokens of the one before are refused.
+   */
+  async renew(stream: StreamRow): Promise<StreamWriter> {
+    const found = await this.#writers.get(stream.incarnation)?.catch(() => null)
+    const taken = `another handle took ${stream.name} over: appends of a session that began before are refused`
+    await found?.close(new StratalogError('fenced', taken))
+    if (found?.failure?.code === 'fenced') this.#writers.delete(stream.incarnation)
+    return this.writer(stream)
   }
 
   async #open(stream: StreamRow): Promise<StreamWriter> {
@@ -69,7 +82,7 @@ export class WriterHub {
       const opening = this.#writers.get(stream.incarnation)
       // One that is on its way recovers what was left open itself.
       const writer = opening === undefined ? null : await opening.catch(() => null)
-      if (writer !== null && works(writer)) {
+      if (writer?.works) {
         if (writer.openSegment?.row.segment === segment) await writer.roll()
         return
       }
@@ -90,9 +103,4 @@ export class WriterHub {
     this.#writers.clear()
     this.#ready.clear()
   }
-}
-
-/** Whether a writer is to be used: one that was fenced stays, and says so. */
-function works(writer: StreamWriter): boolean {
-  return writer.failure === null || writer.failure.code === 'fenced'
 }

@@ -49,6 +49,8 @@ export interface StreamRow {
   readonly epoch: bigint
   /** Everything below is trimmed; null: nothing is. */
   readonly trimmedBelow: Dlsn | null
+  /** When the stream was ended for ever; null: it was not. */
+  readonly finishedMs: number | null
   /** Counts changes of this row; a compare-and-set names the version it saw. */
   readonly version: number
 }

@@ -30,11 +30,11 @@ export interface SegmentIndex {
   stream(incarnation: Incarnation): Promise<StreamRow | null>
   /** By name in code-point order, above `after` ('' for the first), at most `limit`. */
   listStreams(after: string, limit: number): Promise<StreamRow[]>
-  /** Sets fields of a stream if it still has `expectedVersion`, else `conflict`. */
+  /** Sets fields of a stream if it still has `expectedVersion`, else `conflict`. None of them ever goes back. */
   updateStream(
     incarnation: Incarnation,
     expectedVersion: number,
-    patch: Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow'>>,
+    patch: Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow' | 'finishedMs'>>,
   ): Promise<StreamRow>
 
   /**

@@ -227,9 +227,11 @@ class SegmentWalk {
       this.#signal?.throwIfAborted()
       const changed = this.#armWatch()
       try {
+        // Before the rows: a stream that was finished by then gets no segment any more that could be missed.
+        const finished = this.#follow && (await this.#finished())
         const row = await this.#currentRow()
         if (row === null) {
-          if (!this.#follow) return
+          if (!this.#follow || finished) return
           await changed.wait()
         } else if (
           row.state === 'trimmed' ||
@@ -254,6 +256,11 @@ class SegmentWalk {
   async #currentRow(): Promise<SegmentRow | null> {
     const [row] = await this.#context.index.listSegments(this.#incarnation, this.#at.segment, 1)
     return row ?? null
+  }
+
+  async #finished(): Promise<boolean> {
+    const stream = await this.#context.index.stream(this.#incarnation)
+    return stream !== null && stream.finishedMs !== null
   }
 
   async #trimmed(): Promise<Dlsn> {

@@ -63,6 +63,7 @@ describe('sessions', () => {
         last: null,
         count: 0,
         bytes: 0,
+        duplicates: 0,
         duplicate: false,
       })
     })

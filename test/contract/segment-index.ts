@@ -54,7 +54,8 @@ function streamTests(index: () => SegmentIndex): void {
     const parent = { incarnation: newIncarnation(), fork: new Dlsn(3n, 2n ** 62n, 1n) }
     const asked = newStream('audit/login', { parent, txidMode: 'custom' })
     const row = await index().createStream(asked)
-    assert.deepEqual({ ...row, version: 0 }, { ...asked, epoch: 0n, trimmedBelow: null, version: 0 })
+    const fresh = { epoch: 0n, trimmedBelow: null, finishedMs: null, version: 0 }
+    assert.deepEqual({ ...row, version: 0 }, { ...asked, ...fresh })
     assert.deepEqual(await index().streamByName('audit/login'), row)
     assert.deepEqual(await index().stream(asked.incarnation), row)
     const unforked = await index().createStream(newStream('b', { parent: { ...parent, fork: null } }))

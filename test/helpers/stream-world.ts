@@ -6,6 +6,7 @@ import { StratalogError } from '../../src/model/errors.js'
 import { BUILT_IN_POLICY, type Policy } from '../../src/model/policy.js'
 import type { SegmentRow, StreamRow, TxidMode } from '../../src/model/segment.js'
 import type { Clock } from '../../src/ports/clock.js'
+import type { Coordination } from '../../src/ports/coordination.js'
 import type { ReadContext } from '../../src/read/reader.js'
 import { HotSource, type SegmentSource, type SourceEntry, userRecords } from '../../src/read/source.js'
 import { Stream, type StreamServices } from '../../src/stream.js'
@@ -56,6 +57,22 @@ class FakeCold implements SegmentSource {
   }
 }
 
+/** Grants every lease at once; `lose` takes all of them back. */
+export function ungoverned(): Coordination & { lose(): void } {
+  const granted: AbortController[] = []
+  return {
+    acquire: async (name) => {
+      const lost = new AbortController()
+      granted.push(lost)
+      return { name, epoch: BigInt(granted.length), lost: lost.signal, release: async () => {} }
+    },
+    close: async () => {},
+    lose: () => {
+      for (const lost of granted.splice(0)) lost.abort()
+    },
+  }
+}
+
 /** A log without archive, agent and files: writers, readers and the index over stores in memory. */
 export class StreamWorld {
   readonly world: World
@@ -71,13 +88,21 @@ export class StreamWorld {
   readonly #services: StreamServices
   #made = 0
 
-  constructor(clock: Clock, shared: World = new World(clock, 3)) {
+  /**
+   * `coordination`: that of the world, by which its processes share their leases; `ungoverned()` for a process that
+   * takes a stream over from one that believes it still has it.
+   */
+  constructor(clock: Clock, shared: World = new World(clock, 3), coordination?: Coordination) {
     this.world = shared
     this.process = this.world.process()
     this.policy = { ...BUILT_IN_POLICY, quorum: { ensemble: 3, copies: 3, ack: 2, min: 2 } }
-    const { index, coordination } = this.world.metadata
-    const segments = { ledger: this.process.context, index }
-    this.hub = new WriterHub(segments, coordination, async () => ({
+    const { index } = this.world.metadata
+    const openCold = async (row: SegmentRow) => {
+      if (this.failing.cold !== undefined) throw this.failing.cold
+      return new FakeCold(present(this.#cold.get(`${row.incarnation}/${row.segment}`), 'cold copy'))
+    }
+    const segments = { ledger: this.process.context, index, openCold }
+    this.hub = new WriterHub(segments, coordination ?? this.world.metadata.coordination, async () => ({
       policy: () => this.policy,
       quorum: () => ({ ensemble: 3, copies: 3, ack: 2, min: 2 }),
       inFlightBytesMax: this.inFlightBytesMax,
@@ -91,11 +116,7 @@ export class StreamWorld {
         if (this.failing.hot !== undefined) throw this.failing.hot
         return HotSource.open(this.process.context, present(row.ledgerId, 'ledger'))
       },
-      openCold: async (row) => {
-        if (this.failing.cold !== undefined) throw this.failing.cold
-        const entries = present(this.#cold.get(`${row.incarnation}/${row.segment}`), 'cold copy')
-        return new FakeCold(entries)
-      },
+      openCold,
     }
     this.#services = {
       hub: this.hub,
@@ -159,6 +180,11 @@ export class StreamWorld {
       object: { key: `k${row.segment}`, sizeBytes: 1, indexBytes: 1 },
       archivedMs: 1,
     })
+  }
+
+  /** Has the same archive as another process. */
+  adoptCold(from: StreamWorld): void {
+    for (const [key, entries] of from.#cold) this.#cold.set(key, entries)
   }
 
   /** Gives up the hot copy. */

@@ -177,6 +177,7 @@ export const STREAM_COLUMNS: readonly string[] = [
   'trimmed_entry',
   'trimmed_slot',
   'version',
+  'finished_ms',
 ]
 
 /** A stream's columns, without checksum. */
@@ -191,6 +192,7 @@ export function streamToSql(row: StreamRow): SqlValue[] {
     int64(row.epoch, 'epoch'),
     ...dlsnToSql(row.trimmedBelow),
     whole(row.version, 'version'),
+    row.finishedMs === null ? null : whole(row.finishedMs, 'finishedMs'),
   ]
 }
 
@@ -210,7 +212,9 @@ export function streamFromSql(sql: SqlRow): StreamRow {
   const parent = parentIncarnation === null ? null : { incarnation: parentIncarnation, fork }
   const epoch = read.integer()
   const trimmedBelow = read.dlsnOrNull()
-  return { incarnation, name, txidMode, createdMs, parent, epoch, trimmedBelow, version: read.number() }
+  const version = read.number()
+  const finishedMs = read.numberOrNull()
+  return { incarnation, name, txidMode, createdMs, parent, epoch, trimmedBelow, finishedMs, version }
 }
 
 function dlsnToSql(dlsn: Dlsn | null): SqlValue[] {

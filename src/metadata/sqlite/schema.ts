@@ -1,4 +1,5 @@
-import type { Migration } from './database.js'
+import type { Migration, SqlRow } from './database.js'
+import { checkRow, rowChecksum } from './rows.js'
 
 /*
  * The tables of index.db. Each row of a table that can't be checked by what it points to carries a CRC32C of its
@@ -108,9 +109,25 @@ CREATE TABLE leases (
 ) STRICT;
 `
 
+const STREAM_COLUMNS_1 =
+  'incarnation, name, txid_mode, created_ms, parent_incarnation, fork_segment, fork_entry, fork_slot, epoch, ' +
+  'trimmed_segment, trimmed_entry, trimmed_slot, version'
+
+/** Version 2: streams can be finished. Their checksums cover the new column; a damaged row stays noticed. */
+function addFinished(database: Parameters<Migration>[0]): void {
+  database.exec('ALTER TABLE streams ADD COLUMN finished_ms INTEGER')
+  const read = database.prepare<unknown[], SqlRow>(`SELECT ${STREAM_COLUMNS_1}, checksum FROM streams`)
+  const write = database.prepare('UPDATE streams SET checksum = ? WHERE incarnation = ?')
+  for (const row of read.safeIntegers(true).raw(true).all()) {
+    checkRow(row, `stream ${String(row[1])}`)
+    write.run(rowChecksum([...row.slice(0, -1), null]), row[0])
+  }
+}
+
 /** Every version there was, in order. A released step is never changed; a change is a new step. */
 export const MIGRATIONS: readonly Migration[] = [
   (database) => {
     database.exec(VERSION_1)
   },
+  addFinished,
 ]

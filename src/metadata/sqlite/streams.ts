@@ -15,7 +15,7 @@ import {
 import type { SumsTable } from './sums.js'
 
 /** What may change in a stream's row. */
-export type StreamPatch = Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow'>>
+export type StreamPatch = Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow' | 'finishedMs'>>
 
 /** The tables `streams`, `policies` and `facts`. Calls that change something belong into a transaction. */
 export class StreamTable {
@@ -49,7 +49,7 @@ export class StreamTable {
         },
       )
     }
-    const row: StreamRow = { ...stream, epoch: 0n, trimmedBelow: null, version: 0 }
+    const row: StreamRow = { ...stream, epoch: 0n, trimmedBelow: null, finishedMs: null, version: 0 }
     this.#sql.insert.run(...withChecksum(streamToSql(row)))
     this.#sums.create(this.idOf(stream.incarnation))
     return row
@@ -103,6 +103,10 @@ export class StreamTable {
       before.trimmedBelow === null ||
         (trimmedBelow !== null && trimmedBelow.compare(before.trimmedBelow) >= 0),
       `the trim point of ${before.name} goes back to ${trimmedBelow}`,
+    )
+    assert(
+      before.finishedMs === null || after.finishedMs === before.finishedMs,
+      `${before.name} is finished, and for ever`,
     )
     this.#sql.update.run(...withChecksum(streamToSql(after)), incarnation)
     return after
