@@ -1,4 +1,5 @@
 import type { TieringAgent } from '../tiering/agent.js'
+import type { Upkeep } from '../tiering/upkeep.js'
 import type { SegmentContext } from './append/segment-writer.js'
 import type { WriterHub } from './append/writer-hub.js'
 import type { ResolvedPolicy } from './model/policy.js'
@@ -6,6 +7,7 @@ import type { PolicyInput } from './model/policy-input.js'
 import type { ArchiveStore } from './ports/archive-store.js'
 import type { Random } from './ports/random.js'
 import type { ReadContext } from './read/reader.js'
+import type { StoreAdmin } from './store-admin.js'
 
 /** What `openLog` puts together; the log itself names no engine. */
 export interface LogParts {
@@ -15,6 +17,9 @@ export interface LogParts {
   readonly hub: WriterHub
   readonly read: ReadContext
   readonly agent: TieringAgent
+  /** Scrub, repair and the moving of copies. */
+  readonly upkeep: Upkeep
+  readonly stores: StoreAdmin
   readonly random: Random
   /** Null: none is configured. */
   readonly archive: (() => Promise<ArchiveStore>) | null

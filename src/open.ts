@@ -4,9 +4,13 @@ import { join, resolve } from 'node:path'
 import process from 'node:process'
 import { BlockCache } from '../archive/block-cache.js'
 import { TieringAgent } from '../tiering/agent.js'
+import { readStoreFacts } from '../tiering/store-facts.js'
+import { Upkeep } from '../tiering/upkeep.js'
 import { WriterHub } from './append/writer-hub.js'
 import type { ResolvedConfig } from './config/resolve.js'
 import { nearest } from './config/suggest.js'
+import type { LedgerContext } from './ledger/context.js'
+import { RepairQueue } from './ledger/repair-queue.js'
 import { StoreHealth } from './ledger/store-health.js'
 import { Log } from './log.js'
 import type { LogParts } from './log-parts.js'
@@ -20,6 +24,7 @@ import {
   policyResolver,
   readConfiguration,
   storeDirectories,
+  storesNeeded,
 } from './open/configuration.js'
 import { checkIndex, indexMissing, readIdentity, writeIdentity } from './open/identity.js'
 import { checkIndexAge } from './open/index-age.js'
@@ -28,6 +33,7 @@ import { systemPorts } from './open/system.js'
 import { type FilledOptions, fillOptions, type OpenOptions, type SystemPorts } from './options.js'
 import { ColdSource } from './read/cold.js'
 import { HotSource } from './read/source.js'
+import { StoreAdmin } from './store-admin.js'
 import { LocalDirectory } from './store-directory.js'
 
 /** A segment that was begun or sealed is looked at by the agent after this long: several often change together. */
@@ -52,7 +58,10 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   try {
     const log = await assemble(root, options, filled, system, config, closers, close)
     await log.recover()
-    if (filled.tiering === 'run') log.parts.agent.follow()
+    if (filled.tiering === 'run') {
+      log.parts.agent.follow()
+      log.parts.upkeep.follow()
+    }
     if (filled.control === 'socket') await serveControl(log, root, closers)
     return log
   } catch (error) {
@@ -101,6 +110,7 @@ async function assemble(
     logId: identity.logId,
     fileBytes: filled.storeFileBytes,
     create: identity.created,
+    remembered: await readStoreFacts(metadata.index),
   })
   closers.push(() => stores.close())
   if (identity.created) await writeIdentity(root, identity.logId, 'ready')
@@ -118,8 +128,15 @@ async function assemble(
     if (archive !== null) await (await archive.opened())?.close()
   })
   const { clock, logger } = system
-  const health = new StoreHealth(clock, logger)
-  const ledger = { stores, metadata: metadata.ledgers, clock, logger, health }
+  const ledger: LedgerContext = {
+    stores,
+    metadata: metadata.ledgers,
+    clock,
+    logger,
+    health: new StoreHealth(clock, logger),
+    damaged: (copy) => repairs.damaged(copy),
+  }
+  const repairs = new RepairQueue(ledger)
   const cache = new BlockCache()
   const openCold = async (row: SegmentRow) => {
     if (archive === null) throw archiveNeeded(root)
@@ -148,14 +165,31 @@ async function assemble(
     writers: hub,
     policy: (stream) => live.of(stream),
   })
+  const upkeep = new Upkeep({
+    ledger,
+    index: metadata.index,
+    archive: archive?.open ?? null,
+    policy: (stream) => live.of(stream),
+    repairs,
+  })
+  const admin = new StoreAdmin({
+    index: metadata.index,
+    ledger,
+    directory: stores,
+    storesNeeded: () => storesNeeded(metadata.index, policies.resolve),
+  })
+  await admin.remember()
   closers.push(() => hub.close())
   closers.push(() => agent.close())
+  closers.push(() => upkeep.close())
   const parts: LogParts = {
     logId: identity.logId,
     directory: root,
     segments,
     hub,
     agent,
+    upkeep,
+    stores: admin,
     random: system.random,
     archive: archive?.open ?? null,
     archiveLocation: archive?.location ?? null,

@@ -3,9 +3,13 @@ import type { SegmentStore, StoreStatus } from './ports/segment-store.js'
 
 /**
  * Stands for a configured store that could not be opened: a lost disk must not keep the other copies from their
- * readers. Every call fails with `store_unavailable`, which the ledger protocol takes for *unknown*, never *missing*.
+ * readers. `id` is that of the store it stands for, where it is known. Every call fails with `store_unavailable`, which the ledger protocol takes for *unknown*, never *missing*.
  */
-export function absentStore(directory: string, cause: StratalogError): SegmentStore {
+export function absentStore(
+  directory: string,
+  cause: StratalogError,
+  id: string = `absent:${directory}`,
+): SegmentStore {
   const fail = () =>
     Promise.reject(
       new StratalogError('store_unavailable', `the store in ${directory} is not there: ${cause.message}`, {
@@ -14,7 +18,7 @@ export function absentStore(directory: string, cause: StratalogError): SegmentSt
       }),
     )
   const status: StoreStatus = {
-    id: `absent:${directory}`,
+    id,
     location: directory,
     state: 'unreachable',
     reason: cause.message,

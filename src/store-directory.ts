@@ -1,3 +1,4 @@
+import type { StoreFacts, StorePlace } from '../tiering/store-facts.js'
 import type { StoreDirectory } from './ledger/context.js'
 import { present } from './model/assert.js'
 import { isStratalogError, StratalogError } from './model/errors.js'
@@ -16,19 +17,37 @@ export interface LocalDirectoryOptions extends SystemPorts {
   readonly fileBytes: number
   /** Make the stores where there are none. */
   readonly create: boolean
+  /** What is remembered of the places (tiering/store-facts.ts). @default nothing */
+  readonly remembered?: Pick<StoreFacts, 'places' | 'retired' | 'out'>
+}
+
+/** Where a store is or would be, as the configuration names it. */
+export interface OpenPlace {
+  readonly directory: string
+  readonly at: string
+  readonly store: SegmentStore
+  /** The store that belongs here could not be opened: `store` stands in for it. */
+  readonly absent: boolean
 }
 
 /** The local segment stores of a log, one a directory. */
 export class LocalDirectory implements StoreDirectory {
-  readonly #stores: readonly SegmentStore[]
+  readonly #options: LocalDirectoryOptions
+  #places: readonly OpenPlace[]
+  #stores: readonly SegmentStore[]
+  /** Take no new ledgers. */
+  #out: ReadonlySet<string>
   readonly #clock: Clock
   readonly #logger: Logger
   #next = 0
 
-  private constructor(stores: readonly SegmentStore[], clock: Clock, logger: Logger) {
-    this.#stores = stores
-    this.#clock = clock
-    this.#logger = logger
+  private constructor(places: readonly OpenPlace[], options: LocalDirectoryOptions) {
+    this.#options = options
+    this.#places = places
+    this.#stores = places.map(({ store }) => store)
+    this.#out = new Set(options.remembered?.out)
+    this.#clock = options.clock
+    this.#logger = options.logger
   }
 
   /**
@@ -36,29 +55,35 @@ export class LocalDirectory implements StoreDirectory {
    * is somebody else's or of a newer version is an error, and what was opened is closed again.
    */
   static async open(directories: readonly string[], options: LocalDirectoryOptions): Promise<LocalDirectory> {
-    const { logId, fileBytes, create, disk, clock, random, logger } = options
-    const results = await Promise.allSettled(
-      directories.map((directory) =>
-        openLocalStore({ directory, logId, fileBytes, create, disk, clock, random, logger }),
-      ),
-    )
+    const { create, logger } = options
+    const places = directories.map((directory) => placeOf(directory, options))
+    const results = await Promise.allSettled(places.map(({ at }) => openAt(at, create, options)))
     const opened = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
     const lost = results.flatMap((result, i) =>
       result.status === 'rejected'
-        ? [{ directory: present(directories[i], 'directory'), error: result.reason as unknown }]
+        ? [{ place: present(places[i], 'place'), error: result.reason as unknown }]
         : [],
     )
     const fatal = lost.find(({ error }) => create || opened.length === 0 || !mayBeAbsent(error))
     const twice = new Set(opened.map((store) => store.id)).size < opened.length
     if (fatal === undefined && !twice) {
-      const absent = lost.map(({ directory, error }) => {
+      const there = results.flatMap((result, i) =>
+        result.status === 'fulfilled'
+          ? [{ ...present(places[i], 'place'), store: result.value, absent: false }]
+          : [],
+      )
+      // Disks may have changed places: an id that was opened elsewhere is not absent here.
+      const seen = new Set(opened.map((store) => store.id))
+      const absent = lost.map(({ place: { directory, at, id }, error }) => {
         logger.error(
-          { err: error, directory },
+          { err: error, directory: at },
           'a store is not there: its copies are unreachable, the log goes on with the others',
         )
-        return absentStore(directory, error as StratalogError)
+        const stood = id === null || seen.has(id) ? undefined : id
+        const store = absentStore(at, error as StratalogError, stood)
+        return { directory, at, store, absent: true }
       })
-      return new LocalDirectory([...opened, ...absent], clock, logger)
+      return new LocalDirectory([...there, ...absent], options)
     }
     await Promise.allSettled(opened.map((store) => store.close()))
     if (fatal !== undefined) throw fatal.error
@@ -77,12 +102,60 @@ export class LocalDirectory implements StoreDirectory {
     return this.#stores
   }
 
+  /** Where each is, those that are not there too. */
+  places(): readonly OpenPlace[] {
+    return this.#places
+  }
+
+  /** These take no new ledgers from now on. */
+  takeOut(ids: readonly string[]): void {
+    this.#out = new Set(ids)
+  }
+
+  /**
+   * Opens the store in `at`, making one where there is none, in the place of one that is not there. `refused` or
+   * `corrupt` where `at` holds anything else: another log's store, files of a store without its superblock.
+   */
+  async settle(directory: string, at: string): Promise<SegmentStore> {
+    const store = await openAt(at, true, this.#options)
+    const others = this.#places.filter((place) => place.directory !== directory)
+    if (this.get(store.id) !== null && !this.#isAbsent(store.id)) {
+      await store.close()
+      throw new StratalogError(
+        'refused',
+        `${at} is the store of another place of this log: name a new directory`,
+        {
+          found: store.id,
+        },
+      )
+    }
+    // One that takes no writes any more can still be read: it goes on giving its copies until the log is closed.
+    const left = this.#places.filter((place) => place.directory === directory && !place.absent)
+    const leaving = [
+      ...this.#stores.filter((one) => !this.#isPlaced(one)),
+      ...left.map((place) => place.store),
+    ]
+    this.#places = [...others, { directory, at, store, absent: false }]
+    this.#stores = [...this.#places.map((place) => place.store), ...leaving]
+    return store
+  }
+
+  #isAbsent(id: string): boolean {
+    return this.#places.some((place) => place.store.id === id && place.absent)
+  }
+
+  #isPlaced(store: SegmentStore): boolean {
+    return this.#places.some((place) => place.store === store)
+  }
+
   /** Those that take writes, beginning with another one each time, so that ledgers spread. */
   async writable(): Promise<SegmentStore[]> {
     const states = await Promise.all(
       this.#stores.map(async (store) => ({ store, state: await this.#stateOf(store) })),
     )
-    const writable = states.filter(({ state }) => state === 'writable').map(({ store }) => store)
+    const writable = states
+      .filter(({ store, state }) => state === 'writable' && !this.#out.has(store.id))
+      .map(({ store }) => store)
     this.#next = (this.#next + 1) % Math.max(1, writable.length)
     return [...writable.slice(this.#next), ...writable.slice(0, this.#next)]
   }
@@ -110,6 +183,29 @@ export class LocalDirectory implements StoreDirectory {
     const failed = results.find((result) => result.status === 'rejected')
     if (failed?.status === 'rejected') throw failed.reason
   }
+}
+
+/** Where the store of a configured directory is, and which one it was. */
+function placeOf(directory: string, { remembered }: LocalDirectoryOptions): StorePlace {
+  const known = remembered?.places.find((place) => place.directory === directory)
+  return known ?? { directory, at: directory, id: null }
+}
+
+async function openAt(
+  directory: string,
+  create: boolean,
+  options: LocalDirectoryOptions,
+): Promise<SegmentStore> {
+  const { logId, fileBytes, disk, clock, random, logger, remembered } = options
+  const store = await openLocalStore({ directory, logId, fileBytes, create, disk, clock, random, logger })
+  if (!remembered?.retired.includes(store.id)) return store
+  await store.close()
+  // Its copies are of the past: the ledgers name its successor now. Nothing of it is touched.
+  throw new StratalogError(
+    'file_not_found',
+    `${directory} holds store ${store.id}, which was replaced: unmount it, so that its successor is seen again`,
+    { found: store.id },
+  )
 }
 
 /** What a lost or damaged disk says, as against a mistake in the configuration. */

@@ -1,5 +1,6 @@
 import type { AgentState } from '../tiering/agent.js'
 import type { PlannedAction } from '../tiering/plan.js'
+import type { UpkeepState } from '../tiering/upkeep.js'
 import type { LogParts } from './log-parts.js'
 import { isClosed, type SegmentRow, type StreamRow } from './model/segment.js'
 import type { SegmentTotals } from './ports/segment-index.js'
@@ -22,6 +23,8 @@ export interface TierStatus {
   readonly archive: AgentState & { readonly location: string | null }
   readonly stores: readonly StoreStatus[]
   readonly streams: readonly StreamTiers[]
+  /** Whether the hot copies are what they should be. */
+  readonly upkeep: UpkeepState
 }
 
 /** How protected every stream is, right now. */
@@ -38,6 +41,7 @@ export async function tierStatus(parts: LogParts, streams: AsyncIterable<StreamR
     archive: { ...parts.agent.state, location: parts.archiveLocation },
     stores,
     streams: lines,
+    upkeep: await parts.upkeep.state(),
   }
 }
 

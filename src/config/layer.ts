@@ -33,6 +33,7 @@ export interface PolicyFieldValues {
   'keep.max': number | null
   'keep.by': 'completion' | 'event'
   'archive-down': ArchiveDown
+  'scrub.full-pass': number
 }
 
 /** What one place says about a policy; fields it says nothing about are absent. */
@@ -90,6 +91,7 @@ const LEAST: Readonly<Partial<Record<PolicyField, readonly [least: number, text:
   'roll.idle': [1, '1ms'],
   'keep.for': [1, '1ms'],
   'keep.max': [1, '1 B'],
+  'scrub.full-pass': [1_000, '1s'],
 }
 
 function windowOf(raw: unknown): CopyWindow | null {
@@ -117,6 +119,7 @@ const READERS: { readonly [F in PolicyField]: (raw: unknown) => PolicyFieldValue
   'keep.max': orNone('unlimited', bytes),
   'keep.by': asIs,
   'archive-down': asIs,
+  'scrub.full-pass': ms,
 }
 
 /** Every policy field, in the order people see them. */
@@ -259,6 +262,7 @@ export function fieldsOf(policy: Policy): PolicyFieldValues {
     'keep.max': policy.keep.maxBytes,
     'keep.by': policy.keep.by,
     'archive-down': policy.archiveDown,
+    'scrub.full-pass': policy.scrub.fullPassMs,
   }
 }
 
@@ -278,5 +282,6 @@ export function policyOf(values: PolicyFieldValues): Policy {
     evict: { lagMs: values['evict.lag'] },
     keep: { forMs: values['keep.for'], maxBytes: values['keep.max'], by: values['keep.by'] },
     archiveDown: values['archive-down'],
+    scrub: { fullPassMs: values['scrub.full-pass'] },
   }
 }

@@ -199,6 +199,15 @@ function activeProperties(): Record<string, TSchema> {
         'While the archive does not answer: keep all hot, slow writers down, or free the oldest with a gap.',
       default: 'hold',
     }),
+    scrub: strict(
+      optional({
+        'full-pass': duration({
+          description: 'Time in which every hot copy is read once, to find and mend damage; at least 1s.',
+          default: '7d',
+        }),
+      }),
+      { description: 'Reading every copy to find damage.' },
+    ),
   })
 }
 
@@ -225,15 +234,6 @@ function laterProperties(): Record<string, TSchema> {
         'replica-lag': size({ description: `Bytes a store may be behind its peers. ${LATER}` }),
       },
       'Bandwidth.',
-    ),
-    scrub: later(
-      {
-        'full-pass': duration({
-          description: `Time in which every copy is read once. ${LATER}`,
-          default: '7d',
-        }),
-      },
-      'Reading every copy to find damage.',
     ),
     encryption: later(
       {

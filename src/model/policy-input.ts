@@ -69,7 +69,7 @@ export interface PolicyInput {
     readonly coldRead?: RateInput
     readonly replicaLag?: SizeInput
   }
-  /** Accepted and checked; used from a later version. */
+  /** Time in which every hot copy is read once, to find and mend damage. */
   readonly scrub?: { readonly fullPass?: DurationInput }
   /** Accepted and checked; used from a later version. */
   readonly encryption?: { readonly ring?: string; readonly key?: string }

@@ -29,6 +29,8 @@ export interface Policy {
     readonly by: 'completion' | 'event'
   }
   readonly archiveDown: ArchiveDown
+  /** Time in which every hot copy is read once, to find damage before a reader does. */
+  readonly scrub: { readonly fullPassMs: number }
 }
 
 /** DESIGN.md §8 and EXPERIENCE.md: what holds where nobody said anything. */
@@ -41,6 +43,7 @@ export const BUILT_IN_POLICY: Policy = {
   evict: { lagMs: 4 * 3_600_000 },
   keep: { forMs: null, maxBytes: null, by: 'completion' },
   archiveDown: 'hold',
+  scrub: { fullPassMs: 7 * 24 * 3_600_000 },
 }
 
 /** Every field of a policy by its path in the YAML file, for origins: `roll.size`, `hot.for`, … */
@@ -62,6 +65,7 @@ export type PolicyField =
   | 'keep.max'
   | 'keep.by'
   | 'archive-down'
+  | 'scrub.full-pass'
 
 /** A policy with where each value came from: `stratalog.yaml:12  defaults`, `built-in`, `code`, `stream override`. */
 export interface ResolvedPolicy {

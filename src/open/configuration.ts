@@ -7,12 +7,15 @@ import { parseConfig } from '../config/file.js'
 import { type ResolvedConfig, resolveConfig } from '../config/resolve.js'
 import type { LogParts } from '../log-parts.js'
 import { StratalogError } from '../model/errors.js'
+import type { ResolvedPolicy } from '../model/policy.js'
 import { policyQuorum } from '../model/quorum.js'
 import type { OpenOptions, SystemPorts } from '../options.js'
+import type { SegmentIndex } from '../ports/segment-index.js'
 
 /** Name of the configuration file in a log's directory. */
 export const CONFIG_FILE = 'stratalog.yaml'
 const STORES_DEFAULT = 3
+const STREAMS_PAGE = 1_000
 
 /** Code, environment and file put together; what is refused says where it was said. */
 export async function readConfiguration(
@@ -89,6 +92,23 @@ export function storeDirectories(root: string, config: ResolvedConfig): string[]
 /** Every pattern's quorum must fit the stores there are: said at the start, not at the first append. */
 export function checkQuorums(config: ResolvedConfig, stores: number): void {
   policyQuorum(config.policyFor('').policy, stores)
+}
+
+/** Stores that the largest quorum of any stream needs. */
+export async function storesNeeded(
+  index: SegmentIndex,
+  resolve: LogParts['policies']['resolve'],
+): Promise<number> {
+  const needs = ({ policy: { quorum } }: ResolvedPolicy) => quorum.ensemble ?? quorum.copies
+  let needed = needs(resolve('', null))
+  for (let after = ''; ; ) {
+    const page = await index.listStreams(after, STREAMS_PAGE)
+    for (const { name, incarnation } of page)
+      needed = Math.max(needed, needs(resolve(name, await index.policyOverride(incarnation))))
+    const last = page.at(-1)
+    if (last === undefined) return needed
+    after = last.name
+  }
 }
 
 /** The policies of a log, for those who know neither files nor layers. */

@@ -42,6 +42,7 @@ describe('policies from programs', () => {
       evict: { lagMs: 0 },
       keep: { forMs: 7 * 31_536_000_000, maxBytes: null, by: 'event' },
       archiveDown: 'drop',
+      scrub: { fullPassMs: 7 * 86_400_000 },
     })
     assert.equal(origins['archive-down'], 'code')
     assert.equal(resolveConfig({}).policyFor('a', input).policy.archiveDown, 'drop')
@@ -55,7 +56,6 @@ describe('policies from programs', () => {
         'limits.upload',
         'limits.cold-read',
         'limits.replica-lag',
-        'scrub.full-pass',
         'encryption.ring',
         'encryption.key',
         'holds',

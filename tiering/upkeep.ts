@@ -1,0 +1,134 @@
+import type { LedgerContext } from '../src/ledger/context.js'
+import type { ReadRepairs, RepairQueue } from '../src/ledger/repair-queue.js'
+import type { ArchiveStore } from '../src/ports/archive-store.js'
+import type { SegmentIndex } from '../src/ports/segment-index.js'
+import { ArchiveCopies } from './cold-copies.js'
+import { PassLoop, type PassOutcome } from './pass-loop.js'
+import { Scrub, type ScrubContext, type ScrubState } from './scrub.js'
+import { changeStoreFacts, readStoreFacts, withWork } from './store-facts.js'
+import { isFinished, isNamed, type WorkProgress, workOff } from './store-work.js'
+
+/** A log that was just opened has better things to do than to be scrubbed. */
+const SCRUB_AFTER_MS = 30_000
+/** How soon open ledgers that name a store in work are looked at again. */
+const OPEN_LEDGERS_MS = 10_000
+
+export interface UpkeepContext {
+  readonly ledger: LedgerContext
+  readonly index: SegmentIndex
+  readonly archive: (() => Promise<ArchiveStore>) | null
+  readonly policy: ScrubContext['policy']
+  readonly repairs: RepairQueue
+}
+
+/** What a pass over the stores in work came to. */
+export interface WorkPass extends PassOutcome {
+  readonly works: readonly WorkProgress[]
+}
+
+/** How the copies are. */
+export interface UpkeepState {
+  readonly scrub: ScrubState
+  readonly onRead: ReadRepairs
+}
+
+/**
+ * Keeps the hot copies what they should be: scrubs them all the time, and goes on with what `store replace` and
+ * `store drain` began, also after a restart.
+ */
+export class Upkeep {
+  readonly #context: UpkeepContext
+  readonly #scrub: Scrub
+  readonly #scrubs: PassLoop<PassOutcome>
+  readonly #works: PassLoop<WorkPass>
+  readonly #listeners = new Set<(progress: WorkProgress) => void>()
+  readonly #scrubFromMs: number
+
+  constructor(context: UpkeepContext) {
+    this.#context = context
+    const { clock, logger } = context.ledger
+    this.#scrub = new Scrub({
+      ledger: context.ledger,
+      index: context.index,
+      cold: this.#coldCopies(),
+      policy: context.policy,
+    })
+    this.#scrubFromMs = clock.nowMs() + SCRUB_AFTER_MS
+    this.#scrubs = new PassLoop(clock, logger, (signal) => this.#scrubPass(signal))
+    this.#works = new PassLoop(clock, logger, (signal) => this.#workPass(signal))
+  }
+
+  async state(): Promise<UpkeepState> {
+    return { scrub: await this.#scrub.state(), onRead: this.#context.repairs.counts }
+  }
+
+  /** Works in the background until `close`. */
+  follow(): void {
+    this.#scrubs.follow()
+    this.#works.follow()
+  }
+
+  /** Scrubs until the pass under way, or the one that is due, is over. `signal` ends the wait only. */
+  async scrubPass(signal?: AbortSignal): Promise<ScrubState> {
+    for (;;) {
+      signal?.throwIfAborted()
+      const state = await this.#scrub.state()
+      const { nextDueMs } = await this.#scrubs.once(signal)
+      const now = await this.#scrub.state()
+      const nowMs = this.#context.ledger.clock.nowMs()
+      if (now.idle && (state.idle ? nextDueMs !== null && nextDueMs > nowMs : true)) return now
+    }
+  }
+
+  /** Works off what there is now of the stores in work; `signal` ends the wait only. */
+  async work(onProgress: (progress: WorkProgress) => void, signal?: AbortSignal): Promise<WorkPass> {
+    this.#listeners.add(onProgress)
+    try {
+      return await this.#works.once(signal)
+    } finally {
+      this.#listeners.delete(onProgress)
+    }
+  }
+
+  /** Stops after the step under way; the next start goes on from there. */
+  async close(): Promise<void> {
+    await Promise.all([this.#scrubs.close(), this.#works.close(), this.#context.repairs.close()])
+    await this.#scrub.close()
+  }
+
+  async #scrubPass(signal: AbortSignal): Promise<PassOutcome> {
+    if (this.#scrubs.following && this.#context.ledger.clock.nowMs() < this.#scrubFromMs)
+      return { failed: [], nextDueMs: this.#scrubFromMs }
+    return this.#scrub.step(signal)
+  }
+
+  async #workPass(signal: AbortSignal): Promise<WorkPass> {
+    const { index, ledger } = this.#context
+    const facts = await readStoreFacts(index)
+    const pass = { works: [] as WorkProgress[], failed: [] as unknown[], nextDueMs: null as number | null }
+    for (const work of facts.works) {
+      // Its store is still to be made: the command that began it does that when it is run again.
+      if (work.kind === 'replace' && work.to === null) continue
+      const context = { ledger, cold: this.#coldCopies(), out: new Set(facts.out) }
+      const onProgress = (progress: WorkProgress) => {
+        for (const listener of this.#listeners) listener(progress)
+      }
+      const progress = await workOff(context, work, { signal, onProgress })
+      pass.works.push(progress)
+      if (progress.ledgers > 0) pass.nextDueMs = ledger.clock.nowMs() + OPEN_LEDGERS_MS
+      if (progress.incompleteLedgers > 0) pass.failed.push(progress.problem)
+      // Looked at once more: a ledger may have been begun on a store in the moment in which it was taken out of use.
+      if (isFinished(progress) && !(await isNamed(ledger, work.from))) {
+        await changeStoreFacts(index, (now) => withWork(now, work.from, null))
+        const fields = { from: work.from, to: work.to, ledgers: progress.doneLedgers }
+        ledger.logger.info(fields, 'no ledger names the store any more')
+      }
+    }
+    return pass
+  }
+
+  #coldCopies(): ArchiveCopies | null {
+    const { archive, index, ledger } = this.#context
+    return archive === null ? null : new ArchiveCopies(index, archive, ledger.clock)
+  }
+}
