@@ -7,7 +7,7 @@ import {
 } from '../tiering/store-facts.js'
 import type { LedgerContext } from './ledger/context.js'
 import { ledgersOn, type StoreHoldings } from './ledger/holdings.js'
-import { StratalogError } from './model/errors.js'
+import { isStratalogError, StratalogError } from './model/errors.js'
 import type { SegmentIndex } from './ports/segment-index.js'
 import type { StoreStatus } from './ports/segment-store.js'
 import type { LocalDirectory, OpenPlace } from './store-directory.js'
@@ -125,7 +125,9 @@ export class StoreAdmin {
       await changeStoreFacts(index, (now) => withWork(now, from, work))
     }
     const store = await directory.settle(place.directory, at).catch(async (error: unknown) => {
-      if (begun === undefined) await changeStoreFacts(index, (now) => withWork(now, from ?? '', null))
+      // What is refused leaves nothing behind; after any other failure the store may have been made.
+      if (begun === undefined && isStratalogError(error))
+        await changeStoreFacts(index, (now) => withWork(now, from ?? '', null))
       throw error
     })
     const returned = store.id === from
@@ -142,21 +144,15 @@ export class StoreAdmin {
   }
 
   /**
-   * Takes a store out of use: no new ledger is placed on it, and what it holds is copied to others by the agent.
-   * `refused` where too few stores would be left for the quorums, or it is not there.
+   * Takes a store out of use: no new ledger is placed on it, and what it holds is copied to others by the agent; from
+   * its peers where it is not there any more. `refused` where too few stores would be left for the quorums.
    */
   async beginDrain(request: {
     readonly store: string
     readonly bytesPerSecond: number | null
   }): Promise<Begun> {
     const { directory, index } = this.#parts
-    const place = await this.#place(request.store)
-    if (place.absent) {
-      throw refused(
-        `the store in ${place.at} is not there, so nothing can be copied from it: stratalog store replace ${place.directory}`,
-      )
-    }
-    const { id } = place.store
+    const { id, location } = await this.#drained(request.store)
     const facts = await readStoreFacts(index)
     const left: string[] = []
     for (const other of directory.places()) {
@@ -166,17 +162,28 @@ export class StoreAdmin {
     const needed = await this.#parts.storesNeeded()
     if (left.length < needed) {
       throw refused(
-        `without ${place.at} there ${left.length === 1 ? 'is' : 'are'} ${left.length} writable of the ${needed} stores that quorums need: add a directory under "stores", then stratalog store replace THAT_DIRECTORY, or lower quorum.copies`,
+        `without ${location} there ${left.length === 1 ? 'is' : 'are'} ${left.length} writable of the ${needed} stores that quorums need: add a directory under "stores", then stratalog store replace THAT_DIRECTORY, or lower quorum.copies`,
         { expected: needed, found: left.length },
       )
     }
-    const work = this.#work('drain', id, place.directory, request.bytesPerSecond)
+    const work = this.#work('drain', id, location, request.bytesPerSecond)
     const now = await changeStoreFacts(index, (before) => ({
       ...withWork(before, id, work),
       out: [...new Set([...before.out, id])],
     }))
     directory.takeOut(now.out)
-    return { from: id, to: null, location: place.at }
+    return { from: id, to: null, location }
+  }
+
+  /** What is to be drained: the store of a place, or one that only ledgers name. */
+  async #drained(name: string): Promise<{ readonly id: string; readonly location: string }> {
+    const there = new Set(this.#parts.directory.places().map(({ store }) => store.id))
+    const lost = [...(await ledgersOn(this.#parts.ledger)).keys()].filter((id) => !there.has(id))
+    const named = lost.filter((id) => id === name || (name.length >= ID_PREFIX_MIN && id.startsWith(name)))
+    if (named.length === 1 && named[0] !== undefined)
+      return { id: named[0], location: `lost store ${named[0]}` }
+    const { store, at } = await this.#place(name)
+    return { id: store.id, location: at }
   }
 
   #work(kind: StoreWork['kind'], from: string, location: string, bytesPerSecond: number | null): StoreWork {
