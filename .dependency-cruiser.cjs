@@ -45,6 +45,15 @@ module.exports = {
       FORMAT,
       MODEL,
     ]),
+    only('rebuild-sees-append-and-archive', '^src/rebuild/', [
+      '^src/rebuild/',
+      '^src/append/',
+      '^src/ledger/',
+      '^archive/[^/]+\\.ts$',
+      PORTS,
+      FORMAT,
+      MODEL,
+    ]),
     only('engine-directory', '^archive/directory/', ['^archive/directory/', PORTS, FORMAT, MODEL]),
     only('engine-local-store', '^src/store/local/', ['^src/store/local/', PORTS, FORMAT, MODEL]),
     only('engine-sqlite', '^src/metadata/sqlite/', ['^src/metadata/sqlite/', PORTS, FORMAT, MODEL]),
@@ -54,7 +63,7 @@ module.exports = {
     {
       name: 'flow-never-imports-an-engine',
       severity: 'error',
-      from: { path: '^(src/(append|ledger|read|serve)/|src/log\\.ts|tiering/)' },
+      from: { path: '^(src/(append|ledger|read|rebuild|serve)/|src/log\\.ts|tiering/)' },
       to: { path: '^(src/store/|src/metadata/|archive/[^/]+/|src/system/)' },
     },
     {

@@ -204,7 +204,6 @@ export class Log implements AsyncDisposable {
       createdMs: this.#parts.segments.ledger.clock.nowMs(),
       parent: null,
     }
-    await storeDecision(this.#parts, `stream/${incarnation}`, 'stream-created', row)
     return this.#index.createStream(row)
   }
 
@@ -230,8 +229,6 @@ export class Log implements AsyncDisposable {
     const encoded = policy === null ? null : this.#parts.policies.encode(policy)
     // Refused as a whole before anything is stored, if it does not fit with what holds beside it.
     this.#parts.policies.resolve(stream.name, encoded)
-    const id = `policy/${stream.incarnation}/${this.#parts.segments.ledger.clock.nowMs()}-${randomIncarnation(this.#parts.random)}`
-    await storeDecision(this.#parts, id, 'policy', { incarnation: stream.incarnation, policy: encoded })
     await this.#index.setPolicyOverride(stream.incarnation, encoded)
     this.#parts.agent.wake(0)
   }
@@ -250,37 +247,5 @@ export class Log implements AsyncDisposable {
       found: name,
       expected: near ?? undefined,
     })
-  }
-}
-
-/**
- * Stores what nothing else would tell (a stream's creation, a policy override) on enough stores before the index has
- * it: the index can be rebuilt, such a decision can't (DESIGN.md §7).
- */
-export async function storeDecision(
-  parts: Pick<LogParts, 'segments'>,
-  id: string,
-  kind: string,
-  body: object,
-): Promise<void> {
-  const { stores } = parts.segments.ledger
-  const text = JSON.stringify(body, (_, value: unknown) =>
-    typeof value === 'bigint' ? value.toString() : value,
-  )
-  const results = await Promise.allSettled(
-    stores.all().map((store) => store.putControl({ id, kind, body: text })),
-  )
-  const stored = results.filter((result) => result.status === 'fulfilled').length
-  const needed = Math.min(2, stores.all().length)
-  if (stored < needed) {
-    const failed = results.find((result) => result.status === 'rejected')
-    throw new StratalogError(
-      'not_enough_stores',
-      `a decision must be on ${needed} stores and could be written to ${stored}: see "stratalog tier status"`,
-      {
-        cause: failed?.status === 'rejected' ? failed.reason : undefined,
-        retryable: true,
-      },
-    )
   }
 }

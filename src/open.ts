@@ -26,9 +26,10 @@ import {
   storeDirectories,
   storesNeeded,
 } from './open/configuration.js'
-import { checkIndex, indexMissing, readIdentity, writeIdentity } from './open/identity.js'
-import { checkIndexAge } from './open/index-age.js'
+import { readIdentity, writeIdentity } from './open/identity.js'
+import { openIndex } from './open/index-open.js'
 import { LivePolicies } from './open/live-policies.js'
+import { storeFactsFile } from './open/store-facts-file.js'
 import { systemPorts } from './open/system.js'
 import { type FilledOptions, fillOptions, type OpenOptions, type SystemPorts } from './options.js'
 import { ColdSource } from './read/cold.js'
@@ -95,31 +96,26 @@ async function assemble(
   close: () => Promise<void>,
 ): Promise<Log> {
   const identity = await readIdentity(root)
-  const { openSqliteMetadata } = await import('./metadata/sqlite/open.js')
-  const file = join(root, 'index.db')
-  // Looked at before it is opened: opening would make an empty one, which the next start would take for the index.
-  if (!identity.created && !existsSync(file)) throw indexMissing(root)
-  const metadata = openSqliteMetadata(file, { clock: system.clock, logger: system.logger })
-  closers.push(() => metadata.close())
-  await checkIndex(metadata.index, identity, root)
-
   const directories = storeDirectories(root, config)
   checkQuorums(config, directories.length)
+  const keeper = storeFactsFile(root, system.disk)
   const stores = await LocalDirectory.open(directories, {
     ...system,
     logId: identity.logId,
     fileBytes: filled.storeFileBytes,
     create: identity.created,
-    remembered: await readStoreFacts(metadata.index),
+    remembered: await readStoreFacts(keeper),
   })
   closers.push(() => stores.close())
+  const opened = await openIndex({ root, logId: identity.logId, stores, options, config, system }, identity)
+  const { metadata, index, ledgers } = opened
+  closers.push(() => metadata.close())
   if (identity.created) await writeIdentity(root, identity.logId, 'ready')
-  else await checkIndexAge(root, { index: metadata.index, ledgers: metadata.ledgers, stores: stores.all() })
 
   const abort = new AbortController()
   const archive = archiveOpener(root, options, config, {
     logId: identity.logId,
-    index: metadata.index,
+    index,
     system,
     signal: abort.signal,
   })
@@ -130,7 +126,7 @@ async function assemble(
   const { clock, logger } = system
   const ledger: LedgerContext = {
     stores,
-    metadata: metadata.ledgers,
+    metadata: ledgers,
     clock,
     logger,
     health: new StoreHealth(clock, logger),
@@ -142,9 +138,9 @@ async function assemble(
     if (archive === null) throw archiveNeeded(root)
     return ColdSource.open(await archive.open(), row, cache)
   }
-  const segments = { ledger, index: metadata.index, openCold }
+  const segments = { ledger, index, openCold }
   const policies = policyResolver(config)
-  const live = new LivePolicies(metadata.index, policies.resolve, system.logger)
+  const live = new LivePolicies(index, policies.resolve, system.logger)
   closers.push(() => live.close())
   const hub = new WriterHub(segments, metadata.coordination, async (stream) => {
     const policy = await live.follow(stream, () => agent.wake(CHANGE_WAKES_MS))
@@ -158,7 +154,7 @@ async function assemble(
   const agent = new TieringAgent({
     logId: identity.logId,
     ledger,
-    index: metadata.index,
+    index,
     coordination: metadata.coordination,
     random: system.random,
     archive: archive?.open ?? null,
@@ -167,16 +163,17 @@ async function assemble(
   })
   const upkeep = new Upkeep({
     ledger,
-    index: metadata.index,
+    index,
+    keeper,
     archive: archive?.open ?? null,
     policy: (stream) => live.of(stream),
     repairs,
   })
   const admin = new StoreAdmin({
-    index: metadata.index,
+    keeper,
     ledger,
     directory: stores,
-    storesNeeded: () => storesNeeded(metadata.index, policies.resolve),
+    storesNeeded: () => storesNeeded(index, policies.resolve),
   })
   await admin.remember()
   closers.push(() => hub.close())
@@ -194,7 +191,7 @@ async function assemble(
     archive: archive?.open ?? null,
     archiveLocation: archive?.location ?? null,
     read: {
-      index: metadata.index,
+      index,
       clock: system.clock,
       logger: system.logger,
       openHot: (row) => HotSource.open(ledger, row.ledgerId ?? -1n),

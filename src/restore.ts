@@ -5,7 +5,7 @@ import {
   type RestoreReport,
   restoreInto,
 } from '../tiering/restore.js'
-import { type Log, storeDecision } from './log.js'
+import type { Log } from './log.js'
 import { StratalogError } from './model/errors.js'
 import { policyQuorum } from './model/quorum.js'
 import type { ArchiveStore } from './ports/archive-store.js'
@@ -36,8 +36,6 @@ export async function restoreArchive(
     random,
     quorum: (stream: string) =>
       policyQuorum(policies.resolve(stream, null).policy, segments.ledger.stores.all().length),
-    announce: (stream: object & { incarnation: string }) =>
-      storeDecision(log.parts, `stream/${stream.incarnation}`, 'stream-created', stream),
   }
   return restoreInto(target, archive, plan, options)
 }

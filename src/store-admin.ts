@@ -2,13 +2,13 @@ import {
   changeStoreFacts,
   readStoreFacts,
   type StoreFacts,
+  type StoreFactsKeeper,
   type StoreWork,
   withWork,
 } from '../tiering/store-facts.js'
 import type { LedgerContext } from './ledger/context.js'
 import { ledgersOn, type StoreHoldings } from './ledger/holdings.js'
 import { isStratalogError, StratalogError } from './model/errors.js'
-import type { SegmentIndex } from './ports/segment-index.js'
 import type { StoreStatus } from './ports/segment-store.js'
 import type { LocalDirectory, OpenPlace } from './store-directory.js'
 
@@ -34,7 +34,7 @@ export interface Begun {
 }
 
 export interface StoreAdminParts {
-  readonly index: SegmentIndex
+  readonly keeper: StoreFactsKeeper
   readonly ledger: LedgerContext
   readonly directory: LocalDirectory
   /** Stores that the largest quorum of any stream needs. */
@@ -43,9 +43,12 @@ export interface StoreAdminParts {
 
 /** Which stores there are, and what becomes of one that is lost or no longer wanted. */
 export class StoreAdmin {
+  /** Where it notes what it began. */
+  readonly keeper: StoreFactsKeeper
   readonly #parts: StoreAdminParts
 
   constructor(parts: StoreAdminParts) {
+    this.keeper = parts.keeper
     this.#parts = parts
   }
 
@@ -55,7 +58,7 @@ export class StoreAdmin {
    */
   async remember(): Promise<void> {
     const places = this.#parts.directory.places()
-    await changeStoreFacts(this.#parts.index, (facts) => ({
+    await changeStoreFacts(this.#parts.keeper, (facts) => ({
       ...facts,
       places: places.map((place) => ({
         directory: place.directory,
@@ -75,8 +78,8 @@ export class StoreAdmin {
 
   /** Every store, those that are only named by ledgers too, and what is being done about them. */
   async list(): Promise<{ stores: StoreLine[]; works: readonly StoreWork[] }> {
-    const { directory, index, ledger } = this.#parts
-    const facts = await readStoreFacts(index)
+    const { directory, keeper, ledger } = this.#parts
+    const facts = await readStoreFacts(keeper)
     const holdings = await ledgersOn(ledger)
     const none: StoreHoldings = { ledgers: 0, missingCopies: 0 }
     const stores: StoreLine[] = []
@@ -108,9 +111,9 @@ export class StoreAdmin {
     readonly with: string | null
     readonly bytesPerSecond: number | null
   }): Promise<Begun> {
-    const { directory, index } = this.#parts
+    const { directory, keeper } = this.#parts
     const place = await this.#place(request.store)
-    const facts = await readStoreFacts(index)
+    const facts = await readStoreFacts(keeper)
     const begun = facts.works.find((work) => work.kind === 'replace' && work.location === place.directory)
     if (begun !== undefined && begun.to !== null && !place.absent) {
       await this.#setRate(begun, request.bytesPerSecond)
@@ -122,16 +125,16 @@ export class StoreAdmin {
     if (from !== null) {
       // Before the store is made: whoever finds a new store in this place knows what it is for.
       const work = this.#work('replace', from, place.directory, request.bytesPerSecond)
-      await changeStoreFacts(index, (now) => withWork(now, from, work))
+      await changeStoreFacts(keeper, (now) => withWork(now, from, work))
     }
     const store = await directory.settle(place.directory, at).catch(async (error: unknown) => {
       // What is refused leaves nothing behind; after any other failure the store may have been made.
       if (begun === undefined && isStratalogError(error))
-        await changeStoreFacts(index, (now) => withWork(now, from ?? '', null))
+        await changeStoreFacts(keeper, (now) => withWork(now, from ?? '', null))
       throw error
     })
     const returned = store.id === from
-    await changeStoreFacts(index, (now) => {
+    await changeStoreFacts(keeper, (now) => {
       const places = [
         ...now.places.filter((one) => one.directory !== place.directory),
         { directory: place.directory, at, id: store.id },
@@ -151,9 +154,9 @@ export class StoreAdmin {
     readonly store: string
     readonly bytesPerSecond: number | null
   }): Promise<Begun> {
-    const { directory, index } = this.#parts
+    const { directory, keeper } = this.#parts
     const { id, location } = await this.#drained(request.store)
-    const facts = await readStoreFacts(index)
+    const facts = await readStoreFacts(keeper)
     const left: string[] = []
     for (const other of directory.places()) {
       if (other.store.id === id || facts.out.includes(other.store.id)) continue
@@ -167,7 +170,7 @@ export class StoreAdmin {
       )
     }
     const work = this.#work('drain', id, location, request.bytesPerSecond)
-    const now = await changeStoreFacts(index, (before) => ({
+    const now = await changeStoreFacts(keeper, (before) => ({
       ...withWork(before, id, work),
       out: [...new Set([...before.out, id])],
     }))
@@ -193,7 +196,7 @@ export class StoreAdmin {
 
   async #setRate(work: StoreWork, bytesPerSecond: number | null): Promise<void> {
     if (work.bytesPerSecond === bytesPerSecond) return
-    await changeStoreFacts(this.#parts.index, (now) => withWork(now, work.from, { ...work, bytesPerSecond }))
+    await changeStoreFacts(this.#parts.keeper, (now) => withWork(now, work.from, { ...work, bytesPerSecond }))
   }
 
   /** A place by its directory, or by the id (or the beginning of the id) of its store. */

@@ -71,8 +71,6 @@ export interface RestoreTarget {
   readonly index: SegmentIndex
   readonly random: Random
   readonly quorum: (stream: string) => Quorum
-  /** Makes the decision durable beside the ledgers, as for any new stream. */
-  readonly announce: (stream: object & { incarnation: string }) => Promise<void>
 }
 
 /** Reads an archive's names and control objects: no segment is opened. Invariant 7: the archive alone is enough. */
@@ -256,8 +254,6 @@ async function targetStream(target: RestoreTarget, source: RestorableStream): Pr
     createdMs: target.ledger.clock.nowMs(),
     parent: { incarnation: source.incarnation, fork: null },
   }
-  const decision = { ...row, trimmedBelow: source.trimmedBelow?.toString() ?? null }
-  await target.announce(decision)
   return trimTarget(target, await target.index.createStream(row), source)
 }
 

@@ -1,7 +1,11 @@
-import type { SegmentIndex } from '../src/ports/segment-index.js'
-
-/** Where all of this is kept: one fact, so that each change of it is whole. */
-const FACT = 'stores'
+/**
+ * Where this is kept, as one text, so that each change of it is whole and durable. Not in the index: the stores have to
+ * be found before an index can be made from them.
+ */
+export interface StoreFactsKeeper {
+  read(): Promise<string | null>
+  write(text: string): Promise<void>
+}
 
 /** A place the configuration names, and which store is there. */
 export interface StorePlace {
@@ -39,35 +43,35 @@ export interface StoreFacts {
 const NONE: StoreFacts = { places: [], retired: [], out: [], works: [] }
 
 /** Reads what is remembered. */
-export async function readStoreFacts(index: SegmentIndex): Promise<StoreFacts> {
-  const text = await index.fact(FACT)
+export async function readStoreFacts(keeper: StoreFactsKeeper): Promise<StoreFacts> {
+  const text = await keeper.read()
   return text === null ? NONE : { ...NONE, ...(JSON.parse(text) as Partial<StoreFacts>) }
 }
 
-/** Changes under way, one after the other for each index. */
-const changing = new WeakMap<SegmentIndex, Promise<unknown>>()
+/** Changes under way, one after the other for each keeper. */
+const changing = new WeakMap<StoreFactsKeeper, Promise<unknown>>()
 
 /** Changes it in one durable step, from what the step before left. */
 export function changeStoreFacts(
-  index: SegmentIndex,
+  keeper: StoreFactsKeeper,
   change: (facts: StoreFacts) => StoreFacts,
 ): Promise<StoreFacts> {
-  const before = changing.get(index) ?? Promise.resolve()
-  const changed = before.then(() => changeNow(index, change))
+  const before = changing.get(keeper) ?? Promise.resolve()
+  const changed = before.then(() => changeNow(keeper, change))
   changing.set(
-    index,
+    keeper,
     changed.catch(() => null),
   )
   return changed
 }
 
 async function changeNow(
-  index: SegmentIndex,
+  keeper: StoreFactsKeeper,
   change: (facts: StoreFacts) => StoreFacts,
 ): Promise<StoreFacts> {
-  const before = await readStoreFacts(index)
+  const before = await readStoreFacts(keeper)
   const after = change(before)
-  if (JSON.stringify(after) !== JSON.stringify(before)) await index.setFact(FACT, JSON.stringify(after))
+  if (JSON.stringify(after) !== JSON.stringify(before)) await keeper.write(JSON.stringify(after))
   return after
 }
 

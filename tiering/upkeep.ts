@@ -5,7 +5,7 @@ import type { SegmentIndex } from '../src/ports/segment-index.js'
 import { ArchiveCopies } from './cold-copies.js'
 import { PassLoop, type PassOutcome } from './pass-loop.js'
 import { Scrub, type ScrubContext, type ScrubState } from './scrub.js'
-import { changeStoreFacts, readStoreFacts, withWork } from './store-facts.js'
+import { changeStoreFacts, readStoreFacts, type StoreFactsKeeper, withWork } from './store-facts.js'
 import { isFinished, isNamed, type WorkProgress, workOff } from './store-work.js'
 
 /** A log that was just opened has better things to do than to be scrubbed. */
@@ -16,6 +16,8 @@ const OPEN_LEDGERS_MS = 10_000
 export interface UpkeepContext {
   readonly ledger: LedgerContext
   readonly index: SegmentIndex
+  /** Where it is kept what becomes of lost stores. */
+  readonly keeper: StoreFactsKeeper
   readonly archive: (() => Promise<ArchiveStore>) | null
   readonly policy: ScrubContext['policy']
   readonly repairs: RepairQueue
@@ -103,8 +105,8 @@ export class Upkeep {
   }
 
   async #workPass(signal: AbortSignal): Promise<WorkPass> {
-    const { index, ledger } = this.#context
-    const facts = await readStoreFacts(index)
+    const { keeper, ledger } = this.#context
+    const facts = await readStoreFacts(keeper)
     const pass = { works: [] as WorkProgress[], failed: [] as unknown[], nextDueMs: null as number | null }
     for (const work of facts.works) {
       // Its store is still to be made: the command that began it does that when it is run again.
@@ -119,7 +121,7 @@ export class Upkeep {
       if (progress.incompleteLedgers > 0) pass.failed.push(progress.problem)
       // Looked at once more: a ledger may have been begun on a store in the moment in which it was taken out of use.
       if (isFinished(progress) && !(await isNamed(ledger, work.from))) {
-        await changeStoreFacts(index, (now) => withWork(now, work.from, null))
+        await changeStoreFacts(keeper, (now) => withWork(now, work.from, null))
         const fields = { from: work.from, to: work.to, ledgers: progress.doneLedgers }
         ledger.logger.info(fields, 'no ledger names the store any more')
       }

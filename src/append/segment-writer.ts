@@ -200,7 +200,7 @@ async function recoverRow(context: SegmentContext, found: SegmentRow): Promise<S
 }
 
 /** The last user record's position counts the segment's records (FORMATS.md §5.5). */
-async function readSegmentEnd(
+export async function readSegmentEnd(
   context: LedgerContext,
   ledgerId: bigint,
   lastEntryId: bigint,

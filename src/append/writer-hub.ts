@@ -31,7 +31,7 @@ export class WriterHub {
   /** The writer if it is open and well: the way of every append but the first. */
   ready(incarnation: string): StreamWriter | null {
     const writer = this.#ready.get(incarnation)
-    return writer !== undefined && writer.works ? writer : null
+    return writer?.works ? writer : null
   }
 
   /** The stream's writer, opened if need be. */

@@ -20,7 +20,7 @@ export interface ArchiveOpener {
 export interface ArchiveUser {
   readonly logId: string
   /** Knows whether the log has used its archive before. */
-  readonly index: SegmentIndex
+  readonly index: Pick<SegmentIndex, 'fact'>
   readonly system: SystemPorts
   readonly signal: AbortSignal
 }

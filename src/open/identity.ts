@@ -111,7 +111,7 @@ function identityMissing(root: string): StratalogError {
 export function indexMissing(root: string): StratalogError {
   return new StratalogError(
     'index_missing',
-    `${join(root, 'index.db')} is gone while the stores of this log are there: nothing was changed. Put the file itself back (of copies only the newest, made after the last append, is accepted), or restore the log from its archive into another directory: stratalog restore --from ARCHIVE --into DIR`,
+    `${join(root, 'index.db')} is gone while the stores of this log are there`,
     { found: root },
   )
 }

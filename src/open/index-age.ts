@@ -3,6 +3,8 @@ import { StratalogError } from '../model/errors.js'
 import type { LedgerMetadataStore } from '../ports/ledger-metadata.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
 import type { LedgerSummary, SegmentStore } from '../ports/segment-store.js'
+import { knownSequence } from '../rebuild/catch-up.js'
+import type { DecidedState } from '../rebuild/decisions.js'
 
 /** Ledgers a store lists at once: each page costs it one look over its whole table. */
 const STORE_PAGE = 100_000
@@ -13,52 +15,85 @@ export interface IndexAndStores {
   readonly index: SegmentIndex
   readonly ledgers: LedgerMetadataStore
   readonly stores: readonly SegmentStore[]
+  /** The decisions the stores hold. */
+  readonly decided: DecidedState
 }
 
 /**
  * Refuses an index that is older than what the stores hold, as a backup is that was put back: it would give ids and
- * positions out a second time, over acknowledged records. Nothing has been written when this throws.
+ * positions out a second time, over acknowledged records. Nothing has been written when this throws `index_missing`.
  *
  * A ledger without metadata tells. Its metadata is durable before a store hears of it, and deleting takes the
  * metadata away first, while a row of the stream at or above that segment stays (the newest row is never removed). So
  * a segment's ledger that has no metadata, and that lies above the newest row or belongs to an unknown stream, was
  * made after this index was.
+ *
+ * Metadata without a ledger tell where everything since was evicted: the stores forget a ledger only after its
+ * metadata are gone. For one that was still open its header may never have become durable; there a mark that the index
+ * does not know of tells (`RecordedIndex`). Decisions alone make no index old: they are caught up with.
  */
-export async function checkIndexAge(root: string, { index, ledgers, stores }: IndexAndStores): Promise<void> {
+export async function checkIndexAge(root: string, compared: IndexAndStores): Promise<void> {
+  const { index, ledgers, stores, decided } = compared
+  const readable: string[] = []
+  let absent: Set<bigint> | null = null
   for (const store of stores) {
     // One that is not there tells nothing; every ledger is on more than one store.
     if ((await store.status()).state === 'unreachable') continue
-    for await (const ledger of withoutMetadata(store, ledgers)) {
-      if (ledger.header === null || ledger.header.segment === null) continue
-      const { incarnation, segment, stream } = ledger.header.segment
-      const newest = (await index.newestSegment(incarnation))?.segment ?? null
-      if (newest !== null && segment <= newest) continue
-      throw new StratalogError(
-        'index_missing',
-        `${join(root, 'index.db')} is older than the stores (ledger ${ledger.ledgerId} holds segment ${segment} of ${stream}, and the index ends at ${newest ?? 'none'}): put back the newest copy, or restore the log from its archive into another directory: stratalog restore --from ARCHIVE --into DIR`,
-        { expected: segment.toString(), found: newest?.toString() ?? null },
-      )
+    readable.push(store.id)
+    const absentHere = new Set<bigint>()
+    for await (const one of differences(store, ledgers)) {
+      if (typeof one === 'bigint') absentHere.add(one)
+      else await checkUnknown(root, index, one)
     }
+    absent = absent === null ? absentHere : intersection(absent, absentHere)
+  }
+  const marked = decided.mark !== null && decided.mark.sequence > (await knownSequence(index))
+  for (const id of absent ?? []) {
+    const { metadata } = await ledgers.read(id)
+    const unread = metadata.ensembles.some(({ members }) => members.some((one) => !readable.includes(one)))
+    const held = metadata.state === 'CLOSED' ? metadata.lastEntryId >= 0n : marked
+    if (!unread && held) throw older(root, `ledger ${id} is on no store any more`, id.toString(), null)
   }
 }
 
-/** The ledgers of a store that the metadata do not know: two ascending lists, walked side by side. */
-async function* withoutMetadata(
+async function checkUnknown(root: string, index: SegmentIndex, ledger: LedgerSummary): Promise<void> {
+  const held = ledger.header?.segment ?? null
+  if (held === null) return
+  const { incarnation, segment, stream } = held
+  const newest = (await index.newestSegment(incarnation))?.segment ?? null
+  if (newest !== null && segment <= newest) return
+  const what = `ledger ${ledger.ledgerId} holds segment ${segment} of ${stream}, and the index ends at ${newest ?? 'none'}`
+  throw older(root, what, segment.toString(), newest?.toString() ?? null)
+}
+
+function older(root: string, what: string, expected: string, found: string | null): StratalogError {
+  const message = `${join(root, 'index.db')} is older than the stores (${what})`
+  return new StratalogError('index_missing', message, { expected, found })
+}
+
+function intersection(one: ReadonlySet<bigint>, other: ReadonlySet<bigint>): Set<bigint> {
+  return new Set([...one].filter((id) => other.has(id)))
+}
+
+/** Ledgers of a store without metadata, and ids of metadata without a ledger there: two ascending lists, side by side. */
+async function* differences(
   store: SegmentStore,
   metadata: LedgerMetadataStore,
-): AsyncGenerator<LedgerSummary> {
+): AsyncGenerator<LedgerSummary | bigint> {
   const ids = metadataIds(metadata)
   let known = await ids.next()
   for (let after = -1n; ; ) {
     const page = await store.listLedgers(after, STORE_PAGE)
     for (const ledger of page) {
-      while (!known.done && known.value < ledger.ledgerId) known = await ids.next()
+      for (; !known.done && known.value < ledger.ledgerId; known = await ids.next()) yield known.value
       if (known.done || known.value > ledger.ledgerId) yield ledger
+      else known = await ids.next()
     }
     const last = page.at(-1)
-    if (last === undefined || page.length < STORE_PAGE) return
+    if (last === undefined || page.length < STORE_PAGE) break
     after = last.ledgerId
   }
+  for (; !known.done; known = await ids.next()) yield known.value
 }
 
 async function* metadataIds(metadata: LedgerMetadataStore): AsyncGenerator<bigint, undefined> {

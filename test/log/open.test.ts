@@ -121,20 +121,38 @@ describe('a directory that can not be opened says why, and nothing is lost', () 
     assert.deepEqual(await contents(log), expected())
   })
 
-  test('index.db gone: nothing begins anew over stores that hold records', async () => {
+  test('index.db gone: nothing begins anew over stores that hold records, it is made again from them', async () => {
     await fill()
-    const aside = join(root, 'index.db')
-    cpSync(join(root, 'log', 'index.db'), aside)
-    for (const name of readdirSync(join(root, 'log')))
-      if (name.startsWith('index.db')) rmSync(join(root, 'log', name))
-    await assert.rejects(open(), { code: 'index_missing', message: /restore/ })
-    // Asked twice it still refuses: the first attempt left no empty index behind that would pass for one.
-    await assert.rejects(open(), { code: 'index_missing' })
-    for (const name of readdirSync(join(root, 'log')))
-      if (name.startsWith('index.db')) rmSync(join(root, 'log', name))
-    cpSync(aside, join(root, 'log', 'index.db'))
+    const drop = () => {
+      for (const name of readdirSync(join(root, 'log')))
+        if (/^index\.db(-wal|-shm)?$/.test(name)) rmSync(join(root, 'log', name))
+    }
+    drop()
+    const store = join(root, 'log', 'stores', '1')
+    cpSync(store, join(root, 'aside'), { recursive: true })
+    rmSync(store, { recursive: true })
+    // With a store away it is refused, also the second time: no attempt leaves an index behind that passes for one.
+    for (let tries = 0; tries < 2; tries += 1)
+      await assert.rejects(open(), { code: 'index_missing', message: /stores\/1.*--accept-loss/ })
+    cpSync(join(root, 'aside'), store, { recursive: true })
     await using log = await open()
     assert.deepEqual(await contents(log), expected())
+  })
+
+  test('index.db cut to nothing, overwritten or cut off: made again, and the damaged file is kept', async () => {
+    await fill()
+    const file = join(root, 'log', 'index.db')
+    for (const damage of [
+      Buffer.alloc(0),
+      Buffer.alloc(8_192, 0x5a),
+      readFileSync(file).subarray(0, 5_000),
+    ]) {
+      writeFileSync(file, damage)
+      await using log = await open()
+      assert.deepEqual(await contents(log), expected(), `${damage.length} bytes`)
+    }
+    const kept = readdirSync(join(root, 'log')).filter((name) => name.startsWith('index.db.old-'))
+    assert.equal(kept.filter((name) => !/-(wal|shm)$/.test(name)).length, 3)
   })
 
   test('a store that is gone, emptied or damaged: the log opens, reads and appends with the others, and says so', async () => {
@@ -264,9 +282,9 @@ describe('damage in a store (invariant 9)', () => {
   test('a store truncated to nothing or to half: the others serve', async () => {
     await fill(200)
     const store = join(root, 'log', 'stores', '3')
-    const file = join(store, readdirSync(store).find((name) => name.startsWith('log-')) ?? '')
     for (const size of [3_000, 0]) {
-      truncateSync(file, size)
+      // A file that lost all its entries is used anew under another name.
+      truncateSync(join(store, readdirSync(store).find((name) => name.startsWith('log-')) ?? ''), size)
       await using log = await open()
       assert.deepEqual(await contents(log), expected(200), `truncated to ${size}`)
     }

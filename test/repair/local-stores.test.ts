@@ -260,7 +260,7 @@ describe('store replace (invariant 1)', () => {
     for (const step of steps) {
       const log = await open()
       try {
-        const { directory, index, ledgers } = seams(log)
+        const { directory, keeper, ledgers } = seams(log)
         const die = () => {
           throw new Error(`died at ${step}`)
         }
@@ -271,13 +271,13 @@ describe('store replace (invariant 1)', () => {
             await settle(...args)
             return die()
           }
-        const setFact = index.setFact.bind(index)
+        const write = keeper.write.bind(keeper)
         if (step === 'fact' || step === 'end')
-          index.setFact = async (name, value) => {
-            const works = name === 'stores' ? (JSON.parse(value) as { works: StoreWork[] }).works : []
+          keeper.write = async (text) => {
+            const { works } = JSON.parse(text) as { works: StoreWork[] }
             const there = works.some(({ to }) => to !== null)
-            if (name === 'stores' && (step === 'fact' ? there : works.length === 0)) die()
-            await setFact(name, value)
+            if (step === 'fact' ? there : works.length === 0) die()
+            await write(text)
           }
         if (step === 'controls')
           for (const store of log.parts.segments.ledger.stores.all()) store.putControl = async () => die()
@@ -431,10 +431,10 @@ async function attempt(log: Log): Promise<void> {
 type Changeable<T> = { -readonly [K in keyof T]: T[K] }
 
 function seams(log: Log) {
-  const { index, ledger } = log.parts.segments
+  const { ledger } = log.parts.segments
   return {
     directory: ledger.stores as unknown as { settle(directory: string, at: string): Promise<unknown> },
-    index: index as Changeable<typeof index>,
+    keeper: log.parts.stores.keeper,
     ledgers: ledger.metadata as Changeable<typeof ledger.metadata>,
   }
 }

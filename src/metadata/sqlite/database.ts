@@ -27,6 +27,8 @@ export interface OpenDatabaseOptions {
   readonly busyTimeoutMs?: number
   /** Files up to this size are checked whole when opened; larger ones where they are read. @default 8 MiB */
   readonly checkBytesMax?: number
+  /** Nothing is durable before the file is closed and synced: for one that is thrown away unless it gets whole. */
+  readonly building?: boolean
 }
 
 /** "strl": tells our files from other programs' databases. */
@@ -68,6 +70,7 @@ export class SqliteDatabase {
       // Nothing may be written before the file is known to be ours, sound and not from a newer version.
       const found = inspect(raw, file, options)
       tune(raw, file)
+      if (options.building === true) raw.pragma('synchronous = OFF')
       migrate(raw, found.version, options.migrations)
       return new SqliteDatabase(file, raw, found.empty)
     } catch (error) {

@@ -1,3 +1,4 @@
+import type { SegmentRow } from '../../model/segment.js'
 import type { Clock } from '../../ports/clock.js'
 import type { Coordination } from '../../ports/coordination.js'
 import type { Logger } from '../../ports/logger.js'
@@ -21,6 +22,8 @@ export interface SqliteMetadata {
   readonly index: SegmentIndex
   readonly ledgers: SqliteLedgerMetadataStore
   readonly coordination: Coordination
+  /** Adopts closed segments of one stream, in order, in one transaction. */
+  adoptSegments(rows: readonly SegmentRow[]): Promise<void>
   /**
    * Whether the file was new or empty. Where there are stores with data already, it must be rebuilt from them
    * before anything is appended: its epochs and ids begin anew.
@@ -45,6 +48,7 @@ export function openSqliteMetadata(file: string, options: SqliteMetadataOptions)
       index,
       ledgers,
       coordination,
+      adoptSegments: (rows) => index.adoptSegments(rows),
       created: database.created,
       async close() {
         // Leases first: who holds one has to stop before the file is gone.

@@ -87,6 +87,21 @@ export class SqliteSegmentIndex implements SegmentIndex {
     )
   }
 
+  /** Adopts segments of one stream in order, all of them or none: a rebuild has a million. */
+  async adoptSegments(rows: readonly SegmentRow[]): Promise<void> {
+    const first = rows[0]
+    if (first === undefined) return
+    this.#change(first.incarnation, 'adopt segments', () => {
+      const id = this.#streams.idOf(first.incarnation)
+      const owner = this.#owner(first.incarnation)
+      for (const row of rows) {
+        assert(row.incarnation === owner.incarnation, 'segments of one stream are adopted together')
+        assert(isClosed(row.state), `segment ${row.segment} of ${row.incarnation} is adopted as ${row.state}`)
+        this.#segments.append(id, owner, row)
+      }
+    })
+  }
+
   async updateSegment(row: ExpectedSegment, patch: SegmentPatch): Promise<SegmentRow> {
     return this.#change(row.incarnation, 'change a segment', () =>
       this.#segments.update(this.#streams.idOf(row.incarnation), row, patch),

@@ -1,0 +1,148 @@
+import { join } from 'node:path'
+import { ARCHIVE_OWNER_FACT } from '../../archive/control-objects.js'
+import type { ResolvedConfig } from '../config/resolve.js'
+import type { LedgerContext, StoreDirectory } from '../ledger/context.js'
+import { openSqliteMetadata, type SqliteMetadata } from '../metadata/sqlite/open.js'
+import { isStratalogError, StratalogError } from '../model/errors.js'
+import type { OpenOptions, SystemPorts } from '../options.js'
+import type { ArchiveStore } from '../ports/archive-store.js'
+import { foldDecisions, readDecisions } from '../rebuild/decisions.js'
+import { type RebuildOptions, rebuildIndex } from '../rebuild/rebuild.js'
+import type { RebuildReport } from '../rebuild/report.js'
+import { archiveOpener } from './archives.js'
+
+/** A log whose index is made again; its directory is locked and its stores are open. */
+export interface IndexlessLog {
+  readonly root: string
+  readonly logId: string
+  readonly stores: StoreDirectory
+  readonly options: OpenOptions
+  readonly config: ResolvedConfig
+  readonly system: SystemPorts
+}
+
+/** How a rebuild goes about it. */
+export type RebuildWishes = Pick<RebuildOptions, 'acceptLoss' | 'signal' | 'onProgress'>
+
+/** What was made, and where the index that was there before is now. */
+export interface RebuiltIndex extends RebuildReport {
+  readonly file: string
+  readonly keptAs: string | null
+}
+
+/** A database is up to three files. */
+const PARTS = ['', '-wal', '-shm'] as const
+
+/**
+ * Makes `index.db` anew from stores and archive. Order: a new file beside it, whole and synced; the old one out of the
+ * way under another name, with its log, which SQLite would else apply to the new one; then the new one into its place.
+ * A crash anywhere leaves the old index, or none, which the next start makes again. Invariant 12.
+ */
+export async function makeIndex(log: IndexlessLog, wishes: RebuildWishes): Promise<RebuiltIndex> {
+  const { root, system } = log
+  const file = join(root, 'index.db')
+  const fresh = `${file}.new`
+  await removeDatabase(system, fresh)
+  const { clock, logger, disk } = system
+  const metadata = openSqliteMetadata(fresh, { clock, logger, building: true })
+  let report: RebuildReport
+  try {
+    report = await fill(log, metadata, wishes)
+  } finally {
+    await metadata.close()
+  }
+  await syncDatabase(system, fresh)
+  await disk.syncDirectory(root)
+  const keptAs = await putAside(system, root, file)
+  await disk.rename(fresh, file)
+  await disk.syncDirectory(root)
+  logger.warn({ file, keptAs, segments: report.segments }, 'the index was made again from stores and archive')
+  return { ...report, file, keptAs }
+}
+
+async function fill(
+  log: IndexlessLog,
+  metadata: SqliteMetadata,
+  wishes: RebuildWishes,
+): Promise<RebuildReport> {
+  const { clock, logger } = log.system
+  const ledger: LedgerContext = { stores: log.stores, metadata: metadata.ledgers, clock, logger }
+  await metadata.index.setFact('log', log.logId)
+  const archive = await openArchiveOf(log, ledger)
+  try {
+    const target = {
+      index: metadata.index,
+      adoptSegments: metadata.adoptSegments,
+      reserveThrough: (id: bigint) => metadata.ledgers.reserveThrough(id),
+    }
+    const unreachable = archive.problem === null ? [] : [archive.problem]
+    const report = await rebuildIndex({ ...wishes, target, ledger, archive: archive.store, unreachable })
+    // Its owner object was found to be this log's: from here on the log opens no other archive (decision 0008).
+    if (archive.store !== null) await metadata.index.setFact(ARCHIVE_OWNER_FACT, log.logId)
+    return report
+  } finally {
+    await archive.store?.close()
+  }
+}
+
+/**
+ * The log's own archive. Whether it ever had one its decisions say; without them (0.1.0 wrote none) an archive that is
+ * not this log's counts as one that was never used: what would be missing then shows as holes.
+ */
+async function openArchiveOf(
+  { root, logId, options, config, system }: IndexlessLog,
+  ledger: LedgerContext,
+): Promise<{ readonly store: ArchiveStore | null; readonly problem: string | null }> {
+  const { facts } = foldDecisions((await readDecisions(ledger)).recorded)
+  const used = facts.has(ARCHIVE_OWNER_FACT)
+  const { signal } = new AbortController()
+  const index = { fact: () => Promise.resolve(logId) }
+  const opener = archiveOpener(root, options, config, { logId, index, system, signal })
+  if (opener === null)
+    return { store: null, problem: used ? 'the archive: the log has one and none is configured' : null }
+  try {
+    return { store: await opener.open(), problem: null }
+  } catch (error) {
+    if (!isStratalogError(error)) throw error
+    const unused = !used && error.code === 'archive_missing'
+    return { store: null, problem: unused ? null : `the archive at ${opener.location}: ${error.message}` }
+  }
+}
+
+async function removeDatabase({ disk }: SystemPorts, file: string): Promise<void> {
+  for (const part of PARTS)
+    if ((await disk.stat(`${file}${part}`)) !== null) await disk.remove(`${file}${part}`)
+}
+
+/** Closing writes the log back into the file; one that is left would hold changes that the file has not. */
+async function syncDatabase({ disk }: SystemPorts, file: string): Promise<void> {
+  if ((await disk.stat(`${file}-wal`)) !== null)
+    throw new StratalogError('io_failed', `${file} could not be completed: look at the disk and run it again`)
+  const opened = await disk.open(file, 'write')
+  try {
+    await opened.dataSync()
+  } finally {
+    await opened.close()
+  }
+}
+
+/** The file itself first: while it is there under its own name it must have its log beside it. */
+async function putAside({ disk, clock }: SystemPorts, root: string, file: string): Promise<string | null> {
+  const stamp = new Date(clock.nowMs()).toISOString().replaceAll(/[-:.]/g, '')
+  let kept = `${file}.old-${stamp}`
+  for (let again = 2; (await taken(disk, kept)) && again < 1_000; again += 1)
+    kept = `${file}.old-${stamp}-${again}`
+  let any = false
+  for (const part of PARTS) {
+    if ((await disk.stat(`${file}${part}`)) === null) continue
+    await disk.rename(`${file}${part}`, `${kept}${part}`)
+    any = true
+  }
+  if (any) await disk.syncDirectory(root)
+  return any ? kept : null
+}
+
+async function taken(disk: SystemPorts['disk'], file: string): Promise<boolean> {
+  const found = await Promise.all(PARTS.map((part) => disk.stat(`${file}${part}`)))
+  return found.some((one) => one !== null)
+}

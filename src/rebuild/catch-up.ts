@@ -1,0 +1,94 @@
+import { ARCHIVE_OWNER_FACT } from '../../archive/control-objects.js'
+import type { Decision } from '../format/control-frame.js'
+import type { LedgerContext } from '../ledger/context.js'
+import { isStratalogError } from '../model/errors.js'
+import type { StreamRow } from '../model/segment.js'
+import type { Logger } from '../ports/logger.js'
+import type { SegmentIndex } from '../ports/segment-index.js'
+import { type DecidedState, type DecisionWriter, type FoundDecisions, foldDecisions } from './decisions.js'
+import { type RecordedIndex, SEQUENCE_FACT, trimOf } from './recorded-index.js'
+
+const STREAMS_PAGE = 1_000
+
+/** The sequence of the newest decision an index knows of; 0n: it is from before there were any. */
+export async function knownSequence(index: SegmentIndex): Promise<bigint> {
+  return BigInt((await index.fact(SEQUENCE_FACT)) ?? '0')
+}
+
+/**
+ * Brings an index forward to decisions that the stores have and it has not: a crash came between the two, or a copy
+ * from before them was put back. Each is applied as it stands, so that doing it twice changes nothing.
+ */
+export async function catchUp(index: SegmentIndex, found: FoundDecisions, logger: Logger): Promise<void> {
+  const known = await knownSequence(index)
+  const newer = foldDecisions(found.recorded.filter(({ sequence }) => sequence > known))
+  if (newer.sequence <= known) return
+  for (const stream of newer.streams.values()) {
+    if ((await index.stream(stream.incarnation)) !== null) continue
+    const taken = await index.streamByName(stream.name)
+    if (taken === null) await index.createStream(stream)
+    else logger.warn({ stream: stream.name }, 'a stream that was decided and never made stays unmade')
+  }
+  for (const [incarnation, { below }] of newer.trims) {
+    const stream = await index.stream(incarnation)
+    if (stream === null || (stream.trimmedBelow !== null && stream.trimmedBelow.compare(below) >= 0)) continue
+    await index.updateStream(incarnation, stream.version, { trimmedBelow: below })
+  }
+  for (const [incarnation, policy] of newer.policies)
+    if ((await index.stream(incarnation)) !== null) await index.setPolicyOverride(incarnation, policy)
+  for (const [name, value] of newer.facts) await index.setFact(name, value)
+  await index.setFact(SEQUENCE_FACT, newer.sequence.toString())
+}
+
+/**
+ * Writes decisions for what the index holds and the stores lack: those of a log that 0.1.0 made, and what an attempt
+ * that failed left half told. With too few stores it is left for the next start.
+ */
+export async function recordWhatLacks(
+  context: LedgerContext,
+  index: RecordedIndex,
+  decisions: DecisionWriter,
+  decided: DecidedState,
+): Promise<void> {
+  try {
+    const owner = await index.fact(ARCHIVE_OWNER_FACT)
+    if (owner !== null && decided.facts.get(ARCHIVE_OWNER_FACT) !== owner)
+      await decisions.write({ kind: 'fact', name: ARCHIVE_OWNER_FACT, value: owner })
+    for await (const stream of streamsOf(index)) {
+      for (const decision of await lackingOf(index, decided, stream)) await decisions.write(decision)
+    }
+  } catch (error) {
+    if (!isStratalogError(error, 'not_enough_stores')) throw error
+    const message = 'decisions could not be written to enough stores, it is tried at the next start'
+    context.logger.warn({ err: error }, message)
+  }
+}
+
+async function lackingOf(
+  index: RecordedIndex,
+  decided: DecidedState,
+  row: StreamRow,
+): Promise<readonly Decision[]> {
+  const { incarnation, name, txidMode, createdMs, parent } = row
+  const lacking: Decision[] = []
+  const there = decided.streams.get(incarnation)
+  if (there?.name !== name || there.txidMode !== txidMode)
+    lacking.push({ kind: 'stream', stream: { incarnation, name, txidMode, createdMs, parent } })
+  const below = decided.trims.get(incarnation)?.below ?? null
+  if (row.trimmedBelow !== null && (below === null || below.compare(row.trimmedBelow) < 0))
+    lacking.push(await trimOf(index, row))
+  const policy = await index.policyOverride(incarnation)
+  if ((decided.policies.get(incarnation) ?? null) !== policy)
+    lacking.push({ kind: 'policy', incarnation, policy })
+  return lacking
+}
+
+async function* streamsOf(index: SegmentIndex): AsyncGenerator<StreamRow> {
+  for (let after = ''; ; ) {
+    const page = await index.listStreams(after, STREAMS_PAGE)
+    yield* page
+    const last = page.at(-1)
+    if (last === undefined || page.length < STREAMS_PAGE) return
+    after = last.name
+  }
+}

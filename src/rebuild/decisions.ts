@@ -1,0 +1,153 @@
+import {
+  byAge,
+  type DecidedStream,
+  type DecidedTrim,
+  type Decision,
+  decodeDecision,
+  encodeDecision,
+  type RecordedDecision,
+} from '../format/control-frame.js'
+import { ask, type LedgerContext } from '../ledger/context.js'
+import { StratalogError } from '../model/errors.js'
+import type { Incarnation } from '../model/segment.js'
+import type { Random } from '../ports/random.js'
+import type { ControlFrame } from '../ports/segment-store.js'
+
+const NONCE_BYTES = 8
+/** Frames sent to one store side by side when it is brought up to date. */
+const PUTS_AT_ONCE = 64
+
+/** Every decision that the readable stores hold. */
+export interface FoundDecisions {
+  /** Older first. */
+  readonly recorded: readonly RecordedDecision[]
+  /** Stores that could not be read, with why. */
+  readonly unread: readonly { readonly store: string; readonly error: unknown }[]
+  /** By store, the frames that others have and it has not. */
+  readonly lacking: ReadonlyMap<string, readonly ControlFrame[]>
+}
+
+/** What all decisions together come to. */
+export interface DecidedState {
+  readonly streams: ReadonlyMap<Incarnation, DecidedStream>
+  readonly trims: ReadonlyMap<Incarnation, DecidedTrim>
+  readonly policies: ReadonlyMap<Incarnation, string | null>
+  readonly facts: ReadonlyMap<string, string>
+  /** Ledger ids up to this one may have been given out; 0n: nobody wrote that down. */
+  readonly idsThrough: bigint
+  /** The newest mark; null: there is none. */
+  readonly mark: { readonly sequence: bigint; readonly atMs: number } | null
+  /** Of the newest decision; 0n: there is none. */
+  readonly sequence: bigint
+}
+
+/** Reads the decisions of all stores. One store is enough for each: they are written to several. */
+export async function readDecisions(context: LedgerContext): Promise<FoundDecisions> {
+  const stores = context.stores.all()
+  const lists = await Promise.allSettled(
+    stores.map((store) => ask(context, store.id, (one) => one.listControls())),
+  )
+  const frames = new Map<string, ControlFrame>()
+  const unread: { store: string; error: unknown }[] = []
+  for (const [at, list] of lists.entries()) {
+    if (list.status === 'rejected') unread.push({ store: stores[at]?.id ?? '', error: list.reason })
+    else for (const frame of list.value) if (!frames.has(frame.id)) frames.set(frame.id, frame)
+  }
+  const recorded = [...frames.values()].flatMap(decodeDecision).sort(byAge)
+  const ours = new Set(recorded.map(({ id }) => id))
+  const lacking = new Map<string, ControlFrame[]>()
+  for (const [at, list] of lists.entries()) {
+    if (list.status === 'rejected') continue
+    const there = new Set(list.value.map(({ id }) => id))
+    const absent = [...frames.values()].filter(({ id }) => ours.has(id) && !there.has(id))
+    if (absent.length > 0) lacking.set(stores[at]?.id ?? '', absent)
+  }
+  return { recorded, unread, lacking }
+}
+
+/** Folds decisions: the newest of each subject, of trims the largest. */
+export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedState {
+  const streams = new Map<Incarnation, DecidedStream>()
+  const trims = new Map<Incarnation, DecidedTrim>()
+  const policies = new Map<Incarnation, string | null>()
+  const facts = new Map<string, string>()
+  let idsThrough = 0n
+  let mark: DecidedState['mark'] = null
+  let newest = 0n
+  for (const { sequence, decision } of [...recorded].sort(byAge)) {
+    newest = sequence
+    if (decision.kind === 'stream') streams.set(decision.stream.incarnation, decision.stream)
+    else if (decision.kind === 'trim') raiseTrim(trims, decision.incarnation, decision)
+    else if (decision.kind === 'policy') policies.set(decision.incarnation, decision.policy)
+    else if (decision.kind === 'fact') facts.set(decision.name, decision.value)
+    else if (decision.kind === 'mark') mark = { sequence, atMs: decision.atMs }
+    else if (decision.through > idsThrough) idsThrough = decision.through
+  }
+  return { streams, trims, policies, facts, idsThrough, mark, sequence: newest }
+}
+
+function raiseTrim(
+  trims: Map<Incarnation, DecidedTrim>,
+  incarnation: Incarnation,
+  { below, tail }: DecidedTrim,
+): void {
+  const before = trims.get(incarnation)
+  const order = before === undefined ? 1 : below.compare(before.below)
+  if (order > 0 || (order === 0 && tail !== null)) trims.set(incarnation, { below, tail })
+}
+
+/** Gives each readable store the decisions it lacks: one that was away or is new. What fails is tried at the next start. */
+export async function spreadDecisions(context: LedgerContext, found: FoundDecisions): Promise<void> {
+  for (const [store, frames] of found.lacking) {
+    try {
+      for (let from = 0; from < frames.length; from += PUTS_AT_ONCE) {
+        const some = frames.slice(from, from + PUTS_AT_ONCE)
+        await Promise.all(some.map((frame) => ask(context, store, (one) => one.putControl(frame))))
+      }
+    } catch (error) {
+      const message = 'a store could not be given the decisions it lacks, it is tried at the next start'
+      context.logger.warn({ err: error, store }, message)
+    }
+  }
+}
+
+/** Writes decisions: each is durable on `storesMin` stores before it counts. */
+export class DecisionWriter {
+  readonly #context: LedgerContext
+  readonly #random: Random
+  readonly #storesMin: number
+  #sequence: bigint
+
+  /** `sequence`: the highest that was ever used. */
+  constructor(context: LedgerContext, random: Random, storesMin: number, sequence: bigint) {
+    this.#context = context
+    this.#random = random
+    this.#storesMin = storesMin
+    this.#sequence = sequence
+  }
+
+  /**
+   * Resolves with the sequence once `storesMin` stores have the decision; `not_enough_stores` when that can't be
+   * any more. A decision that failed this way may still be on a store: like any write without an answer it may count
+   * later or never.
+   */
+  async write(decision: Decision): Promise<bigint> {
+    this.#sequence += 1n
+    const sequence = this.#sequence
+    const frame = encodeDecision(sequence, this.#random.bytes(NONCE_BYTES), decision)
+    const stores = this.#context.stores.all()
+    const results = await Promise.allSettled(
+      stores.map((store) => ask(this.#context, store.id, (one) => one.putControl(frame))),
+    )
+    const failed = results.flatMap((result) =>
+      result.status === 'rejected' ? [result.reason as unknown] : [],
+    )
+    const written = results.length - failed.length
+    if (written >= this.#storesMin) return sequence
+    throw new StratalogError(
+      'not_enough_stores',
+      `a decision (${decision.kind}) must be on ${this.#storesMin} stores and could be written to ${written}: see "stratalog tier status"`,
+      { cause: failed[0], retryable: true, expected: this.#storesMin, found: written },
+    )
+  }
+}

@@ -1,0 +1,252 @@
+import type { DecidedTrim, Decision } from '../format/control-frame.js'
+import { present } from '../model/assert.js'
+import type { Dlsn } from '../model/dlsn.js'
+import type { Incarnation, SegmentRow, StreamRow } from '../model/segment.js'
+import { isClosed } from '../model/segment.js'
+import type { Clock } from '../ports/clock.js'
+import type { NewStream, SegmentIndex, SegmentPatch, SegmentTotals, Watch } from '../ports/segment-index.js'
+import type { DecidedState, DecisionWriter } from './decisions.js'
+
+/** Named facts of the log that its safety hangs on; the others can be found out again. */
+export const RECORDED_FACTS: readonly string[] = ['archive-owner']
+/** The fact that is the sequence of the newest decision this index knows of. */
+export const SEQUENCE_FACT = 'decision-sequence'
+
+export interface RecordedIndexOptions {
+  readonly index: SegmentIndex
+  readonly decisions: DecisionWriter
+  readonly clock: Clock
+  /** What the stores held when the log was opened. */
+  readonly decided: DecidedState
+}
+
+/**
+ * A segment index whose decisions can be found again (DESIGN.md §7): what no ledger and no object states is on the
+ * stores before the index has it. Order: decision, index, then the index's note of the sequence. A crash after the
+ * decision leaves one the index does not know; the next start brings it forward, and doing that twice changes nothing.
+ * Segments need no decisions: their ledgers and objects tell of them. Epochs neither: a rebuilt index goes above the
+ * highest it finds.
+ */
+export class RecordedIndex implements SegmentIndex {
+  readonly #index: SegmentIndex
+  readonly #decisions: DecisionWriter
+  readonly #clock: Clock
+  /** Decisions under way, and the highest that was written. */
+  #underWay = 0
+  #noted: bigint
+  #highest: bigint
+  /** One creation at a time of each name: a decision must not be written for the one that comes second. */
+  readonly #creating = new Map<string, Promise<unknown>>()
+  #markMs: number
+  #marking: Promise<void> | null = null
+
+  constructor(options: RecordedIndexOptions) {
+    this.#index = options.index
+    this.#decisions = options.decisions
+    this.#clock = options.clock
+    this.#noted = options.decided.sequence
+    this.#highest = options.decided.sequence
+    this.#markMs = options.decided.mark?.atMs ?? Number.NEGATIVE_INFINITY
+  }
+
+  createStream(stream: NewStream): Promise<StreamRow> {
+    const before = this.#creating.get(stream.name) ?? Promise.resolve()
+    const create = () => this.#createStream(stream)
+    const created = before.then(create, create)
+    this.#creating.set(stream.name, created)
+    const forget = () => {
+      if (this.#creating.get(stream.name) === created) this.#creating.delete(stream.name)
+    }
+    created.then(forget, forget)
+    return created
+  }
+
+  async #createStream(stream: NewStream): Promise<StreamRow> {
+    // Refused before anything is decided: it would come back as a stream of its own from a rebuild.
+    const taken = await this.#index.streamByName(stream.name)
+    if (taken !== null) return this.#index.createStream(stream)
+    const { incarnation, name, txidMode, createdMs, parent } = stream
+    const decision = { kind: 'stream', stream: { incarnation, name, txidMode, createdMs, parent } } as const
+    return this.#decided(decision, () => this.#index.createStream(stream))
+  }
+
+  async updateStream(
+    incarnation: Incarnation,
+    expectedVersion: number,
+    patch: Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow'>>,
+  ): Promise<StreamRow> {
+    const change = () => this.#index.updateStream(incarnation, expectedVersion, patch)
+    const below = patch.trimmedBelow ?? null
+    const stream = below === null ? null : await this.#index.stream(incarnation)
+    // One that the index is going to refuse is not decided.
+    if (below === null || stream?.version !== expectedVersion) return change()
+    const tail = await this.trimTail(incarnation, below)
+    return this.#decided({ kind: 'trim', incarnation, below, tail }, change)
+  }
+
+  /** What the last segment below a trim leaves to go on from: its row goes away with it. */
+  async trimTail(incarnation: Incarnation, below: Dlsn): Promise<DecidedTrim['tail']> {
+    const row = await this.#index.segment(incarnation, below.segment - 1n)
+    if (row === null || !isClosed(row.state)) return null
+    return { nextSequenceId: row.startSequenceId + row.recordCount, lastTxid: row.lastTxid }
+  }
+
+  async updateSegment(
+    row: Pick<SegmentRow, 'incarnation' | 'segment' | 'version'>,
+    patch: SegmentPatch,
+  ): Promise<SegmentRow> {
+    // From here on a copy may be deleted: an index that is put back later must not look as if it were the newest.
+    if (patch.state === 'cold' || patch.state === 'trimmed') await this.#markBefore(row)
+    return this.#index.updateSegment(row, patch)
+  }
+
+  /**
+   * One mark covers everything sealed before it. An index from before the mark does not know of it; in one from after
+   * it the segment is closed, so that its missing ledger tells.
+   */
+  async #markBefore(row: Pick<SegmentRow, 'incarnation' | 'segment'>): Promise<void> {
+    const sealedMs = (await this.#index.segment(row.incarnation, row.segment))?.sealedMs ?? null
+    const covered = () => sealedMs !== null && sealedMs < this.#markMs
+    while (!covered()) {
+      if (this.#marking === null) {
+        this.#marking = this.#mark().finally(() => {
+          this.#marking = null
+        })
+        await this.#marking
+        return
+      }
+      await this.#marking
+    }
+  }
+
+  async #mark(): Promise<void> {
+    const atMs = this.#clock.nowMs()
+    await this.#decided({ kind: 'mark', atMs }, async () => {})
+    this.#markMs = atMs
+  }
+
+  async setPolicyOverride(incarnation: Incarnation, policy: string | null): Promise<void> {
+    return this.#decided({ kind: 'policy', incarnation, policy }, () =>
+      this.#index.setPolicyOverride(incarnation, policy),
+    )
+  }
+
+  async setFact(name: string, value: string): Promise<void> {
+    const set = () => this.#index.setFact(name, value)
+    if (!RECORDED_FACTS.includes(name) || (await this.#index.fact(name)) === value) return set()
+    return this.#decided({ kind: 'fact', name, value }, set)
+  }
+
+  /** Writes down a decision, then lets the index have it. */
+  async #decided<T>(decision: Decision, change: () => Promise<T>): Promise<T> {
+    this.#underWay += 1
+    try {
+      const sequence = await this.#decisions.write(decision)
+      if (sequence > this.#highest) this.#highest = sequence
+      return await change()
+    } finally {
+      this.#underWay -= 1
+      await this.#note()
+    }
+  }
+
+  /** Only when nothing is under way: a note must not lie above a decision that a crash could still keep out. */
+  async #note(): Promise<void> {
+    if (this.#underWay > 0 || this.#highest <= this.#noted) return
+    this.#noted = this.#highest
+    await this.#index.setFact(SEQUENCE_FACT, this.#noted.toString())
+  }
+
+  // Everything else is the index's own.
+
+  streamByName(name: string): Promise<StreamRow | null> {
+    return this.#index.streamByName(name)
+  }
+
+  stream(incarnation: Incarnation): Promise<StreamRow | null> {
+    return this.#index.stream(incarnation)
+  }
+
+  listStreams(after: string, limit: number): Promise<StreamRow[]> {
+    return this.#index.listStreams(after, limit)
+  }
+
+  beginSegment(row: SegmentRow): Promise<SegmentRow> {
+    return this.#index.beginSegment(row)
+  }
+
+  adoptSegment(row: SegmentRow): Promise<SegmentRow> {
+    return this.#index.adoptSegment(row)
+  }
+
+  removeSegment(row: Pick<SegmentRow, 'incarnation' | 'segment' | 'version'>): Promise<void> {
+    return this.#index.removeSegment(row)
+  }
+
+  segment(incarnation: Incarnation, segment: bigint): Promise<SegmentRow | null> {
+    return this.#index.segment(incarnation, segment)
+  }
+
+  listSegments(incarnation: Incarnation, from: bigint, limit: number): Promise<SegmentRow[]> {
+    return this.#index.listSegments(incarnation, from, limit)
+  }
+
+  listHotSegments(incarnation: Incarnation, limit: number): Promise<SegmentRow[]> {
+    return this.#index.listHotSegments(incarnation, limit)
+  }
+
+  newestSegment(incarnation: Incarnation): Promise<SegmentRow | null> {
+    return this.#index.newestSegment(incarnation)
+  }
+
+  oldestSegment(incarnation: Incarnation): Promise<SegmentRow | null> {
+    return this.#index.oldestSegment(incarnation)
+  }
+
+  segmentForTxid(incarnation: Incarnation, txid: bigint): Promise<SegmentRow | null> {
+    return this.#index.segmentForTxid(incarnation, txid)
+  }
+
+  segmentForSequenceId(incarnation: Incarnation, sequenceId: bigint): Promise<SegmentRow | null> {
+    return this.#index.segmentForSequenceId(incarnation, sequenceId)
+  }
+
+  segmentForTime(incarnation: Incarnation, timeMs: number): Promise<SegmentRow | null> {
+    return this.#index.segmentForTime(incarnation, timeMs)
+  }
+
+  segmentsInState(states: readonly SegmentRow['state'][], limit: number): Promise<SegmentRow[]> {
+    return this.#index.segmentsInState(states, limit)
+  }
+
+  segmentsOwing(limit: number): Promise<SegmentRow[]> {
+    return this.#index.segmentsOwing(limit)
+  }
+
+  totals(incarnation: Incarnation): Promise<SegmentTotals> {
+    return this.#index.totals(incarnation)
+  }
+
+  watch(incarnation: Incarnation, changed: () => void): Watch {
+    return this.#index.watch(incarnation, changed)
+  }
+
+  policyOverride(incarnation: Incarnation): Promise<string | null> {
+    return this.#index.policyOverride(incarnation)
+  }
+
+  fact(name: string): Promise<string | null> {
+    return this.#index.fact(name)
+  }
+
+  close(): Promise<void> {
+    return this.#index.close()
+  }
+}
+
+/** A stream's trim as a decision, with what its last row leaves; for indexes from before there were decisions. */
+export async function trimOf(index: RecordedIndex, stream: StreamRow): Promise<Decision> {
+  const below = present(stream.trimmedBelow, 'trim point')
+  const { incarnation } = stream
+  return { kind: 'trim', incarnation, below, tail: await index.trimTail(incarnation, below) }
+}

@@ -1,0 +1,112 @@
+import { bindingOf, readControls, trimmedBelow } from '../../archive/control-objects.js'
+import { type ChosenSegment, chooseSegments, listIncarnations, listSegments } from '../../archive/listing.js'
+import type { DecidedStream, DecidedTrim } from '../format/control-frame.js'
+import { StratalogError } from '../model/errors.js'
+import type { Incarnation } from '../model/segment.js'
+import type { ArchiveStore } from '../ports/archive-store.js'
+import type { DecidedState } from './decisions.js'
+import type { FoundLedger } from './found-ledgers.js'
+import { noteLoss, type RebuildReport } from './report.js'
+import { candidatesOf, type SegmentLedger } from './segment-plan.js'
+
+/** Everything that tells of one stream. */
+export interface StreamSource {
+  readonly stream: DecidedStream
+  readonly trim: DecidedTrim | null
+  readonly policy: string | null
+  readonly candidates: ReadonlyMap<bigint, readonly SegmentLedger[]>
+  /** The archive's segments from `first` on, ascending. */
+  readonly objects: (first: bigint) => AsyncIterable<ChosenSegment>
+  /** Whether anything but a decision tells of it. */
+  readonly held: boolean
+}
+
+/** The streams that decisions, ledgers or the archive tell of, by name; of two with one name the one that holds records. */
+export async function streamSources(
+  decided: DecidedState,
+  ledgers: Iterable<FoundLedger>,
+  archive: ArchiveStore | null,
+  report: RebuildReport,
+  signal?: AbortSignal,
+): Promise<StreamSource[]> {
+  const byStream = new Map<Incarnation, FoundLedger[]>()
+  for (const ledger of ledgers) {
+    const incarnation = ledger.header?.segment?.incarnation ?? null
+    if (incarnation === null) continue
+    const of = byStream.get(incarnation) ?? []
+    of.push(ledger)
+    byStream.set(incarnation, of)
+  }
+  const archived = new Set<Incarnation>()
+  if (archive !== null)
+    for await (const incarnation of listIncarnations(archive, undefined, signal)) archived.add(incarnation)
+  const byName = new Map<string, StreamSource>()
+  for (const incarnation of new Set([...decided.streams.keys(), ...byStream.keys(), ...archived])) {
+    const of = byStream.get(incarnation) ?? []
+    const inArchive = archived.has(incarnation) ? archive : null
+    const source = await sourceOf(incarnation, decided, of, inArchive, report, signal)
+    if (source === null) continue
+    const { name } = source.stream
+    const other = byName.get(name)
+    // Decisions are older first: of two that hold nothing the later one is the stream, the other one was never made.
+    if (other === undefined || !other.held) byName.set(name, source)
+    else if (source.held) noteLoss(report, `stream ${name}: ${incarnation} has that name too and is left out`)
+  }
+  return [...byName.values()].sort((a, b) => (a.stream.name < b.stream.name ? -1 : 1))
+}
+
+async function sourceOf(
+  incarnation: Incarnation,
+  decided: DecidedState,
+  ledgers: readonly FoundLedger[],
+  archive: ArchiveStore | null,
+  report: RebuildReport,
+  signal?: AbortSignal,
+): Promise<StreamSource | null> {
+  const controls = archive === null ? [] : await readControls(archive, incarnation, undefined, signal)
+  if (controls.some(({ kind }) => kind === 'delete')) {
+    throw new StratalogError(
+      'version_unsupported',
+      `${incarnation} was deleted by a newer stratalog: rebuild the index with that one`,
+    )
+  }
+  const candidates = candidatesOf(ledgers)
+  const binding = bindingOf(controls)
+  const told = decided.streams.get(incarnation) ?? null
+  const stream = told ?? (binding && { ...binding, incarnation, createdMs: 0 }) ?? named(incarnation, ledgers)
+  if (stream === null) {
+    noteLoss(report, `${incarnation}: nothing says what this stream is called; it is left out`)
+    return null
+  }
+  if (told === null && binding === null)
+    noteLoss(
+      report,
+      `stream ${stream.name}: nothing says how its txids are to be understood, taken as custom`,
+    )
+  return {
+    stream,
+    trim: later(decided.trims.get(incarnation) ?? null, trimmedBelow(controls)),
+    policy: decided.policies.get(incarnation) ?? null,
+    candidates,
+    held: candidates.size > 0 || archive !== null,
+    objects: (first) =>
+      archive === null
+        ? noObjects()
+        : chooseSegments(listSegments(archive, incarnation, first, undefined, signal)),
+  }
+}
+
+/** The name its ledgers were opened under. */
+function named(incarnation: Incarnation, ledgers: readonly FoundLedger[]): DecidedStream | null {
+  const segment = ledgers.at(-1)?.header?.segment ?? null
+  if (segment === null) return null
+  return { incarnation, name: segment.stream, txidMode: 'custom', createdMs: segment.openedMs, parent: null }
+}
+
+/** The archive's marker is written before the stores' decision: the further of the two counts. */
+function later(decided: DecidedTrim | null, marked: DecidedTrim['below'] | null): DecidedTrim | null {
+  if (marked === null || (decided !== null && decided.below.compare(marked) >= 0)) return decided
+  return { below: marked, tail: null }
+}
+
+async function* noObjects(): AsyncGenerator<ChosenSegment> {}

@@ -1,0 +1,218 @@
+import assert from 'node:assert/strict'
+import { existsSync, readdirSync, renameSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, test } from 'node:test'
+import type { Log } from '../../src/log.js'
+import { isStratalogError } from '../../src/model/errors.js'
+import { rebuildLogIndex as rebuild } from '../../src/open/rebuild-log.js'
+import { silentLogger } from '../../src/system/logger.js'
+import { decisions, everything, idsAndEpochs, Lives } from './helpers.js'
+
+let lives = new Lives()
+beforeEach(() => {
+  lives = new Lives()
+})
+afterEach(() => lives.end())
+
+/** The command's rebuild, with the options the log is opened with. */
+const rebuildLogIndex = (acceptLoss = false) =>
+  rebuild(
+    lives.directory,
+    { config: 'none', system: { logger: silentLogger() }, ...lives.options },
+    { acceptLoss },
+  )
+
+async function append(log: Log, stream: string, from: number, count: number): Promise<void> {
+  for (let i = from; i < from + count; i += 1) await log.stream(stream).append(`${stream}-${i}`)
+}
+
+/** Appends, seals, copies, evictions, trims, policies and restarts; what is left is hot, cold, both and open. */
+async function fullLife(): Promise<void> {
+  const archive = join(lives.root, 'archive')
+  lives.options = { archive }
+  await lives.life(async (log) => {
+    await log.streams.create('numbers', { txid: 'custom' })
+    for (const stream of ['a', 'b', 'gone', 'empty']) await log.streams.create(stream)
+    await log.stream('numbers').appendAll(
+      Array.from({ length: 20 }, (_, i) => `n${i}`),
+      {
+        txid: (value) => BigInt(`${value}`.slice(1)) * 10n,
+      },
+    )
+    for (let segment = 0; segment < 4; segment += 1) {
+      await append(log, 'a', segment * 5, 5)
+      await append(log, 'gone', segment * 3, 3)
+      await log.stream('a').seal()
+      await log.stream('gone').seal()
+    }
+    await log.stream('b').setPolicy({ hot: { for: 0 }, evict: { lag: 0 } })
+    for (let segment = 0; segment < 3; segment += 1) {
+      await append(log, 'b', segment * 4, 4)
+      await log.stream('b').seal()
+    }
+    await log.tier.run()
+  })
+  await lives.life(async (log) => {
+    // Trimmed to its end: only the decision knows where its numbers go on.
+    await log.stream('gone').setPolicy({ hot: { for: 0 }, evict: { lag: 0 }, keep: { for: 1 } })
+    await new Promise((resolve) => setTimeout(resolve, 5))
+    await log.tier.run()
+    await append(log, 'a', 20, 3)
+    await append(log, 'b', 12, 2)
+  })
+}
+
+describe('index.db deleted while stopped (invariant 12)', () => {
+  test('after a full life everything reads the same, decisions hold, ids and epochs go on', async () => {
+    await fullLife()
+    const before = await lives.life(async (log) => ({
+      records: await everything(log),
+      decided: await decisions(log),
+      ids: await idsAndEpochs(log),
+    }))
+    assert.ok(before.records.length > 40)
+    lives.dropIndex()
+    await lives.life(async (log) => {
+      assert.deepEqual(await everything(log), before.records)
+      assert.deepEqual(await decisions(log), before.decided)
+      const now = await idsAndEpochs(log)
+      assert.ok(now.epochs.every((epoch, at) => epoch >= (before.ids.epochs[at] ?? 0n)))
+      // Appends go on with the next sequence ids, also where all of a stream was trimmed.
+      assert.equal((await log.stream('gone').append('on')).sequenceId, 12n)
+      assert.equal((await log.stream('gone').append('on')).dlsn.segment, 5n)
+      assert.equal((await log.stream('a').append('on')).sequenceId, 23n)
+      assert.equal((await log.stream('empty').append('first')).sequenceId, 0n)
+      const later = await idsAndEpochs(log)
+      const old = new Set(now.ledgers)
+      const made = later.ledgers.filter((id) => !old.has(id))
+      const highest = before.ids.ledgers.reduce((a, b) => (a > b ? a : b), 0n)
+      assert.ok(made.length > 0 && made.every((id) => id > highest), `${made} above ${highest}`)
+    })
+    const again = await lives.life(everything)
+    lives.dropIndex()
+    assert.deepEqual(await lives.life(everything), again)
+  })
+
+  test('what is in both tiers is read back again before its hot copy goes (invariant 4)', async () => {
+    lives.options = { archive: join(lives.root, 'archive') }
+    await lives.life(async (log) => {
+      await append(log, 'a', 0, 5)
+      await log.stream('a').seal()
+      await log.tier.run()
+      for await (const row of log.segments('a')) assert.equal(row.state, 'archived')
+    })
+    lives.dropIndex()
+    await lives.life(async (log) => {
+      for await (const row of log.segments('a')) assert.equal(row.state, 'sealed')
+      await log.tier.run()
+      for await (const row of log.segments('a')) assert.equal(row.state, 'archived')
+    })
+    const objects = readdirSync(join(lives.root, 'archive'), { recursive: true, encoding: 'utf8' })
+    assert.equal(objects.filter((name) => /\/s[0-9a-v]{13}-/.test(name)).length, 1, 'no second object')
+  })
+
+  test('a kill: the open segment is fenced and recovered, every acknowledged record is there (invariant 1)', async () => {
+    const log = await lives.open()
+    await append(log, 'a', 0, 7)
+    const killed = lives.copyAs('killed')
+    await log.close()
+    rmSync(lives.directory, { recursive: true })
+    renameSync(killed, lives.directory)
+    lives.dropIndex()
+    await lives.life(async (log) => {
+      assert.equal((await everything(log)).length, 7)
+      const ack = await log.stream('a').append('on')
+      assert.equal(ack.sequenceId, 7n)
+      assert.equal(ack.dlsn.segment, 2n)
+    })
+  })
+
+  test('by command: the report, the old file kept, and twice comes to the same', async () => {
+    await fullLife()
+    const before = await lives.life(everything)
+    const first = await rebuildLogIndex()
+    assert.equal(first.losses.length, 0)
+    assert.equal(first.streams, 5)
+    assert.ok(first.cold > 0 && first.both > 0 && first.hot >= first.both)
+    assert.ok(first.keptAs !== null && existsSync(first.keptAs))
+    const second = await rebuildLogIndex()
+    const { keptAs: one, idsThrough: a, ...same } = first
+    const { keptAs: other, idsThrough: b, ...too } = second
+    assert.notEqual(one, other)
+    assert.ok(b >= a)
+    assert.deepEqual(too, same)
+    assert.deepEqual(await lives.life(everything), before)
+  })
+})
+
+describe('what is missing is never guessed (invariant 8)', () => {
+  const refused = (pattern: RegExp) => (error: unknown) => {
+    assert.ok(isStratalogError(error), String(error))
+    assert.match(error.message, pattern)
+    assert.match(error.message, /--accept-loss/)
+    return true
+  }
+
+  test('a store is away: refused with its name, by openLog too; accepted, nothing acknowledged is lost', async () => {
+    await lives.life((log) => append(log, 'a', 0, 10))
+    const before = await lives.life(everything)
+    lives.dropIndex()
+    const store = join(lives.directory, 'stores', '2')
+    renameSync(store, join(lives.root, 'aside'))
+    for (let tries = 0; tries < 2; tries += 1)
+      await assert.rejects(lives.open(), { code: 'index_missing', message: /stores\/2.*--accept-loss/ })
+    await assert.rejects(rebuildLogIndex(), refused(/stores\/2/))
+    const report = await rebuildLogIndex(true)
+    assert.equal(report.lossCount, 1)
+    // What the absent store alone may know of ids is left out by a wide berth.
+    assert.ok(report.idsThrough > 2n ** 32n)
+    assert.deepEqual(await lives.life(everything), before)
+    renameSync(join(lives.root, 'aside'), store)
+    assert.deepEqual(await lives.life(everything), before)
+  })
+
+  test('the archive is away: refused; accepted, what is only there is a gap, and a later rebuild has it again', async () => {
+    await fullLife()
+    const before = await lives.life(everything)
+    lives.dropIndex()
+    const archive = join(lives.root, 'archive')
+    renameSync(archive, join(lives.root, 'aside'))
+    await assert.rejects(lives.open(), { code: 'index_missing', message: /archive/ })
+    await assert.rejects(lives.open({ archive: 'none' }), { code: 'index_missing', message: /archive/ })
+    await rebuildLogIndex(true)
+    await lives.life(async (log) => {
+      const seen: string[] = []
+      await assert.rejects(
+        (async () => {
+          for await (const record of log.stream('b').read({ from: 'earliest' })) seen.push(`${record.dlsn}`)
+        })(),
+        { code: 'gap' },
+      )
+    })
+    renameSync(join(lives.root, 'aside'), archive)
+    await rebuildLogIndex()
+    assert.deepEqual(await lives.life(everything), before)
+  })
+
+  test('a segment that nobody has is named', async () => {
+    await lives.life(async (log) => {
+      for (let segment = 0; segment < 3; segment += 1) {
+        await append(log, 'a', segment, 1)
+        await log.stream('a').seal()
+      }
+      const stream = await log.streams.find('a')
+      const row = await log.parts.segments.index.segment(stream?.incarnation ?? '', 2n)
+      for (const store of log.parts.segments.ledger.stores.all())
+        await store.deleteLedger(row?.ledgerId ?? 0n)
+    })
+    await assert.rejects(rebuildLogIndex(), refused(/stream a, segment 2/))
+    const report = await rebuildLogIndex(true)
+    assert.equal(report.lossCount, 1)
+    await lives.life(async (log) => {
+      const states: string[] = []
+      for await (const row of log.segments('a')) states.push(row.state)
+      assert.deepEqual(states, ['sealed', 'gap', 'sealed'])
+      assert.equal((await log.stream('a').append('on')).sequenceId, 3n)
+    })
+  })
+})
