@@ -123,7 +123,8 @@ export function filesBelow(directory: string): string[] {
     })
 }
 
-function preallocated(path: string, bytes: number): number {
+/** A new file full of zeros, synced; its descriptor. */
+export function preallocated(path: string, bytes: number): number {
   const fd = openSync(path, 'w')
   const zeros = Buffer.alloc(CHUNK_BYTES)
   for (let at = 0; at < bytes; at += zeros.length)

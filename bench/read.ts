@@ -77,7 +77,7 @@ function dropState(files: readonly string[]): string {
 
 async function readManyStreams(bench: Bench): Promise<BenchResult[]> {
   const root = join(bench.directory, 'log')
-  const count = bench.amount(1_000, 20)
+  const count = bench.short ? 20 : 1_000
   const bytes = count * bench.bytes(MIB, MIB / 16)
   const names = Array.from({ length: count }, (_, i) => `stream-${i}`)
   await using log = await openLog(root, quiet(bench))
