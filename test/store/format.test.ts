@@ -154,6 +154,7 @@ describe('superblock', () => {
       { generation: 5n, rank: 2n },
       { generation: 9n, rank: 4n },
     ],
+    ends: [{ generation: 3n, end: 65_536 }],
     uncleanGeneration: 5n,
     corruptGeneration: 0n,
   }
@@ -174,14 +175,14 @@ describe('superblock', () => {
 
   test('reads back', () => {
     assert.deepEqual(decodeSuperblock(encodeSuperblock(superblock), 'x'), superblock)
-    const empty = { ...superblock, generation: 0n, files: [], rewritten: [] }
+    const empty = { ...superblock, generation: 0n, files: [], rewritten: [], ends: [] }
     assert.deepEqual(decodeSuperblock(encodeSuperblock(empty), 'x'), empty)
   })
   test('any set of files reads back', () => {
     fc.assert(
       fc.property(fc.uniqueArray(fc.bigInt({ min: 1n, max: 300n })), (files) => {
         const sorted = files.sort((a, b) => (a < b ? -1 : 1))
-        const written = { ...superblock, generation: 300n, files: sorted, rewritten: [] }
+        const written = { ...superblock, generation: 300n, files: sorted, rewritten: [], ends: [] }
         assert.deepEqual(decodeSuperblock(encodeSuperblock(written), 'x'), written)
       }),
     )

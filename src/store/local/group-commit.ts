@@ -5,7 +5,8 @@ import type { CommitItem } from './commit-item.js'
 import { GROUP_HEADER_BYTES, PAGE_BYTES, pageEnd } from './frame.js'
 import { frameBytes, GroupEncoder } from './group.js'
 import type { StoreHealth } from './health.js'
-import { indexBlockBytes, markBytes } from './index-block.js'
+import { indexBlockBytes } from './index-block.js'
+import { IndexRoom } from './index-room.js'
 import { endWithIndexBlock } from './index-writer.js'
 import type { Ledger } from './ledger.js'
 import type { LogFile } from './log-file.js'
@@ -335,25 +336,6 @@ function closeFile(open: OpenFile): void {
   file.previousGeneration = previousGeneration
   file.previousOffset = previousOffset
   file.closed = true
-}
-
-/** The room that the index block of a file needs if a group comes into it. A ledger may be counted once an entry. */
-class IndexRoom {
-  readonly #file: LogFile
-  #entries = 0
-  #ledgers = 0
-  #marksBytes = 0
-
-  constructor(file: LogFile) {
-    this.#file = file
-  }
-
-  with(item: CommitItem): number {
-    if (item.kind === 'entry') this.#entries += 1
-    else this.#marksBytes += markBytes(item)
-    if (!this.#file.ledgerIds.has(item.ledgerId)) this.#ledgers += 1
-    return this.#file.indexBytes(this.#entries, this.#ledgers, this.#marksBytes)
-  }
 }
 
 /** Entries end here, so that fences, seals and deletes still find room when the next file can't be had. */

@@ -28,11 +28,12 @@ export async function writeIndexBlock(disk: Disk, file: LogFile): Promise<void> 
 }
 
 /** The same right behind the last group, and gives the rest of the space back; for a file of which all is synced. */
-export async function endWithIndexBlock(file: LogFile, handle: DiskFile): Promise<void> {
+export async function endWithIndexBlock(file: LogFile, handle: DiskFile): Promise<IndexSection[]> {
   const sections = await writeBlock(file, handle, () => pageEnd(file.end))
   await handle.truncate(file.sizeBytes)
   await handle.dataSync()
   leaveToBlock(file, sections)
+  return sections
 }
 
 async function writeBlock(

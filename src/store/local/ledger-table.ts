@@ -22,6 +22,13 @@ export interface TableEvents {
   fileShrunk(file: LogFile): void
 }
 
+/** A file that was made out of others, with what its index block tells. */
+export interface RewrittenFile {
+  readonly file: LogFile
+  readonly sections: readonly IndexSection[]
+  readonly marks: readonly Mark[]
+}
+
 interface StoredControl {
   readonly frame: ControlFrame
   file: LogFile
@@ -199,6 +206,16 @@ export class LedgerTable {
     if (lac <= ledger.knownLac) return
     ledger.knownLac = lac
     this.#events.lacAdvanced(ledger)
+  }
+
+  /** Puts rewritten files in the place of their sources, as a start would find them. All in one turn. */
+  replaced(sources: readonly LogFile[], outputs: readonly RewrittenFile[]): void {
+    for (const { file, sections, marks } of outputs) {
+      this.#files.add(file)
+      for (const mark of marks) this.applyIndexedMark(mark, file)
+      for (const section of sections) this.applySection(section, file)
+    }
+    for (const file of sources) this.fileFreed(file)
   }
 
   /** Forgets a file that was freed, and the tombstones that nothing needs any more. */

@@ -81,6 +81,7 @@ export class LogFile {
   indexed = false
   /** Durable frames of it no longer parse: it gets no index block and is not rewritten, so that nobody forgets them. */
   damaged = false
+  beingRewritten = false
   cleanEnd = false
   /** Where its index block begins, once it has one. */
   blockOffset = 0
@@ -110,6 +111,14 @@ export class LogFile {
   /** It was made out of other files. */
   get rewritten(): boolean {
     return this.rank !== this.generation
+  }
+
+  /** Of a file that is not in the table yet: its contents are applied to it again from there. */
+  forgetContents(): void {
+    this.ranges.clear()
+    this.ledgerIds.clear()
+    this.liveEntries = 0
+    this.liveBytes = 0
   }
 
   addMark(mark: Mark): void {

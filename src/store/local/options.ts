@@ -26,6 +26,8 @@ export interface LocalStoreOptions {
   readonly idleMarkMs?: number
   /** Index blocks of closed files kept in memory; one ledger's part of one that is larger is kept alone. @default 32 MiB */
   readonly indexBytesMax?: number
+  /** How fast files are rewritten in the background; a quarter of it while appends wait. @default 64 MiB */
+  readonly rewriteBytesPerSecond?: number
 }
 
 const FILE_BYTES_MIN = 16 * PAGE_BYTES
@@ -40,6 +42,7 @@ export function localStoreOptions(options: LocalStoreOptions): Required<LocalSto
     pendingBytesMax: options.pendingBytesMax ?? 64 << 20,
     idleMarkMs: options.idleMarkMs ?? 1_000,
     indexBytesMax: options.indexBytesMax ?? 32 << 20,
+    rewriteBytesPerSecond: options.rewriteBytesPerSecond ?? 64 << 20,
   }
   const check = (name: keyof typeof filled, fits: boolean, hint: string): void => {
     if (fits) return
@@ -56,7 +59,14 @@ export function localStoreOptions(options: LocalStoreOptions): Required<LocalSto
     wholePages && fileBytes >= FILE_BYTES_MIN && fileBytes <= FILE_BYTES_MAX,
     `it must be a multiple of ${PAGE_BYTES} from ${FILE_BYTES_MIN} to ${FILE_BYTES_MAX}`,
   )
-  for (const name of ['groupBytesMax', 'pendingBytesMax', 'idleMarkMs', 'indexBytesMax'] as const) {
+  const counts = [
+    'groupBytesMax',
+    'pendingBytesMax',
+    'idleMarkMs',
+    'indexBytesMax',
+    'rewriteBytesPerSecond',
+  ] as const
+  for (const name of counts) {
     check(name, Number.isSafeInteger(filled[name]) && filled[name] > 0, 'it must be a whole number above 0')
   }
   return filled

@@ -1,18 +1,14 @@
 import { isStratalogError } from '../../model/errors.js'
 import type { Disk } from '../../ports/disk.js'
 import type { Logger } from '../../ports/logger.js'
-import type { FrameToWrite } from './group.js'
+import { carriedMarks, type MarkFrame } from './carried-marks.js'
 import type { GroupCommit } from './group-commit.js'
 import type { StoreHealth } from './health.js'
 import { writeIndexBlock } from './index-writer.js'
-import type { Ledger } from './ledger.js'
 import type { LedgerTable } from './ledger-table.js'
 import type { LogFile, LogFiles } from './log-file.js'
-import { encodeControl, encodeLedgerHeader, encodeSealLength, NO_BODY } from './mark-body.js'
+import type { Rewriter } from './rewrite.js'
 import type { Space } from './space.js'
-
-/** A frame that is not an entry, before its checksum is taken. */
-export type MarkFrame = Omit<FrameToWrite, 'bodyCrc32c'>
 
 const CARRIED_AT_ONCE = 256
 
@@ -34,6 +30,7 @@ export class Reclaimer {
   readonly #commit: GroupCommit
   readonly #health: StoreHealth
   readonly #logger: Logger
+  readonly #rewriter: Rewriter
   readonly #append: (mark: MarkFrame) => Promise<void>
   #wanted = true
   #running: Promise<void> | null = null
@@ -46,6 +43,7 @@ export class Reclaimer {
     readonly commit: GroupCommit
     readonly health: StoreHealth
     readonly logger: Logger
+    readonly rewriter: Rewriter
     readonly append: (mark: MarkFrame) => Promise<void>
   }) {
     this.#disk = options.disk
@@ -55,6 +53,7 @@ export class Reclaimer {
     this.#commit = options.commit
     this.#health = options.health
     this.#logger = options.logger
+    this.#rewriter = options.rewriter
     this.#append = options.append
   }
 
@@ -89,10 +88,21 @@ export class Reclaimer {
     await Promise.resolve()
     while (this.#wanted && this.#mayRun()) {
       this.#wanted = false
-      await this.indexClosed()
-      for (const file of [...this.#files]) {
-        if (file.closed && file.liveEntries === 0 && this.#mayRun()) await this.#tryFree(file)
-      }
+      await this.#tidy()
+      const rewrote = await this.#rewriter.rewriteNext(
+        () => this.#mayRun(),
+        () => this.#tidy(),
+      )
+      // What was left for the next time, and what the rewriting made possible.
+      if (rewrote) this.#wanted = true
+    }
+  }
+
+  async #tidy(): Promise<void> {
+    await this.indexClosed()
+    for (const file of [...this.#files]) {
+      const dead = file.closed && file.liveEntries === 0 && !file.beingRewritten
+      if (dead && this.#mayRun()) await this.#tryFree(file)
     }
   }
 
@@ -115,7 +125,7 @@ export class Reclaimer {
   }
 
   async #tryFree(file: LogFile): Promise<void> {
-    const marks = this.#marksOf(file)
+    const marks = carriedMarks(this.#table, [file])
     const bytes = marks.reduce((sum, mark) => sum + mark.body.byteLength, 0)
     // Carrying most of a file along gains nothing and might never end.
     if (bytes > file.sizeBytes / 2) return
@@ -132,44 +142,4 @@ export class Reclaimer {
         this.#logger.error({ error, path: file.path }, 'a file could not be freed')
     }
   }
-
-  #marksOf(file: LogFile): MarkFrame[] {
-    const marks: MarkFrame[] = []
-    for (const ledger of this.#table.ledgersIn(file)) marks.push(...marksOfLedger(ledger, file))
-    for (const control of this.#table.controlsIn(file)) {
-      const body = encodeControl(control)
-      marks.push({ kind: 'control', ledgerId: 0n, entryId: 0n, bornGeneration: file.generation, body })
-    }
-    return marks
-  }
-}
-
-function marksOfLedger(ledger: Ledger, file: LogFile): MarkFrame[] {
-  const mark = (
-    kind: MarkFrame['kind'],
-    bornGeneration: bigint,
-    body: Uint8Array,
-    entryId = 0n,
-  ): MarkFrame => ({
-    kind,
-    ledgerId: ledger.id,
-    entryId,
-    bornGeneration,
-    body,
-  })
-  if (ledger.deleted) {
-    // The tombstone goes with the last file it was for.
-    const needed = ledger.deleteFile === file && ledger.files.size > 1
-    return needed ? [mark('delete', file.generation, NO_BODY)] : []
-  }
-  const marks: MarkFrame[] = []
-  const { header, seal } = ledger
-  if (header !== null && ledger.headerFile === file) {
-    marks.push(mark('ledger', ledger.bornGeneration, encodeLedgerHeader(header)))
-  }
-  if (ledger.fenceFile === file) marks.push(mark('fence', file.generation, NO_BODY))
-  if (seal !== null && ledger.sealFile === file) {
-    marks.push(mark('seal', ledger.sealGeneration, encodeSealLength(seal), seal.lastEntryId))
-  }
-  return marks
 }

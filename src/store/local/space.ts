@@ -144,6 +144,64 @@ export class Space {
     await this.#exclusive(() => this.#recycle(file))
   }
 
+  /**
+   * A file for what is rewritten: its generation is handed out durably and its name is durable, but it is not listed,
+   * so after a crash it is a spare. `reserved` takes a spare on a full disk. Fails with `disk_full`.
+   */
+  beginRewritten(rank: bigint, reserved: boolean): Promise<WritableFile> {
+    return this.#exclusive(async () => {
+      const generation = this.#superblock.generation + 1n
+      const file = this.#files.make(generation, rank, 0)
+      const recycled = this.#spares.length > (reserved ? 0 : SPARES_AHEAD) ? this.#spares.shift() : undefined
+      if (recycled !== undefined) await this.#disk.rename(recycled, file.path)
+      const handle = await this.#disk.open(file.path, recycled === undefined ? 'create' : 'write')
+      try {
+        await this.#save({ generation })
+      } catch (error) {
+        await handle.close()
+        if (isStratalogError(error, 'disk_full')) await removeIfThere(this.#disk, file.path)
+        throw error
+      }
+      return { file, handle }
+    })
+  }
+
+  /** Removes a file that was begun and is not going to be listed. */
+  abandonRewritten(file: LogFile): Promise<void> {
+    return this.#exclusive(() => removeIfThere(this.#disk, file.path))
+  }
+
+  /**
+   * Puts rewritten files, durable as a whole, in the place of what they were made of, in one step: the superblock
+   * lists either the ones or the others. `replaced` is called once that is durable; it must leave nothing that points
+   * to the old ones, whose names go after their last readers.
+   */
+  async replace(
+    sources: readonly LogFile[],
+    outputs: readonly LogFile[],
+    replaced: () => void,
+  ): Promise<void> {
+    const going = new Set(sources.map(({ generation }) => generation))
+    const coming = outputs.map(({ generation, rank }) => ({ generation, rank }))
+    await this.#exclusive(async () => {
+      const { files, rewritten } = this.#superblock
+      const kept = files.filter((generation) => !going.has(generation))
+      const change = {
+        files: [...kept, ...coming.map(({ generation }) => generation)].sort(ascending),
+        rewritten: [...rewritten.filter(({ generation }) => !going.has(generation)), ...coming].sort((a, b) =>
+          ascending(a.generation, b.generation),
+        ),
+      }
+      await this.#save(change, outputs)
+      replaced()
+    })
+    for (const file of sources) {
+      assert(file.liveEntries === 0, `a file with live entries is replaced: ${file.path}`)
+      await this.#handles.retire(file)
+      await this.#exclusive(() => this.#recycle(file))
+    }
+  }
+
   async #recycle(file: LogFile): Promise<void> {
     if (this.#spares.length >= SPARES_MAX || file.sizeBytes !== this.#fileBytes) {
       await removeIfThere(this.#disk, file.path)
@@ -195,8 +253,8 @@ export class Space {
     return join(this.#directory, spareName(this.#spareNumber))
   }
 
-  async #save(change: Partial<Superblock>): Promise<void> {
-    const next = { ...this.#superblock, ...change }
+  async #save(change: Partial<Superblock>, rewritten: readonly LogFile[] = []): Promise<void> {
+    const next = this.#withEnds({ ...this.#superblock, ...change }, rewritten)
     for (;;) {
       try {
         await writeSuperblock(this.#disk, this.#directory, next)
@@ -217,6 +275,18 @@ export class Space {
     this.#superblock = next
   }
 
+  /** Says of closed files how far they were durable: the file that followed one and says it too may be gone before it. */
+  #withEnds(superblock: Superblock, rewritten: readonly LogFile[]): Superblock {
+    const listed = new Set(superblock.files)
+    const known = new Map(superblock.ends.map(({ generation, end }) => [generation, end]))
+    for (const file of [...this.#files, ...rewritten]) if (file.indexed) known.set(file.generation, file.end)
+    const ends = [...known]
+      .filter(([generation]) => listed.has(generation))
+      .map(([generation, end]) => ({ generation, end }))
+      .sort((a, b) => ascending(a.generation, b.generation))
+    return { ...superblock, ends }
+  }
+
   /** One step at a time, in the order of the calls; a failed step does not hold up the next. */
   #exclusive<T>(step: () => Promise<T>): Promise<T> {
     const result = this.#last.then(step, step)
@@ -229,4 +299,8 @@ export class Space {
     await this.#ahead
     await this.#last
   }
+}
+
+function ascending(a: bigint, b: bigint): number {
+  return a < b ? -1 : a > b ? 1 : 0
 }

@@ -70,6 +70,7 @@ export async function startStore(options: StartOptions, events: TableEvents): Pr
       ...superblock,
       files: superblock.files.filter((generation) => here.has(generation)),
       rewritten: superblock.rewritten.filter(({ generation }) => here.has(generation)),
+      ends: superblock.ends.filter(({ generation }) => here.has(generation)),
       uncleanGeneration: endsClean(superblock, opened) ? superblock.uncleanGeneration : superblock.generation,
       corruptGeneration: damage.corruptGeneration,
     },
@@ -122,6 +123,7 @@ async function openSuperblock(options: StartOptions): Promise<Superblock> {
     generation: 0n,
     files: [],
     rewritten: [],
+    ends: [],
     uncleanGeneration: 0n,
     corruptGeneration: 0n,
   }
@@ -253,7 +255,7 @@ async function judge(
   superblock: Superblock,
   options: StartOptions,
 ): Promise<{ corruptBytes: number; corruptGeneration: bigint }> {
-  const durable = durableOffsets(opened)
+  const durable = durableOffsets(opened, superblock)
   const damaged: { file: LogFile; entry: ScannedEntry }[] = []
   let { corruptGeneration } = superblock
   let corruptBytes = 0
@@ -303,15 +305,14 @@ function cutOff(scan: FileScan, durableTo: number): Hole[] {
   return durableTo > scan.sizeBytes ? [{ from: scan.sizeBytes, to: durableTo, entry: null }] : []
 }
 
-function durableOffsets(opened: readonly OpenedFile[]): Map<bigint, number> {
+function durableOffsets(opened: readonly OpenedFile[], superblock: Superblock): Map<bigint, number> {
   const durable = new Map<bigint, number>()
   const note = (generation: bigint, offset: number): void => {
     durable.set(generation, Math.max(durable.get(generation) ?? 0, offset))
   }
+  for (const { generation, end } of superblock.ends) note(generation, end)
   for (const { file, scan } of opened) {
     if (scan !== null) note(file.generation, scan.durableOffset)
-    // A rewritten file was listed when all of it was durable; it ends with a mark, and behind that nothing counts.
-    if (file.rewritten) note(file.generation, file.cleanEnd ? file.end : file.sizeBytes)
     if (file.previousGeneration > 0n) note(file.previousGeneration, file.previousOffset)
   }
   return durable

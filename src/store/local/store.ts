@@ -12,6 +12,7 @@ import type {
   StoreStatus,
 } from '../../ports/segment-store.js'
 import { Answers } from './answers.js'
+import type { MarkFrame } from './carried-marks.js'
 import { checkEntryId, checkLedgerId, checkSeal, fencedError, notFound } from './checks.js'
 import { CommitItem } from './commit-item.js'
 import { Damage } from './damage.js'
@@ -30,7 +31,8 @@ import type { LogFile } from './log-file.js'
 import { encodeControl, encodeLedgerHeader, encodeSealLength, ledgerIdentity, NO_BODY } from './mark-body.js'
 import { type LocalStoreOptions, localStoreOptions } from './options.js'
 import { EntryReader } from './reader.js'
-import { type MarkFrame, Reclaimer } from './reclaim.js'
+import { Reclaimer } from './reclaim.js'
+import { Rewriter } from './rewrite.js'
 import { Space } from './space.js'
 import { type Started, startStore } from './start.js'
 
@@ -64,6 +66,7 @@ class LocalStore implements SegmentStore, TableEvents {
   readonly #commit: GroupCommit
   readonly #answers: Answers
   readonly #reclaimer: Reclaimer
+  readonly #rewriter: Rewriter
   readonly #waiters: LacWaiters
   readonly #doubt: Doubt
   readonly #look: DiskLook
@@ -95,12 +98,27 @@ class LocalStore implements SegmentStore, TableEvents {
         fileClosed: () => this.#reclaimer.want(),
       },
     })
-    const search = new EntrySearch(new IndexRows(disk, this.#handles, options.indexBytesMax))
+    const rows = new IndexRows(disk, this.#handles, options.indexBytesMax)
+    const search = new EntrySearch(rows)
     this.#damage = new Damage(started.corruptBytes, logger)
     const reader = new EntryReader(search, this.#handles, this.#damage)
     this.#answers = new Answers(table, this.#commit, search, reader, this.#doubt)
     this.#waiters = new LacWaiters(clock)
+    this.#rewriter = new Rewriter({
+      ...options,
+      files,
+      table,
+      rows,
+      search,
+      handles: this.#handles,
+      damage: this.#damage,
+      health: this.#health,
+      space: this.#space,
+      look: this.#look,
+      isBusy: () => this.#commit.pendingBytes > 0,
+    })
     this.#reclaimer = new Reclaimer({
+      rewriter: this.#rewriter,
       disk,
       files,
       table,
@@ -444,6 +462,7 @@ class LocalStore implements SegmentStore, TableEvents {
   async #close(): Promise<void> {
     this.#health.close()
     this.#waiters.failAll(this.#health.closedError())
+    this.#rewriter.stop()
     await this.#reclaimer.settled()
     await this.#commit.drain()
     if (this.#health.poisoned !== null) {

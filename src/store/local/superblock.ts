@@ -20,13 +20,19 @@ import { SUPERBLOCK_NAME, SUPERBLOCK_TEMPORARY_NAME } from './names.js'
 const FORMAT = 2
 /** Without rewritten files; read, and replaced by the first write. */
 const FORMAT_FIRST = 1
-const SUPERBLOCK_BYTES_MAX = 4 << 20
+const SUPERBLOCK_BYTES_MAX = 32 << 20
 const FILES_MAX = 1 << 20
 
 /** Generation and rank of a rewritten file. */
 export interface RewrittenFile {
   readonly generation: bigint
   readonly rank: bigint
+}
+
+/** Up to where a closed file was durable. */
+export interface FileEnd {
+  readonly generation: bigint
+  readonly end: number
 }
 
 /** Whose store a directory is, and which files hold its frames. */
@@ -41,6 +47,8 @@ export interface Superblock {
   readonly files: readonly bigint[]
   /** Those of them that were made out of other files, ascending by generation, with their rank (`LogFile.rank`). */
   readonly rewritten: readonly RewrittenFile[]
+  /** Closed files with an index block, ascending by generation: all of them below `end` was durable when it was written. */
+  readonly ends: readonly FileEnd[]
   /**
    * Ledgers born up to here may have lost entries that a run without a clean end had not made durable. 0:
    * none.
@@ -59,6 +67,7 @@ export function encodeSuperblock(superblock: Superblock): Uint8Array {
     generation: superblock.generation.toString(),
     files: toRanges(superblock.files),
     rewritten: superblock.rewritten.map(({ generation, rank }) => `${generation}:${rank}`),
+    ends: superblock.ends.map(({ generation, end }) => `${generation}:${end}`),
     uncleanGeneration: superblock.uncleanGeneration.toString(),
     corruptGeneration: superblock.corruptGeneration.toString(),
   })}\n`
@@ -110,12 +119,26 @@ function fromFields(fields: Record<string, unknown>): Superblock | null {
   const uncleanGeneration = toBigint(fields.uncleanGeneration)
   const corruptGeneration = toBigint(fields.corruptGeneration)
   const files = fromRanges(fields.files)
-  const rewritten = fields.format === FORMAT_FIRST ? [] : fromPairs(fields.rewritten, files ?? [])
+  const first = fields.format === FORMAT_FIRST
+  const ranks = first ? [] : fromPairs(fields.rewritten, files ?? [])
+  const ends = first ? [] : fromPairs(fields.ends, files ?? [])
   if (!isHex32(storeId) || !isHex32(logId) || typeof createdMs !== 'number') return null
   if (generation === null || uncleanGeneration === null || corruptGeneration === null) return null
-  if (files === null || rewritten === null) return null
+  if (files === null || ranks === null || ends === null) return null
+  if (ranks.some(([of, rank]) => rank < 1n || rank >= of)) return null
+  if (ends.some(([, end]) => end >= 2n ** 32n)) return null
   if ((files.at(-1) ?? 0n) > generation) return null
-  return { storeId, logId, createdMs, generation, files, rewritten, uncleanGeneration, corruptGeneration }
+  return {
+    storeId,
+    logId,
+    createdMs,
+    generation,
+    files,
+    rewritten: ranks.map(([of, rank]) => ({ generation: of, rank })),
+    ends: ends.map(([of, end]) => ({ generation: of, end: Number(end) })),
+    uncleanGeneration,
+    corruptGeneration,
+  }
 }
 
 /** 128 bits in lower-case hexadecimal. */
@@ -153,18 +176,17 @@ function fromRanges(value: unknown): bigint[] | null {
   return files
 }
 
-function fromPairs(value: unknown, files: readonly bigint[]): RewrittenFile[] | null {
+/** `["3:1", "9:4711"]`: what is said of listed files, ascending by generation. */
+function fromPairs(value: unknown, files: readonly bigint[]): [bigint, bigint][] | null {
   if (!Array.isArray(value)) return null
   const listed = new Set(files)
-  const pairs: RewrittenFile[] = []
+  const pairs: [bigint, bigint][] = []
   for (const pair of value) {
     const match = typeof pair === 'string' ? /^(\d{1,19}):(\d{1,19})$/.exec(pair) : null
     if (!match) return null
     const generation = BigInt(present(match[1], 'generation'))
-    const rank = BigInt(present(match[2], 'rank'))
-    if (!listed.has(generation) || rank < 1n || rank >= generation) return null
-    if (generation <= (pairs.at(-1)?.generation ?? 0n)) return null
-    pairs.push({ generation, rank })
+    if (!listed.has(generation) || generation <= (pairs.at(-1)?.[0] ?? 0n)) return null
+    pairs.push([generation, BigInt(present(match[2], 'value'))])
   }
   return pairs
 }
