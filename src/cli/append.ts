@@ -1,5 +1,5 @@
 import type { Command } from 'commander'
-import type { AppendRecord, AppendResult, ControlApi } from '../model/control-api.js'
+import type { AppendConditionsDto, AppendRecord, AppendResult, ControlApi } from '../model/control-api.js'
 import { StratalogError } from '../model/errors.js'
 import { formatTime } from '../model/units.js'
 import type { CliIo } from './io.js'
@@ -11,6 +11,8 @@ interface Options {
   readonly jsonLines?: boolean
   readonly txidField?: string
   readonly txid?: string
+  readonly producer?: string
+  readonly ifTail?: string
 }
 
 /** `stratalog append STREAM`. */
@@ -26,6 +28,8 @@ export function register(program: Command, io: CliIo): void {
       'take the txid from this field of the JSON: a whole number or an ISO date (a.b for inner fields)',
     )
     .option('--txid <number>', 'give every record this txid')
+    .option('--producer <id>', 'run again with the same input, append only the lines that are not there yet')
+    .option('--if-tail <sequence>', 'append only if the stream ends there: a sequenceId, or empty')
     .addHelpText(
       'after',
       '\nA record is acknowledged (and printed) once it is on the disks of as many stores as quorum.ack says.' +
@@ -43,6 +47,7 @@ async function append(io: CliIo, stream: string, options: Options): Promise<void
     throw new StratalogError('usage', '--txid and --txid-field say the same thing twice: give one of them')
   const txid = options.txid === undefined ? null : parseTxid(options.txid, 'a txid', false)
   const toRecord = await recordMaker(options, txid)
+  const ifTail = options.ifTail === undefined ? undefined : parseTail(options.ifTail, parseTxid)
   const { withLog } = await import('./connect.js')
   // The first lines are awaited before the log is opened: bad input should not leave a new directory behind.
   const batches = await inputBatches(io, options)
@@ -50,8 +55,13 @@ async function append(io: CliIo, stream: string, options: Options): Promise<void
   if (first.done === true) return
   let records = first.value.map(toRecord)
   await withLog(io, { create: 'create', lasting: options.message === undefined }, async ({ api }) => {
+    let sequence = 0n
     for (let lines = first.value; ; ) {
-      await appendBatch(io, api, stream, lines, records)
+      await appendBatch(io, api, stream, lines, records, {
+        ...(options.producer === undefined ? {} : { producer: { id: options.producer, sequence } }),
+        ...(ifTail === undefined || sequence > 0n ? {} : { ifTail }),
+      })
+      sequence += BigInt(records.length)
       const next = await batches.next()
       if (next.done === true) break
       lines = next.value
@@ -60,6 +70,14 @@ async function append(io: CliIo, stream: string, options: Options): Promise<void
   })
   // Input that ended because of Ctrl-C: what was acknowledged has been printed.
   io.signal.throwIfAborted()
+}
+
+/** A sequenceId, or `empty`. */
+function parseTail(
+  value: string,
+  parse: (value: unknown, what: string, times: boolean) => bigint,
+): bigint | 'empty' {
+  return value === 'empty' ? value : parse(value, '--if-tail', false)
 }
 
 async function inputBatches(
@@ -109,10 +127,11 @@ async function appendBatch(
   stream: string,
   lines: readonly InputLine[],
   records: readonly AppendRecord[],
+  conditions: AppendConditionsDto,
 ): Promise<void> {
   let result: AppendResult
   try {
-    result = await api.append(stream, records)
+    result = await api.append(stream, records, conditions)
   } catch (error) {
     throw placed(error, lines[backwards(records)])
   }

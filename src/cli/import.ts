@@ -9,6 +9,7 @@ import { plural } from './render.js'
 interface Options {
   readonly txidField?: string
   readonly format?: string
+  readonly producer?: string
 }
 
 /** `stratalog import STREAM FILE…`. */
@@ -26,6 +27,7 @@ export function register(program: Command, io: CliIo): void {
       'take the txid from this field: a whole number or an ISO date (a.b for inner fields)',
     )
     .option('--format <name>', 'lines, json, ndjson or csv, whatever the file is called')
+    .option('--producer <id>', 'run again with the same files, append only what is not there yet')
     .addHelpText(
       'after',
       '\nExamples:\n  stratalog import trades trades-2025.ndjson --txid-field at\n  stratalog import flights flights.csv --txid-field date',
@@ -62,7 +64,11 @@ async function importFiles(
     const done = { records: 0, bytes: 0, first: null as string | null, last: null as string | null }
     try {
       for await (const batch of recordBatches(named, options.txidField, io.signal)) {
-        const result = await api.append(stream, batch.records)
+        const producer =
+          options.producer === undefined
+            ? {}
+            : { producer: { id: options.producer, sequence: BigInt(done.records) } }
+        const result = await api.append(stream, batch.records, producer)
         done.first ??= result.acks[0]?.dlsn ?? null
         done.last = result.acks.at(-1)?.dlsn ?? done.last
         done.records += result.acks.length

@@ -6,9 +6,9 @@ import { formatCount, plural, table } from './render.js'
 
 const PAGE = 1_000
 
-/** `stratalog stream list | show | create`. */
+/** `stratalog stream list | show | create | finish`. */
 export function register(program: Command, io: CliIo): void {
-  const group = program.command('stream').description('list, show and create streams')
+  const group = program.command('stream').description('list, show, create and finish streams')
   group
     .command('list')
     .description('all streams with how much they hold')
@@ -30,6 +30,12 @@ export function register(program: Command, io: CliIo): void {
     .option('--txid <kind>', 'ms: txids are times; custom: the application’s own numbers', 'ms')
     .addHelpText('after', '\nExample:\n  stratalog stream create ledger/postings --txid custom')
     .action(async (stream: string, options: { txid: string }) => create(io, stream, options.txid))
+  group
+    .command('finish')
+    .argument('<stream>')
+    .description('end a stream for ever: what it holds stays readable, nothing is appended any more')
+    .addHelpText('after', '\nExample:\n  stratalog stream finish audit/2025')
+    .action(async (stream: string) => finish(io, stream))
 }
 
 async function* allStreams(api: ControlApi): AsyncGenerator<StreamDto, void, undefined> {
@@ -98,6 +104,13 @@ async function create(io: CliIo, name: string, txid: string): Promise<void> {
   )
 }
 
+async function finish(io: CliIo, name: string): Promise<void> {
+  const { checkStreamName } = await import('../model/stream-name.js')
+  checkStreamName(name)
+  const { withLog } = await import('./connect.js')
+  await withLog(io, {}, async ({ api }) => print(io, await api.finishStream(name)))
+}
+
 async function print(io: CliIo, info: Awaited<ReturnType<ControlApi['streamInfo']>>): Promise<void> {
   if (io.json) return io.value(info)
   const { totals } = info
@@ -117,6 +130,7 @@ async function print(io: CliIo, info: Awaited<ReturnType<ControlApi['streamInfo'
     ['last txid', lastTxid],
     ['first', info.first ?? 'none yet'],
     ['trimmed below', info.trimmedBelow ?? 'nothing trimmed'],
+    ...(info.finishedMs === null ? [] : [['finished', formatTime(info.finishedMs)]]),
     ['segments', formatCount(totals.segments)],
     ['hot', `${formatBytes(totals.hotBytes)} in ${plural(totals.hotSegments, 'segment')}`],
     ['cold', `${formatBytes(totals.coldBytes)} in ${plural(totals.coldSegments, 'segment')}`],

@@ -1,5 +1,6 @@
 import { request as httpRequest, type IncomingMessage } from 'node:http'
 import type {
+  AppendConditionsDto,
   AppendRecord,
   AppendResult,
   ControlApi,
@@ -65,10 +66,17 @@ export class ControlClient implements ControlApi {
     return this.#post('/v1/streams', { name, txid: options.txid })
   }
 
-  async append(name: string, records: readonly AppendRecord[]): Promise<AppendResult> {
-    return decodeAppendResult(
-      await this.#json({ method: 'POST', path: `${streamPath(name)}/append`, body: encodeAppend(records) }),
-    )
+  async append(
+    name: string,
+    records: readonly AppendRecord[],
+    conditions: AppendConditionsDto = {},
+  ): Promise<AppendResult> {
+    const body = encodeAppend(records, conditions)
+    return decodeAppendResult(await this.#json({ method: 'POST', path: `${streamPath(name)}/append`, body }))
+  }
+
+  async finishStream(name: string): Promise<StreamInfoDto> {
+    return this.#post(`${streamPath(name)}/finish`, {})
   }
 
   read(name: string, request: ReadRequest, signal?: AbortSignal): AsyncIterable<ReadPart> {

@@ -31,6 +31,8 @@ export interface StreamDto {
   readonly txid: 'ms' | 'custom'
   readonly createdMs: number
   readonly trimmedBelow: string | null
+  /** When it was ended for ever; null: it was not. */
+  readonly finishedMs: number | null
   readonly totals: TotalsDto
 }
 
@@ -53,6 +55,14 @@ export interface AppendRecord {
   readonly payload: Uint8Array
   /** Default: max(last, now). */
   readonly txid?: bigint
+}
+
+/** On what the records sent together depend; see `Stream.append`. */
+export interface AppendConditionsDto {
+  /** The producer, and its number of the first record; those behind it count on. */
+  readonly producer?: { readonly id: string; readonly sequence: bigint }
+  readonly ifTail?: bigint | 'empty'
+  readonly fence?: bigint
 }
 
 export interface AckDto {
@@ -295,7 +305,13 @@ export interface ControlApi {
    * Appends in order, creating the stream where the policy allows it. Resolves once every record is durable or has
    * failed; rejects only where nothing was appended.
    */
-  append(name: string, records: readonly AppendRecord[]): Promise<AppendResult>
+  append(
+    name: string,
+    records: readonly AppendRecord[],
+    conditions?: AppendConditionsDto,
+  ): Promise<AppendResult>
+  /** Ends the stream for ever. Idempotent. */
+  finishStream(name: string): Promise<StreamInfoDto>
   read(name: string, request: ReadRequest, signal?: AbortSignal): AsyncIterable<ReadPart>
   /** The last `count` records, then with `follow` what comes. */
   tail(

@@ -1,4 +1,11 @@
-import type { AppendRecord, AppendResult, DumpPart, ReadPart, ReadRecord } from './control-api.js'
+import type {
+  AppendConditionsDto,
+  AppendRecord,
+  AppendResult,
+  DumpPart,
+  ReadPart,
+  ReadRecord,
+} from './control-api.js'
 import { errorBody, errorFromBody } from './error-body.js'
 
 /*
@@ -19,8 +26,26 @@ interface WireRecord {
   readonly txid?: string
 }
 
-export function encodeAppend(records: readonly AppendRecord[]): string {
+/** What an append depends on, in its body. */
+export interface WireConditions {
+  readonly producer?: { readonly id: string; readonly sequence: string }
+  readonly ifTail?: string
+  readonly fence?: string
+}
+
+export function encodeAppend(
+  records: readonly AppendRecord[],
+  { producer, ifTail, fence }: AppendConditionsDto = {},
+): string {
+  const conditions: WireConditions = {
+    ...(producer === undefined
+      ? {}
+      : { producer: { id: producer.id, sequence: producer.sequence.toString() } }),
+    ...(ifTail === undefined ? {} : { ifTail: ifTail.toString() }),
+    ...(fence === undefined ? {} : { fence: fence.toString() }),
+  }
   return JSON.stringify({
+    ...conditions,
     records: records.map(
       ({ payload, txid }): WireRecord => ({
         payload: base64(payload),
@@ -35,6 +60,14 @@ export function decodeAppend(records: readonly WireRecord[]): AppendRecord[] {
     payload: fromBase64(payload),
     ...(txid === undefined ? {} : { txid: BigInt(txid) }),
   }))
+}
+
+export function decodeConditions({ producer, ifTail, fence }: WireConditions): AppendConditionsDto {
+  return {
+    ...(producer === undefined ? {} : { producer: { id: producer.id, sequence: BigInt(producer.sequence) } }),
+    ...(ifTail === undefined ? {} : { ifTail: ifTail === 'empty' ? ifTail : BigInt(ifTail) }),
+    ...(fence === undefined ? {} : { fence: BigInt(fence) }),
+  }
 }
 
 export function encodeAppendResult(result: AppendResult): object {

@@ -1,8 +1,10 @@
 import { stat } from 'node:fs/promises'
 import process from 'node:process'
+import type { AppendOptions } from '../append/append-session.js'
 import { fieldsOf, POLICY_FIELDS } from '../config/layer.js'
 import type { Log } from '../log.js'
 import type {
+  AppendConditionsDto,
   AppendRecord,
   AppendResult,
   ControlApi,
@@ -85,17 +87,34 @@ export class LocalControl implements ControlApi {
     return this.streamInfo(name)
   }
 
-  async append(name: string, records: readonly AppendRecord[]): Promise<AppendResult> {
+  async finishStream(name: string): Promise<StreamInfoDto> {
+    await this.#log.stream(name).finish()
+    return this.streamInfo(name)
+  }
+
+  async append(
+    name: string,
+    records: readonly AppendRecord[],
+    conditions: AppendConditionsDto = {},
+  ): Promise<AppendResult> {
     checkRecords(name, records)
     const stream = this.#log.stream(name)
     const { resolved } = await this.#log.policyOf(name)
     const results: PromiseSettledResult<Ack>[] = []
-    const send = ({ payload, txid }: AppendRecord) =>
-      stream.append(payload, txid === undefined ? {} : { txid })
-    // Records go on their way together, but the first alone if it may be refused for its txid: the ones behind it
-    // would be taken, and the stream would lack what stood before them.
+    let at = -1
+    const send = ({ payload, txid }: AppendRecord) => {
+      at += 1
+      return stream.append(payload, {
+        ...(txid === undefined ? {} : { txid }),
+        ...conditionsAt(conditions, at),
+      })
+    }
+    // Records go on their way together, but the first alone if it may be refused for its txid or for where the stream
+    // ends: the ones behind it would be taken, and the stream would lack what stood before them.
     const [first, ...others] = records
-    const alone = first?.txid !== undefined && others.length > 0
+    const { ifTail, fence } = conditions
+    const refusable = first?.txid !== undefined || ifTail !== undefined || fence !== undefined
+    const alone = refusable && others.length > 0
     if (first !== undefined && alone) results.push(...(await Promise.allSettled([send(first)])))
     if (results[0]?.status !== 'rejected')
       results.push(...(await Promise.allSettled((alone ? others : records).map(send))))
@@ -305,6 +324,15 @@ function gapError(name: string, gap: ReturnType<typeof gapDto>): StratalogError 
     `${name} has a gap from ${gap.from} until ${gap.until} (${gap.gap}): read --from ${gap.until}, or --gaps to read on past it`,
     { found: gap },
   )
+}
+
+/** What the record at that place depends on: the tail is looked at for the first alone. */
+function conditionsAt({ producer, ifTail, fence }: AppendConditionsDto, at: number): AppendOptions {
+  return {
+    ...(fence === undefined ? {} : { fence }),
+    ...(ifTail === undefined || at > 0 ? {} : { ifTail }),
+    ...(producer === undefined ? {} : { producer: producer.id, sequence: producer.sequence + BigInt(at) }),
+  }
 }
 
 /** Refuses what can't be appended before any of it is. */

@@ -4,9 +4,11 @@ import type { ControlApi, DumpPart, ReadPart, ReadRequest, TierRunPart } from '.
 import {
   CONTROL_BODY_BYTES_MAX,
   decodeAppend,
+  decodeConditions,
   encodeAppendResult,
   encodeDumpPart,
   encodeReadPart,
+  type WireConditions,
 } from '../model/control-wire.js'
 import { errorBody } from '../model/error-body.js'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
@@ -15,6 +17,7 @@ const STRING = { type: 'string' } as const
 const POSITION = { type: 'string', maxLength: 200 } as const
 const COUNT = { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER } as const
 const TXID = { type: 'string', pattern: '^-?[0-9]{1,20}$' } as const
+const NUMBER = { type: 'string', pattern: '^[0-9]{1,19}$' } as const
 const object = (properties: Record<string, object>, required: readonly string[] = []) => ({
   type: 'object',
   properties,
@@ -34,7 +37,12 @@ const SCHEMA = {
   append: {
     params: params('name'),
     body: object(
-      { records: { type: 'array', items: object({ payload: STRING, txid: TXID }, ['payload']) } },
+      {
+        records: { type: 'array', items: object({ payload: STRING, txid: TXID }, ['payload']) },
+        producer: object({ id: STRING, sequence: NUMBER }, ['id', 'sequence']),
+        ifTail: { type: 'string', pattern: '^([0-9]{1,19}|empty)$' },
+        fence: NUMBER,
+      },
       ['records'],
     ),
   },
@@ -102,11 +110,14 @@ function streamRoutes(app: FastifyInstance, api: ControlApi): void {
   app.get<Named>('/v1/streams/:name', { schema: SCHEMA.stream }, (request) =>
     api.streamInfo(request.params.name),
   )
-  app.post<Named & { Body: { records: { payload: string; txid?: string }[] } }>(
+  app.post<Named>('/v1/streams/:name/finish', { schema: SCHEMA.stream }, (request) =>
+    api.finishStream(request.params.name),
+  )
+  app.post<Named & { Body: WireConditions & { records: { payload: string; txid?: string }[] } }>(
     '/v1/streams/:name/append',
     { schema: SCHEMA.append, bodyLimit: CONTROL_BODY_BYTES_MAX },
-    async (request) =>
-      encodeAppendResult(await api.append(request.params.name, decodeAppend(request.body.records))),
+    async ({ params, body }) =>
+      encodeAppendResult(await api.append(params.name, decodeAppend(body.records), decodeConditions(body))),
   )
   app.get<Named>('/v1/streams/:name/policy', { schema: SCHEMA.stream }, (request) =>
     api.policyShow(request.params.name),
@@ -218,6 +229,7 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
   position_out_of_range: 416,
   access_denied: 403,
   stream_exists: 409,
+  stream_finished: 409,
   txid_not_monotonic: 409,
   conflict: 409,
   refused: 409,

@@ -25,13 +25,14 @@ export function totalsDto(totals: SegmentTotals): TotalsDto {
 }
 
 export function streamDto(row: StreamRow, totals: SegmentTotals): StreamDto {
-  const { name, incarnation, txidMode, createdMs, trimmedBelow } = row
+  const { name, incarnation, txidMode, createdMs, trimmedBelow, finishedMs } = row
   return {
     name,
     incarnation,
     txid: txidMode,
     createdMs,
     trimmedBelow: trimmedBelow?.toString() ?? null,
+    finishedMs,
     totals: totalsDto(totals),
   }
 }
@@ -43,6 +44,7 @@ export function streamInfoDto(info: StreamInfo): StreamInfoDto {
     txid,
     createdMs,
     trimmedBelow,
+    finishedMs,
     first,
     newestSegment,
     nextSequenceId,
@@ -55,6 +57,7 @@ export function streamInfoDto(info: StreamInfo): StreamInfoDto {
     txid,
     createdMs,
     trimmedBelow: trimmedBelow?.toString() ?? null,
+    finishedMs,
     totals: totalsDto(totals),
     first: first?.toString() ?? null,
     newestSegment: text(newestSegment),

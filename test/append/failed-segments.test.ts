@@ -198,6 +198,27 @@ describe('appends across a failed segment', () => {
     checkAcks([ack], await all())
   })
 
+  test('and if another took the stream over by then, nothing is acknowledged (invariant 3)', async () => {
+    const stream = world.stream()
+    await stream.append('kept')
+    breaks(0)
+    breaks(1)
+    const { metadata } = world.process.context
+    const set = metadata.compareAndSet.bind(metadata)
+    let lost = 0
+    metadata.compareAndSet = async (...args) => {
+      if (args[2].state !== 'CLOSED' || lost > 0) return set(...args)
+      lost += 1
+      const { incarnation, version, epoch } = await world.row()
+      await world.world.metadata.index.updateStream(incarnation, version, { epoch: epoch + 1n })
+      throw failure('io_failed', 'the connection went away')
+    }
+    const outcomes = ['b', 'c'].map((value) => watched(stream.append(value)))
+    await quiet(20)
+    assert.equal(lost, 1)
+    for (const { error } of outcomes) assert.ok(code('fenced')(error), String(error))
+  })
+
   test('the same with the answer lost: the ledger is closed, the records go on', async () => {
     const stream = world.stream()
     await stream.append('kept')

@@ -131,6 +131,21 @@ function streamTests(index: () => SegmentIndex): void {
     for (const result of results) if (result.status === 'rejected') assert.ok(code('conflict')(result.reason))
   })
 
+  test('a stream is finished once, and for ever', async () => {
+    const stream = await writableStream(index(), 'a')
+    const { incarnation } = stream
+    const finished = await index().updateStream(incarnation, stream.version, { finishedMs: 5 })
+    assert.equal(finished.finishedMs, 5)
+    assert.deepEqual(await index().stream(incarnation), finished)
+    for (const finishedMs of [null, 6])
+      await assert.rejects(
+        index().updateStream(incarnation, finished.version, { finishedMs }),
+        AssertionFailed,
+      )
+    const raised = await index().updateStream(incarnation, finished.version, { epoch: finished.epoch + 1n })
+    assert.equal(raised.finishedMs, 5)
+  })
+
   test('neither epoch nor trim point go back', async () => {
     const stream = await writableStream(index(), 'a')
     const { incarnation } = stream

@@ -7,6 +7,7 @@ import Database from 'better-sqlite3'
 import type { Migration } from '../../src/metadata/sqlite/database.js'
 import { SqliteDatabase } from '../../src/metadata/sqlite/database.js'
 import { sqliteError } from '../../src/metadata/sqlite/errors.js'
+import { withChecksum } from '../../src/metadata/sqlite/rows.js'
 import { MIGRATIONS } from '../../src/metadata/sqlite/schema.js'
 import type { ErrorCode } from '../../src/model/errors.js'
 import { isStratalogError } from '../../src/model/errors.js'
@@ -43,6 +44,71 @@ describe('the index file', () => {
     assert.equal(second.created, false)
     assert.equal((await second.index.streamByName('a'))?.name, 'a')
     await second.close()
+  })
+
+  test('a file of 0.1.0 is taken over: its streams are not finished, and damage in it stays noticed', async () => {
+    const [first] = MIGRATIONS
+    const old = SqliteDatabase.open(file, { migrations: MIGRATIONS.slice(0, 1) })
+    const columns = [
+      ...[
+        'incarnation',
+        'name',
+        'txid_mode',
+        'created_ms',
+        'parent_incarnation',
+        'fork_segment',
+        'fork_entry',
+      ],
+      ...['fork_slot', 'epoch', 'trimmed_segment', 'trimmed_entry', 'trimmed_slot', 'version', 'checksum'],
+    ]
+    const insert = old.prepare(
+      `INSERT INTO streams (${columns.join(', ')}) VALUES (${columns.map(() => '?').join(', ')})`,
+    )
+    const row = (name: string) => [
+      name.repeat(32),
+      name,
+      'ms',
+      5n,
+      null,
+      null,
+      null,
+      null,
+      3n,
+      2n,
+      1n,
+      0n,
+      7n,
+    ]
+    old.write('make a file of 0.1.0', () => {
+      insert.run(...withChecksum(row('a')))
+      insert.run(...withChecksum(row('b')))
+    })
+    old.close()
+    assert.ok(first)
+    const opened = openFor(file)
+    const found = await opened.index.streamByName('a')
+    assert.equal(found?.finishedMs, null)
+    assert.equal(found?.epoch, 3n)
+    assert.equal(`${found?.trimmedBelow}`, '2:1:0')
+    const finished = await opened.index.updateStream('a'.repeat(32), 7, { finishedMs: 9 })
+    assert.deepEqual(await opened.index.streamByName('a'), finished)
+    await opened.close()
+    const again = openFor(file)
+    assert.equal((await again.index.streamByName('a'))?.finishedMs, 9)
+    await again.close()
+
+    const damaged = join(directory, 'damaged.db')
+    const broken = SqliteDatabase.open(damaged, { migrations: MIGRATIONS.slice(0, 1) })
+    broken.write('make a file of 0.1.0', () =>
+      broken
+        .prepare(`INSERT INTO streams (${columns.join(', ')}) VALUES (${columns.map(() => '?').join(', ')})`)
+        .run(...withChecksum(row('a')).slice(0, -1), 12_345n),
+    )
+    broken.close()
+    assert.throws(
+      () => openFor(damaged),
+      (error) => isStratalogError(error, 'corrupt'),
+    )
   })
 
   test('it is opened durable and checked', () => {
