@@ -15,6 +15,7 @@ const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./tier.js'),
   () => import('./policy.js'),
   () => import('./segment.js'),
+  () => import('./store.js'),
   () => import('./restore.js'),
   () => import('./index-rebuild.js'),
   () => import('./bench.js'),

@@ -24,6 +24,7 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
       for (const line of [
         ...archiveLines(all, beside),
         ...storeLines(all),
+        ...scrubLines(all),
         '',
         ...streamLines(io, shown),
         summaryLine(shown, late.length),
@@ -35,6 +36,8 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
         for (const line of historyLines(only)) await io.line(line)
     }
     if (check && (late.length > 0 || troubled)) io.setExitCode(EXIT.partial)
+    // Damage that nothing can be taken for outranks what is only late.
+    if (check && all.scrub.unrepairable.length > 0) io.setExitCode(EXIT.loss)
   })
 }
 
@@ -104,6 +107,28 @@ function storeLines({ stores }: TierStatusDto): string[] {
         `         ${printable(store.location)} has ${formatBytes(store.corruptBytes)} of damaged data`,
       )
   }
+  return lines
+}
+
+/** `scrub    hot 83 % of pass (ends 2d 4h), repaired 2, unrepairable 0`. */
+function scrubLines({ scrub, atMs }: TierStatusDto): string[] {
+  const { passStartedMs, passEndsMs, idle, doneBytes, totalBytes, unreached, unrepairable } = scrub
+  const ends = passEndsMs === null ? '' : formatDuration(Math.max(0, passEndsMs - atMs))
+  const percent = totalBytes === 0 ? 100 : Math.min(99, Math.floor((doneBytes / totalBytes) * 100))
+  const pass =
+    passStartedMs === null
+      ? 'hot not begun yet'
+      : idle
+        ? `hot 100 % of pass (next in ${ends})`
+        : `hot ${percent} % of pass (ends ${ends})`
+  const away = unreached === 0 ? '' : `, ${formatCount(unreached)} not reached`
+  const lines = [
+    `scrub    ${pass}, repaired ${formatCount(scrub.repaired + scrub.repairedOnRead)}, unrepairable ${formatCount(unrepairable.length)}${away}`,
+  ]
+  for (const { ledgerId, entryId, storeId, reason } of unrepairable.slice(0, RISKS_SHOWN_MAX))
+    lines.push(
+      `         entry ${entryId} of ledger ${ledgerId} on store ${storeId.slice(0, 8)} has no valid copy left: ${printable(reason)}`,
+    )
   return lines
 }
 

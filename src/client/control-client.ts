@@ -12,6 +12,8 @@ import type {
   ReadPart,
   ReadRequest,
   SegmentDto,
+  StoreListDto,
+  StoreWorkPart,
   StreamDto,
   StreamInfoDto,
   TierPlanDto,
@@ -99,6 +101,26 @@ export class ControlClient implements ControlApi {
 
   tierStatus(): Promise<TierStatusDto> {
     return this.#get('/v1/tier/status')
+  }
+
+  storeList(): Promise<StoreListDto> {
+    return this.#get('/v1/stores')
+  }
+
+  async *storeReplace(
+    request: { readonly store: string; readonly with?: string; readonly bytesPerSecond?: number },
+    signal?: AbortSignal,
+  ): AsyncGenerator<StoreWorkPart, void, undefined> {
+    for await (const lines of this.#lines('/v1/stores/replace', request, signal))
+      yield* lines as StoreWorkPart[]
+  }
+
+  async *storeDrain(
+    request: { readonly store: string; readonly bytesPerSecond?: number },
+    signal?: AbortSignal,
+  ): AsyncGenerator<StoreWorkPart, void, undefined> {
+    for await (const lines of this.#lines('/v1/stores/drain', request, signal))
+      yield* lines as StoreWorkPart[]
   }
 
   tierPlan(stream?: string): Promise<TierPlanDto> {

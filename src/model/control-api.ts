@@ -205,6 +205,87 @@ export interface StoreDto {
   readonly corruptBytes: number
 }
 
+/** A store as `store list` shows it. */
+export interface StoreLineDto extends StoreDto {
+  /** `out`: drained or being drained. `lost`: ledgers name it and no configured directory is known to be its. */
+  readonly role: 'in use' | 'out' | 'lost'
+  /** Ledgers that name it. */
+  readonly ledgers: number
+  /** Entries of closed ledgers it should hold and does not know; null: it can't be asked. */
+  readonly missingCopies: number | null
+}
+
+/** A store whose copies are going elsewhere. */
+export interface StoreWorkDto {
+  readonly kind: 'replace' | 'drain'
+  readonly from: string
+  /** Null: to any others. */
+  readonly to: string | null
+  readonly location: string
+  readonly startedMs: number
+  readonly bytesPerSecond: number | null
+}
+
+export interface StoreListDto {
+  readonly stores: readonly StoreLineDto[]
+  readonly works: readonly StoreWorkDto[]
+}
+
+export interface UnrepairableDto {
+  readonly ledgerId: string
+  readonly entryId: string
+  readonly storeId: string
+  readonly reason: string
+}
+
+export interface StoreProgressDto {
+  readonly from: string
+  readonly to: string | null
+  readonly ledgers: number
+  readonly totalBytes: number
+  readonly doneLedgers: number
+  readonly doneBytes: number
+  /** Not closed yet: the agent takes them when they are. */
+  readonly openLedgers: number
+  /** Not whole: a copy was not to be had, or could not be written. */
+  readonly incompleteLedgers: number
+  readonly copiedEntries: number
+  readonly copiedBytes: number
+  readonly unrepairable: readonly UnrepairableDto[]
+  readonly problem: string | null
+}
+
+/** What `store replace` and `store drain` yield: first `begun`, last `end`. */
+export type StoreWorkPart =
+  | {
+      readonly type: 'begun'
+      /** Null: a new store has nobody's place to take. */
+      readonly from: string | null
+      readonly to: string | null
+      readonly location: string
+    }
+  | { readonly type: 'progress'; readonly progress: StoreProgressDto }
+  /** Null: there was nothing to copy. */
+  | { readonly type: 'end'; readonly progress: StoreProgressDto | null }
+
+/** How the scrub of the hot copies is getting on. */
+export interface ScrubDto {
+  /** Null: no pass has begun yet. */
+  readonly passStartedMs: number | null
+  readonly passEndsMs: number | null
+  readonly lastPassMs: number | null
+  /** The pass is over and the next one waits for its time. */
+  readonly idle: boolean
+  readonly doneBytes: number
+  readonly totalBytes: number
+  /** Copies mended, by the scrub since the log was made and on reading since it was opened. */
+  readonly repaired: number
+  readonly repairedOnRead: number
+  /** Copies in this pass that could not be looked at, because a store was away. */
+  readonly unreached: number
+  readonly unrepairable: readonly UnrepairableDto[]
+}
+
 export interface StreamTiersDto {
   readonly stream: StreamDto
   /** Bytes of the segment that is being written. */
@@ -228,6 +309,7 @@ export interface TierStatusDto {
     readonly lastOkMs: number | null
   }
   readonly stores: readonly StoreDto[]
+  readonly scrub: ScrubDto
   readonly streams: readonly StreamTiersDto[]
   readonly gaps: number
 }
@@ -321,6 +403,17 @@ export interface ControlApi {
     signal?: AbortSignal,
   ): AsyncIterable<ReadPart>
   tierStatus(): Promise<TierStatusDto>
+  storeList(): Promise<StoreListDto>
+  /** Makes a new store in the place of a lost one and copies what that one held. `refused`, `not_found`, `corrupt`. */
+  storeReplace(
+    request: { readonly store: string; readonly with?: string; readonly bytesPerSecond?: number },
+    signal?: AbortSignal,
+  ): AsyncIterable<StoreWorkPart>
+  /** Copies everything of a store to others and takes it out of use. `refused`, `not_found`. */
+  storeDrain(
+    request: { readonly store: string; readonly bytesPerSecond?: number },
+    signal?: AbortSignal,
+  ): AsyncIterable<StoreWorkPart>
   tierPlan(stream?: string): Promise<TierPlanDto>
   tierRun(options: { readonly until: 'once' | 'settled' }, signal?: AbortSignal): AsyncIterable<TierRunPart>
   /** Also for a stream that is not there yet. */

@@ -16,6 +16,8 @@ import type {
   ReadPart,
   ReadRequest,
   SegmentDto,
+  StoreListDto,
+  StoreWorkPart,
   StreamDto,
   StreamInfoDto,
   TierPlanDto,
@@ -43,6 +45,7 @@ import {
 import { testPolicy } from './policy-test.js'
 import { dumpSegment } from './segment-dump.js'
 import { statusDto } from './status.js'
+import { drainStore, replaceStore } from './stores.js'
 
 const PAGE_MAX = 1_000
 /** Steps of a run that nobody took yet; beyond it progress is left out, never a result. */
@@ -190,6 +193,24 @@ export class LocalControl implements ControlApi {
 
   async tierStatus(): Promise<TierStatusDto> {
     return statusDto(this.#log)
+  }
+
+  storeList(): Promise<StoreListDto> {
+    return this.#log.parts.stores.list()
+  }
+
+  storeReplace(
+    request: { readonly store: string; readonly with?: string; readonly bytesPerSecond?: number },
+    signal?: AbortSignal,
+  ): AsyncIterable<StoreWorkPart> {
+    return replaceStore(this.#log.parts, request, signal)
+  }
+
+  storeDrain(
+    request: { readonly store: string; readonly bytesPerSecond?: number },
+    signal?: AbortSignal,
+  ): AsyncIterable<StoreWorkPart> {
+    return drainStore(this.#log.parts, request, signal)
   }
 
   async tierPlan(stream?: string): Promise<TierPlanDto> {

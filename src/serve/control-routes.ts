@@ -1,6 +1,13 @@
 import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifySchema } from 'fastify'
-import type { ControlApi, DumpPart, ReadPart, ReadRequest, TierRunPart } from '../model/control-api.js'
+import type {
+  ControlApi,
+  DumpPart,
+  ReadPart,
+  ReadRequest,
+  StoreWorkPart,
+  TierRunPart,
+} from '../model/control-api.js'
 import {
   CONTROL_BODY_BYTES_MAX,
   decodeAppend,
@@ -16,6 +23,7 @@ import { type ErrorCode, StratalogError } from '../model/errors.js'
 const STRING = { type: 'string' } as const
 const POSITION = { type: 'string', maxLength: 200 } as const
 const COUNT = { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER } as const
+const RATE = { type: 'integer', minimum: 1, maximum: Number.MAX_SAFE_INTEGER } as const
 const TXID = { type: 'string', pattern: '^-?[0-9]{1,20}$' } as const
 const NUMBER = { type: 'string', pattern: '^[0-9]{1,19}$' } as const
 const object = (properties: Record<string, object>, required: readonly string[] = []) => ({
@@ -65,6 +73,8 @@ const SCHEMA = {
   segments: { params: params('name'), querystring: PAGE },
   dump: { params: params('name', 'segment'), body: object({ payloads: { type: 'boolean' } }, ['payloads']) },
   plan: { querystring: object({ stream: STRING }) },
+  replace: { body: object({ store: STRING, with: STRING, bytesPerSecond: RATE }, ['store']) },
+  drain: { body: object({ store: STRING, bytesPerSecond: RATE }, ['store']) },
   run: { body: object({ until: { enum: ['once', 'settled'] } }, ['until']) },
 } satisfies Record<string, FastifySchema>
 
@@ -90,6 +100,7 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
   logRoutes(app, api)
   streamRoutes(app, api)
   streamingRoutes(app, api, ending)
+  storeRoutes(app, api, ending)
 }
 
 function logRoutes(app: FastifyInstance, api: ControlApi): void {
@@ -180,6 +191,19 @@ function streamingRoutes(app: FastifyInstance, api: ControlApi, ending: AbortSig
         (signal) => api.tierRun(request.body, signal),
         (part) => `${JSON.stringify(part)}\n`,
       ),
+  )
+}
+
+type StoreRequest = { store: string; with?: string; bytesPerSecond?: number }
+
+function storeRoutes(app: FastifyInstance, api: ControlApi, ending: AbortSignal): void {
+  const line = (part: StoreWorkPart) => `${JSON.stringify(part)}\n`
+  app.get('/v1/stores', () => api.storeList())
+  app.post<{ Body: StoreRequest }>('/v1/stores/replace', { schema: SCHEMA.replace }, (request, reply) =>
+    sendParts(reply, ending, (signal) => api.storeReplace(request.body, signal), line),
+  )
+  app.post<{ Body: StoreRequest }>('/v1/stores/drain', { schema: SCHEMA.drain }, (request, reply) =>
+    sendParts(reply, ending, (signal) => api.storeDrain(request.body, signal), line),
   )
 }
 

@@ -1,7 +1,9 @@
+import type { UpkeepState } from '../../tiering/upkeep.js'
 import type { Log } from '../log.js'
-import type { StreamTiersDto, TierStatusDto } from '../model/control-api.js'
+import type { ScrubDto, StreamTiersDto, TierStatusDto } from '../model/control-api.js'
 import type { StreamTiers } from '../tier-status.js'
 import { plannedDto, segmentDto, streamDto } from './dto.js'
+import { unrepairableDto } from './stores.js'
 
 /** Gaps that are counted; a log with more of them has other worries. */
 const GAPS_MAX = 1_000
@@ -17,9 +19,15 @@ export async function statusDto(log: Log): Promise<TierStatusDto> {
     atMs: status.atMs,
     archive: { location, state: archive, downSinceMs, lastError, lastOkMs },
     stores: status.stores,
+    scrub: scrubDto(status.upkeep),
     streams,
     gaps: gaps.length,
   }
+}
+
+function scrubDto({ scrub, onRead }: UpkeepState): ScrubDto {
+  const { after: _, unrepairable, ...rest } = scrub
+  return { ...rest, repairedOnRead: onRead.repaired, unrepairable: unrepairable.map(unrepairableDto) }
 }
 
 async function streamTiersDto(log: Log, tiers: StreamTiers): Promise<StreamTiersDto> {
