@@ -2,9 +2,9 @@ import Database from 'better-sqlite3'
 import type { ErrorCode } from '../../model/errors.js'
 import { StratalogError } from '../../model/errors.js'
 
-/** What a person does about a damaged index; this version can't make it anew from stores and archive. */
+/** What a person does about a damaged index. */
 export const REBUILD_HINT =
-  'nothing was deleted: while no process has the log open, move the file (with its -wal and -shm) away and put the newest copy of it back, or restore the log from its archive into another directory'
+  'nothing was deleted: while no process has the log open, make it again from stores and archive: stratalog index rebuild'
 
 /** What became of one call into SQLite, in our words. Codes of SQLite by prefix, the first that fits. */
 const CODES: readonly (readonly [prefix: string, code: ErrorCode, hint: string])[] = [

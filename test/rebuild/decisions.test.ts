@@ -1,0 +1,225 @@
+import assert from 'node:assert/strict'
+import { afterEach, beforeEach, describe, test } from 'node:test'
+import { type Decision, decodeDecision, encodeDecision } from '../../src/format/control-frame.js'
+import { Dlsn } from '../../src/model/dlsn.js'
+import type { NewStream } from '../../src/ports/segment-index.js'
+import { catchUp, recordWhatLacks } from '../../src/rebuild/catch-up.js'
+import { DecisionWriter, foldDecisions, readDecisions } from '../../src/rebuild/decisions.js'
+import { RecordedIndex } from '../../src/rebuild/recorded-index.js'
+import { RecordedLedgers } from '../../src/rebuild/recorded-ledgers.js'
+import { realClock } from '../../src/system/clock.js'
+import { countingRandom, INCARNATION, memoryLogger } from '../helpers/archive.js'
+import { type Process, World } from '../helpers/protocol.js'
+
+const OTHER = 'f'.repeat(32)
+const stream = (name: string, incarnation = INCARNATION): NewStream => ({
+  incarnation,
+  name,
+  txidMode: 'custom',
+  createdMs: 12,
+  parent: { incarnation: OTHER, fork: new Dlsn(1n, 2n, 3n) },
+})
+const EACH: readonly Decision[] = [
+  { kind: 'stream', stream: stream('a') },
+  { kind: 'stream', stream: { ...stream('b'), parent: null } },
+  { kind: 'stream', stream: { ...stream('c'), parent: { incarnation: OTHER, fork: null } } },
+  { kind: 'trim', incarnation: INCARNATION, below: new Dlsn(2n ** 62n, 0n, 0n), tail: null },
+  {
+    kind: 'trim',
+    incarnation: INCARNATION,
+    below: new Dlsn(5n, 0n, 0n),
+    tail: { nextSequenceId: 2n ** 60n, lastTxid: -1n },
+  },
+  { kind: 'policy', incarnation: INCARNATION, policy: '{"hot":{}}' },
+  { kind: 'policy', incarnation: INCARNATION, policy: null },
+  { kind: 'fact', name: 'archive-owner', value: 'x' },
+  { kind: 'ids', through: 2n ** 61n },
+  { kind: 'mark', atMs: 1_700_000_000_000 },
+]
+const nonce = Buffer.alloc(8, 7)
+
+describe('control frames (docs/formats/control-frames.md)', () => {
+  test('each kind comes back as it was, also above 2^53', () => {
+    for (const decision of EACH) {
+      const frame = encodeDecision(2n ** 60n, nonce, decision)
+      assert.deepEqual(decodeDecision(frame), [{ id: frame.id, sequence: 2n ** 60n, decision }])
+      assert.equal(frame.kind, decision.kind)
+    }
+  })
+
+  test('a frame as released: its bytes never change', () => {
+    assert.deepEqual(encodeDecision(10n, nonce, EACH[4] as Decision), {
+      id: 'decision/000000000000000a/0707070707070707',
+      kind: 'trim',
+      body: `{"version":1,"sequence":"10","incarnation":"${INCARNATION}","below":"5:0:0","tail":{"nextSequenceId":"1152921504606846976","lastTxid":"-1"}}`,
+    })
+  })
+
+  test('those of 0.1.0 are read', () => {
+    const body = JSON.stringify({ ...stream('a'), trimmedBelow: '4:0:0' })
+    const created = decodeDecision({ id: `stream/${INCARNATION}`, kind: 'stream-created', body })
+    assert.deepEqual(
+      created.map(({ sequence, decision }) => [sequence, decision]),
+      [
+        [0n, { kind: 'stream', stream: stream('a') }],
+        [0n, { kind: 'trim', incarnation: INCARNATION, below: new Dlsn(4n, 0n, 0n), tail: null }],
+      ],
+    )
+    const policies = [2, 1].map((at) => ({
+      id: `policy/${INCARNATION}/170000000000${at}-x`,
+      kind: 'policy',
+      body: JSON.stringify({ incarnation: INCARNATION, policy: `${at}` }),
+    }))
+    assert.equal(foldDecisions(policies.flatMap(decodeDecision)).policies.get(INCARNATION), '2')
+  })
+
+  test('damaged, newer and unknown ones are errors, never left out (invariant 8); others are none of ours', () => {
+    const id = 'decision/0000000000000001/00'
+    const bodies = [
+      '',
+      '{',
+      'null',
+      '[]',
+      '{"version":1}',
+      '{"version":1,"sequence":1}',
+      '{"version":1,"sequence":"1"}',
+    ]
+    for (const body of bodies)
+      assert.throws(() => decodeDecision({ id, kind: 'trim', body }), { code: 'corrupt' }, body)
+    const body = '{"version":2,"sequence":"1"}'
+    assert.throws(() => decodeDecision({ id, kind: 'trim', body }), { code: 'version_unsupported' })
+    const hold = { id, kind: 'hold', body: '{"version":1,"sequence":"1"}' }
+    assert.throws(() => decodeDecision(hold), { code: 'version_unsupported' })
+    assert.deepEqual(decodeDecision({ id: 'x', kind: 'hold', body: '' }), [])
+  })
+
+  test('the newest of a subject counts, of trims the largest, whatever the order they are read in', () => {
+    const at = (sequence: bigint, decision: Decision) =>
+      decodeDecision(encodeDecision(sequence, Buffer.from([Number(sequence)]), decision))
+    const trim = (segment: bigint): Decision => ({
+      kind: 'trim',
+      incarnation: INCARNATION,
+      below: new Dlsn(segment, 0n, 0n),
+      tail: null,
+    })
+    const recorded = [
+      ...at(1n, { kind: 'policy', incarnation: INCARNATION, policy: 'old' }),
+      ...at(2n, trim(9n)),
+      ...at(3n, { kind: 'policy', incarnation: INCARNATION, policy: null }),
+      ...at(4n, trim(7n)),
+      ...at(5n, { kind: 'ids', through: 5n }),
+      ...at(6n, { kind: 'ids', through: 3n }),
+    ]
+    for (const order of [recorded, [...recorded].reverse()]) {
+      const state = foldDecisions(order)
+      assert.equal(state.policies.get(INCARNATION), null)
+      assert.equal(state.trims.get(INCARNATION)?.below.segment, 9n)
+      assert.equal(state.idsThrough, 5n)
+      assert.equal(state.sequence, 6n)
+    }
+  })
+})
+
+describe('a recorded index', () => {
+  let world: World
+  let process: Process
+  beforeEach(() => {
+    world = new World(realClock(), 3)
+    process = world.process()
+  })
+  afterEach(() => world.end())
+
+  async function recorded(storesMin = 2): Promise<{ index: RecordedIndex; writer: DecisionWriter }> {
+    const decided = foldDecisions((await readDecisions(process.context)).recorded)
+    const writer = new DecisionWriter(process.context, countingRandom('x'), storesMin, decided.sequence)
+    const { index } = world.metadata
+    return {
+      index: new RecordedIndex({ index, decisions: writer, clock: realClock(), decided }),
+      writer,
+    }
+  }
+  const state = async () => foldDecisions((await readDecisions(process.context)).recorded)
+
+  test('an index of 0.1.0 is written down once, what an attempt left half told as well', async () => {
+    const plain = world.metadata.index
+    const made = await plain.createStream(stream('a'))
+    await plain.setPolicyOverride(INCARNATION, '{}')
+    await plain.updateStream(INCARNATION, made.version, { trimmedBelow: new Dlsn(3n, 0n, 0n) })
+    await plain.setFact('archive-owner', 'me')
+    const frames = () => world.replicas.map(({ controls }) => controls.size)
+    for (let start = 0; start < 2; start += 1) {
+      const { index, writer } = await recorded()
+      await recordWhatLacks(process.context, index, writer, await state())
+      assert.deepEqual(frames(), [4, 4, 4])
+    }
+    const { streams, trims, policies, facts } = await state()
+    assert.deepEqual(streams.get(INCARNATION), stream('a'))
+    assert.equal(trims.get(INCARNATION)?.below.segment, 3n)
+    assert.equal(policies.get(INCARNATION), '{}')
+    assert.equal(facts.get('archive-owner'), 'me')
+  })
+
+  test('a crash between the decision and the index: the next start brings it forward, twice is once', async () => {
+    const { index, writer } = await recorded()
+    await index.createStream(stream('a'))
+    await writer.write({ kind: 'stream', stream: stream('b', OTHER) })
+    await writer.write({ kind: 'policy', incarnation: OTHER, policy: '{"x":1}' })
+    await writer.write({ kind: 'trim', incarnation: OTHER, below: new Dlsn(4n, 0n, 0n), tail: null })
+    const plain = world.metadata.index
+    assert.equal(await plain.streamByName('b'), null)
+    for (let start = 0; start < 2; start += 1) {
+      await catchUp(plain, await readDecisions(process.context), memoryLogger())
+      const row = await plain.streamByName('b')
+      assert.equal(row?.trimmedBelow?.segment, 4n)
+      assert.equal(row?.version, 1)
+      assert.equal(await plain.policyOverride(OTHER), '{"x":1}')
+    }
+  })
+
+  test('of two creations of one name only one is decided', async () => {
+    const { index } = await recorded()
+    const results = await Promise.allSettled([
+      index.createStream(stream('a')),
+      index.createStream(stream('a', OTHER)),
+    ])
+    assert.deepEqual(results.map(({ status }) => status).sort(), ['fulfilled', 'rejected'])
+    assert.equal((await state()).streams.size, 1)
+  })
+
+  test('nothing changes in the index where too few stores take the decision', async () => {
+    const { index } = await recorded(4)
+    await assert.rejects(index.createStream(stream('a')), { code: 'not_enough_stores' })
+    assert.equal(await index.streamByName('a'), null)
+    const { index: enough } = await recorded()
+    const row = await enough.createStream(stream('a'))
+    const { index: few } = await recorded(4)
+    await assert.rejects(few.setPolicyOverride(INCARNATION, '{}'), { code: 'not_enough_stores' })
+    assert.equal(await few.policyOverride(INCARNATION), null)
+    const below = new Dlsn(2n, 0n, 0n)
+    await assert.rejects(few.updateStream(INCARNATION, row.version, { trimmedBelow: below }), {
+      code: 'not_enough_stores',
+    })
+    // Epochs are derived: no decision, no stores needed.
+    assert.equal((await few.updateStream(INCARNATION, row.version, { epoch: 7n })).epoch, 7n)
+  })
+
+  test('a change the index refuses is not decided', async () => {
+    const { index } = await recorded()
+    const row = await index.createStream(stream('a'))
+    const below = new Dlsn(9n, 0n, 0n)
+    await assert.rejects(index.updateStream(INCARNATION, row.version + 1, { trimmedBelow: below }), {
+      code: 'conflict',
+    })
+    assert.equal((await state()).trims.size, 0)
+  })
+
+  test('ids are told before they are given out, one frame for thousands, side by side too', async () => {
+    const { writer } = await recorded()
+    const ledgers = new RecordedLedgers(process.context.metadata, writer, 0n)
+    const ids = await Promise.all(Array.from({ length: 200 }, () => ledgers.allocateId()))
+    assert.equal(new Set(ids).size, 200)
+    assert.equal(world.replicas[0]?.controls.size, 1)
+    assert.ok(ids.every((id) => id <= (world.replicas[0] === undefined ? 0n : 2n ** 20n)))
+    assert.ok((await state()).idsThrough >= 200n)
+  })
+})
