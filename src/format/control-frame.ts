@@ -8,7 +8,7 @@ import { corrupt, unsupportedVersion } from './bytes.js'
  * that can be made again. docs/formats/control-frames.md describes every field.
  *
  *   id     decision/<sequence, 16 hexadecimal digits>/<random, 16 hexadecimal digits>
- *   kind   stream | trim | policy | fact | ids | mark
+ *   kind   stream | trim | gap | policy | fact | ids | mark
  *   body   JSON: version (1), sequence, then the kind's own fields; 64-bit numbers are decimal strings
  *
  * Frames of 0.1.0 (kinds stream-created and policy) have neither version nor sequence and count as older than all.
@@ -21,6 +21,7 @@ const PREFIX = 'decision/'
 export type Decision =
   | { readonly kind: 'stream'; readonly stream: DecidedStream }
   | ({ readonly kind: 'trim'; readonly incarnation: Incarnation } & DecidedTrim)
+  | ({ readonly kind: 'gap'; readonly incarnation: Incarnation } & DecidedGap)
   | { readonly kind: 'policy'; readonly incarnation: Incarnation; readonly policy: string | null }
   /** A fact of the log that its safety hangs on. */
   | { readonly kind: 'fact'; readonly name: string; readonly value: string }
@@ -36,6 +37,13 @@ export type DecidedStream = Pick<StreamRow, 'incarnation' | 'name' | 'txidMode' 
 export interface DecidedTrim {
   readonly below: Dlsn
   readonly tail: { readonly nextSequenceId: bigint; readonly lastTxid: bigint } | null
+}
+
+/** Segments that are not to be had any more, both ends included: a committed gap. */
+export interface DecidedGap {
+  readonly first: bigint
+  readonly last: bigint
+  readonly reason: 'dropped' | 'corrupt' | 'purged'
 }
 
 /** A decision in its place: higher sequences are newer; the id breaks ties, so that every reader orders them alike. */
@@ -91,6 +99,11 @@ function decodeKind(frame: DecisionFrame, fields: Fields): Decision {
         tail: tail && { nextSequenceId: tail.integer('nextSequenceId'), lastTxid: tail.integer('lastTxid') },
       }
     }
+    case 'gap': {
+      const incarnation = fields.text('incarnation')
+      const range = { first: fields.integer('first'), last: fields.integer('last') }
+      return { kind: 'gap', incarnation, ...range, reason: decodeReason(fields) }
+    }
     case 'policy':
       return {
         kind: 'policy',
@@ -106,6 +119,12 @@ function decodeKind(frame: DecisionFrame, fields: Fields): Decision {
     default:
       throw newer(frame, frame.kind)
   }
+}
+
+function decodeReason(fields: Fields): DecidedGap['reason'] {
+  const reason = fields.text('reason')
+  if (reason !== 'dropped' && reason !== 'corrupt' && reason !== 'purged') throw fields.damaged('reason')
+  return reason
 }
 
 function decodeStream(fields: Fields): DecidedStream {

@@ -48,8 +48,10 @@ export async function makeIndex(log: IndexlessLog, wishes: RebuildWishes): Promi
   let report: RebuildReport
   try {
     report = await fill(log, metadata, wishes)
-  } finally {
     await metadata.close()
+  } catch (error) {
+    await discard(system, metadata, fresh)
+    throw error
   }
   await syncDatabase(system, fresh)
   await disk.syncDirectory(root)
@@ -106,6 +108,16 @@ async function openArchiveOf(
     if (!isStratalogError(error)) throw error
     const unused = !used && error.code === 'archive_missing'
     return { store: null, problem: unused ? null : `the archive at ${opener.location}: ${error.message}` }
+  }
+}
+
+/** Nobody needs half an index. What can't be removed is removed by the next rebuild. */
+async function discard(system: SystemPorts, metadata: SqliteMetadata, file: string): Promise<void> {
+  try {
+    await metadata.close()
+    await removeDatabase(system, file)
+  } catch (error) {
+    system.logger.warn({ err: error, file }, 'an unfinished index could not be removed')
   }
 }
 

@@ -5,10 +5,18 @@ import { isStratalogError } from '../model/errors.js'
 import type { StreamRow } from '../model/segment.js'
 import type { Logger } from '../ports/logger.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
-import { type DecidedState, type DecisionWriter, type FoundDecisions, foldDecisions } from './decisions.js'
-import { type RecordedIndex, SEQUENCE_FACT, trimOf } from './recorded-index.js'
+import {
+  type DecidedState,
+  type DecisionWriter,
+  type FoundDecisions,
+  foldDecisions,
+  isGivenUp,
+} from './decisions.js'
+import { gapOf, type RecordedIndex, SEQUENCE_FACT, trimOf } from './recorded-index.js'
 
 const STREAMS_PAGE = 1_000
+/** Gaps looked at in one start; what is beyond has its turn when these are written down. */
+const GAPS_MAX = 10_000
 
 /** The sequence of the newest decision an index knows of; 0n: it is from before there were any. */
 export async function knownSequence(index: SegmentIndex): Promise<bigint> {
@@ -54,6 +62,8 @@ export async function recordWhatLacks(
     const owner = await index.fact(ARCHIVE_OWNER_FACT)
     if (owner !== null && decided.facts.get(ARCHIVE_OWNER_FACT) !== owner)
       await decisions.write({ kind: 'fact', name: ARCHIVE_OWNER_FACT, value: owner })
+    for (const row of await index.segmentsInState(['gap'], GAPS_MAX))
+      if (!isGivenUp(decided, row.incarnation, row.segment)) await decisions.write(gapOf(row))
     for await (const stream of streamsOf(index)) {
       for (const decision of await lackingOf(index, decided, stream)) await decisions.write(decision)
     }

@@ -1,5 +1,6 @@
 import {
   byAge,
+  type DecidedGap,
   type DecidedStream,
   type DecidedTrim,
   type Decision,
@@ -33,6 +34,8 @@ export interface DecidedState {
   readonly trims: ReadonlyMap<Incarnation, DecidedTrim>
   readonly policies: ReadonlyMap<Incarnation, string | null>
   readonly facts: ReadonlyMap<string, string>
+  /** Ranges of segments that were given up. */
+  readonly gaps: ReadonlyMap<Incarnation, readonly DecidedGap[]>
   /** Ledger ids up to this one may have been given out; 0n: nobody wrote that down. */
   readonly idsThrough: bigint
   /** The newest mark; null: there is none. */
@@ -71,6 +74,7 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
   const trims = new Map<Incarnation, DecidedTrim>()
   const policies = new Map<Incarnation, string | null>()
   const facts = new Map<string, string>()
+  const gaps = new Map<Incarnation, DecidedGap[]>()
   let idsThrough = 0n
   let mark: DecidedState['mark'] = null
   let newest = 0n
@@ -80,10 +84,19 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
     else if (decision.kind === 'trim') raiseTrim(trims, decision.incarnation, decision)
     else if (decision.kind === 'policy') policies.set(decision.incarnation, decision.policy)
     else if (decision.kind === 'fact') facts.set(decision.name, decision.value)
-    else if (decision.kind === 'mark') mark = { sequence, atMs: decision.atMs }
+    else if (decision.kind === 'gap') {
+      const { incarnation, first, last, reason } = decision
+      gaps.set(incarnation, [...(gaps.get(incarnation) ?? []), { first, last, reason }])
+    } else if (decision.kind === 'mark') mark = { sequence, atMs: decision.atMs }
     else if (decision.through > idsThrough) idsThrough = decision.through
   }
-  return { streams, trims, policies, facts, idsThrough, mark, sequence: newest }
+  return { streams, trims, policies, facts, gaps, idsThrough, mark, sequence: newest }
+}
+
+/** Whether a segment was given up. */
+export function isGivenUp(decided: DecidedState, incarnation: Incarnation, segment: bigint): boolean {
+  const gaps = decided.gaps.get(incarnation) ?? []
+  return gaps.some(({ first, last }) => first <= segment && segment <= last)
 }
 
 function raiseTrim(
@@ -135,19 +148,40 @@ export class DecisionWriter {
     this.#sequence += 1n
     const sequence = this.#sequence
     const frame = encodeDecision(sequence, this.#random.bytes(NONCE_BYTES), decision)
-    const stores = this.#context.stores.all()
-    const results = await Promise.allSettled(
-      stores.map((store) => ask(this.#context, store.id, (one) => one.putControl(frame))),
-    )
-    const failed = results.flatMap((result) =>
-      result.status === 'rejected' ? [result.reason as unknown] : [],
-    )
-    const written = results.length - failed.length
-    if (written >= this.#storesMin) return sequence
-    throw new StratalogError(
-      'not_enough_stores',
-      `a decision (${decision.kind}) must be on ${this.#storesMin} stores and could be written to ${written}: see "stratalog tier status"`,
-      { cause: failed[0], retryable: true, expected: this.#storesMin, found: written },
-    )
+    await this.#put(decision, frame)
+    return sequence
   }
+
+  /** A store that hangs does not hold up the others: it gets the frame when it answers, or at the next start. */
+  #put(decision: Decision, frame: ControlFrame): Promise<void> {
+    const stores = this.#context.stores.all()
+    const { logger } = this.#context
+    let written = 0
+    return new Promise((resolve, reject) => {
+      const put = async (store: string) => {
+        try {
+          await ask(this.#context, store, (one) => one.putControl(frame))
+          written += 1
+          if (written >= this.#storesMin) resolve()
+          return null
+        } catch (error) {
+          logger.warn({ err: error, store, kind: decision.kind }, 'a store did not take a decision')
+          return error
+        }
+      }
+      void Promise.all(stores.map(({ id }) => put(id))).then((failures) => {
+        // Without effect where enough stores had it before.
+        const cause = failures.find((one) => one !== null)
+        reject(tooFew(decision, this.#storesMin, written, cause))
+      })
+    })
+  }
+}
+
+function tooFew(decision: Decision, needed: number, written: number, cause: unknown): StratalogError {
+  return new StratalogError(
+    'not_enough_stores',
+    `a decision (${decision.kind}) must be on ${needed} stores and could be written to ${written}: see "stratalog tier status"`,
+    { cause, retryable: true, expected: needed, found: written },
+  )
 }

@@ -192,7 +192,9 @@ class StreamRebuild {
   async #closed(planned: PlannedSegment): Promise<void> {
     const row = planned.kind === 'missing' ? planned.why : await this.#row(planned)
     if (typeof row === 'string') {
-      noteLoss(this.#report, `stream ${this.#source.stream.name}, segment ${planned.segment}: ${row}`)
+      // What was given up before is no news, and no reason to refuse.
+      if (!this.#source.givenUp(planned.segment))
+        noteLoss(this.#report, `stream ${this.#source.stream.name}, segment ${planned.segment}: ${row}`)
       this.#missing.push(planned.segment)
       return
     }

@@ -97,7 +97,8 @@ export class RecordedIndex implements SegmentIndex {
   ): Promise<SegmentRow> {
     // From here on a copy may be deleted: an index that is put back later must not look as if it were the newest.
     if (patch.state === 'cold' || patch.state === 'trimmed') await this.#markBefore(row)
-    return this.#index.updateSegment(row, patch)
+    const change = () => this.#index.updateSegment(row, patch)
+    return patch.state === 'gap' ? this.#decided(gapOf(row), change) : change()
   }
 
   /**
@@ -242,6 +243,11 @@ export class RecordedIndex implements SegmentIndex {
   close(): Promise<void> {
     return this.#index.close()
   }
+}
+
+/** A segment that is given up, as a decision. */
+export function gapOf({ incarnation, segment }: Pick<SegmentRow, 'incarnation' | 'segment'>): Decision {
+  return { kind: 'gap', incarnation, first: segment, last: segment, reason: 'corrupt' }
 }
 
 /** A stream's trim as a decision, with what its last row leaves; for indexes from before there were decisions. */

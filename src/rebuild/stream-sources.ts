@@ -4,7 +4,7 @@ import type { DecidedStream, DecidedTrim } from '../format/control-frame.js'
 import { StratalogError } from '../model/errors.js'
 import type { Incarnation } from '../model/segment.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
-import type { DecidedState } from './decisions.js'
+import { type DecidedState, isGivenUp } from './decisions.js'
 import type { FoundLedger } from './found-ledgers.js'
 import { noteLoss, type RebuildReport } from './report.js'
 import { candidatesOf, type SegmentLedger } from './segment-plan.js'
@@ -17,6 +17,8 @@ export interface StreamSource {
   readonly candidates: ReadonlyMap<bigint, readonly SegmentLedger[]>
   /** The archive's segments from `first` on, ascending. */
   readonly objects: (first: bigint) => AsyncIterable<ChosenSegment>
+  /** Whether a segment was declared a gap. */
+  readonly givenUp: (segment: bigint) => boolean
   /** Whether anything but a decision tells of it. */
   readonly held: boolean
 }
@@ -88,6 +90,7 @@ async function sourceOf(
     trim: later(decided.trims.get(incarnation) ?? null, trimmedBelow(controls)),
     policy: decided.policies.get(incarnation) ?? null,
     candidates,
+    givenUp: (segment) => isGivenUp(decided, incarnation, segment),
     held: candidates.size > 0 || archive !== null,
     objects: (first) =>
       archive === null

@@ -32,6 +32,7 @@ const EACH: readonly Decision[] = [
   },
   { kind: 'policy', incarnation: INCARNATION, policy: '{"hot":{}}' },
   { kind: 'policy', incarnation: INCARNATION, policy: null },
+  { kind: 'gap', incarnation: INCARNATION, first: 3n, last: 2n ** 61n, reason: 'corrupt' },
   { kind: 'fact', name: 'archive-owner', value: 'x' },
   { kind: 'ids', through: 2n ** 61n },
   { kind: 'mark', atMs: 1_700_000_000_000 },
