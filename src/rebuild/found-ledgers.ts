@@ -73,16 +73,21 @@ function merge(ledgerId: bigint, copies: readonly { store: string; summary: Ledg
   return {
     ledgerId,
     header: headers[0] ?? null,
-    ensembles: ensemblesOf(headers),
+    ensembles: ensemblesOf(headers, new Set(copies.map(({ store }) => store))),
     seal,
     copies: new Map(copies.map(({ store, summary }) => [store, summary.entries])),
   }
 }
 
 /** Each store's first frame of a ledger names the ensemble it came in with; together they name all of them. */
-function ensemblesOf(headers: readonly LedgerHeader[]): Ensemble[] {
+function ensemblesOf(headers: readonly LedgerHeader[], holders: ReadonlySet<string>): Ensemble[] {
   const byFirst = new Map<bigint, readonly string[]>()
-  for (const { firstEntryId, members } of headers) byFirst.set(firstEntryId, members)
+  const held = (members: readonly string[] | undefined) =>
+    members?.filter((id) => holders.has(id)).length ?? -1
+  // A store that took a lost one's place names itself where the others still name the lost one: the header whose
+  // members hold most copies is the later one.
+  for (const { firstEntryId, members } of headers)
+    if (held(members) > held(byFirst.get(firstEntryId))) byFirst.set(firstEntryId, members)
   const ensembles = [...byFirst].map(([firstEntryId, members]) => ({ firstEntryId, members }))
   ensembles.sort((a, b) => (a.firstEntryId < b.firstEntryId ? -1 : 1))
   const [first, ...rest] = ensembles
