@@ -1,12 +1,14 @@
 import { deleteLedger } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
-import type { SegmentRow } from '../src/model/segment.js'
+import { isClosed, type SegmentRow } from '../src/model/segment.js'
 import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext } from './context.js'
 
 /** Rows that owe a deletion and are looked at in one pass. */
 const OWING_MAX = 10_000
+/** Rows of a stream that are looked at to be forgotten: the oldest. */
+const FORGOTTEN_AT_ONCE = 16
 
 /**
  * Frees the hot copy of a segment that is verified in the archive (invariant 4). The object is looked at once more:
@@ -100,9 +102,17 @@ export async function settleDebts(
   return left
 }
 
-/** Drops the row of a trimmed segment that owes nothing; the newest row stays, numbering goes on from it. */
+/**
+ * Drops the rows of trimmed segments that owe nothing. Numbering goes on from the newest closed row, so that one stays:
+ * an open one behind it may be found empty and be removed by recovery, and then nothing would be left to count on from.
+ */
 export async function forgetTrimmed(context: TieringContext, row: SegmentRow): Promise<void> {
-  if (row.ledgerId !== null || row.object !== null) return
-  const newest = await context.index.newestSegment(row.incarnation)
-  if (newest !== null && newest.segment > row.segment) await context.index.removeSegment(row)
+  const { index } = context
+  const newest = await index.newestSegment(row.incarnation)
+  if (newest === null) return
+  const anchor = isClosed(newest.state) ? newest.segment : newest.segment - 1n
+  for (const old of await index.listSegments(row.incarnation, 0n, FORGOTTEN_AT_ONCE)) {
+    const owes = old.ledgerId !== null || old.object !== null
+    if (old.state === 'trimmed' && !owes && old.segment < anchor) await index.removeSegment(old)
+  }
 }

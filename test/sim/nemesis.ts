@@ -18,7 +18,20 @@ export interface Victims {
   readonly archive: SimDisk | null
   readonly trace: Trace
   readonly restartClient: (client: Client, ms: number) => void
+  /** Runs something within moments of the next acknowledgement: where it hurts most. */
+  readonly atNextAck: (attack: () => void) => void
+  /** Makes several processes append to the streams that this one writes. */
+  readonly contend: (client: Client) => void
 }
+
+/** Deaths and cuts come right behind an acknowledgement as often as at any other moment. */
+const HURTS_AFTER_ACK: readonly FaultKind[] = [
+  'client-death',
+  'store-death',
+  'power-cut',
+  'blackout',
+  'pause',
+]
 
 type Attack = (victims: Victims, random: SimRandom) => void
 
@@ -33,15 +46,19 @@ const ATTACKS: Readonly<Partial<Record<FaultKind, Attack>>> = {
       for (const { host } of cut) network.cut(host, node.host, false)
     })
   },
-  'metadata-partition'({ network, metadata, clients, scheduler, trace }, random) {
-    const { host } = random.pick(clients)
+  'metadata-partition'({ network, metadata, clients, scheduler, trace, contend }, random) {
+    const client = random.pick(clients)
+    const { host } = client
     trace.note(`${host.name} is cut off from the metadata`)
     network.cut(host, metadata.host, true)
-    scheduler.after(random.between(500, 15_000), null, () => network.cut(host, metadata.host, false))
+    contend(client)
+    scheduler.after(random.between(500, 25_000), null, () => network.cut(host, metadata.host, false))
   },
-  pause({ nodes, clients, scheduler, trace }, random) {
-    const { host } = random.chance(0.7) ? random.pick(clients) : random.pick(nodes)
+  pause({ nodes, clients, scheduler, trace, contend }, random) {
+    const client = random.chance(0.7) ? random.pick(clients) : null
+    const host = client?.host ?? random.pick(nodes).host
     if (!host.up || host.paused) return
+    if (client !== null) contend(client)
     trace.fault('pause', host.name)
     host.paused = true
     const { instance } = host
@@ -132,7 +149,11 @@ export function planAttacks(victims: Victims, options: SimOptions): void {
     // Each kind draws from numbers of its own: the shrinker takes one away and leaves the others as they are.
     const own = new SimRandom(options.seed * 101 + FAULT_KINDS.indexOf(kind))
     for (let i = 0; i < count; i += 1) {
-      victims.scheduler.after(own.between(0.05, 1) * options.safetyMs, null, () => attack(victims, own))
+      const begin = (): void => attack(victims, own)
+      const waits = HURTS_AFTER_ACK.includes(kind) && own.chance(0.5)
+      victims.scheduler.after(own.between(0.05, 1) * options.safetyMs, null, () =>
+        waits ? victims.atNextAck(begin) : begin(),
+      )
     }
   }
 }

@@ -41,14 +41,17 @@ export type FaultKind = (typeof FAULT_KINDS)[number]
 /** Kinds that lose what a store made durable. */
 export const LOSSES: readonly FaultKind[] = ['lying-sync', 'misdirected-write', 'bit-rot', 'format']
 
-/** A wrong step put into the simulated world, which the simulator has to find. */
-export type PlantedBug =
-  | 'recovery-does-not-fence'
-  | 'error-is-missing'
-  | 'torn-tail-is-missing'
-  | 'acknowledges-before-sync'
-  | 'forgets-directory-sync'
-  | 'archive-forgets-sync'
+/** Wrong steps that can be put into the simulated world, which the simulator has to find. */
+export const PLANTED_BUGS = [
+  'recovery-does-not-fence',
+  'error-is-missing',
+  'torn-tail-is-missing',
+  'acknowledges-before-sync',
+  'forgets-directory-sync',
+  'archive-forgets-sync',
+] as const
+
+export type PlantedBug = (typeof PLANTED_BUGS)[number]
 
 /** One run, drawn from a seed; the shrinker makes smaller ones. */
 export interface SimOptions {

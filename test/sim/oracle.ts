@@ -43,6 +43,8 @@ export class Oracle {
   /** Segments whose state lets their ledger go. */
   readonly #freed = new Set<string>()
   #archive: SimDisk | null = null
+  /** Called at each acknowledgement. */
+  onAck: () => void = () => {}
   ackedCount = 0
   evictions = 0
   trims = 0
@@ -72,6 +74,7 @@ export class Oracle {
     const { dlsn } = ack
     this.#trace.note(`acked ${n} at ${dlsn}`)
     this.ackedCount += 1
+    this.onAck()
     const truth = this.#truth(incarnation)
     truth.acked.add(n)
     this.#place(truth, n, dlsn)

@@ -9,6 +9,8 @@ import type { Trace } from './trace.js'
 
 const DIRECTORY = '/store'
 const REOPEN_MS = 3_000
+/** Entries that a store is asked for when it opens: those it acknowledged last. */
+const PROBED_MAX = 12
 
 /** A process with one local segment store on a disk of its own: the real store, started, killed and cut off. */
 export class StoreNode {
@@ -73,6 +75,7 @@ export class StoreNode {
       this.storeId = store.id
       this.#trace.note(`${this.host.name} is open`)
       for (const tell of this.#opened.splice(0)) tell()
+      await this.#probe()
     } catch (error) {
       this.#trace.note(`${this.host.name} does not open: ${String(error).slice(0, 200)}`)
       if (!isStratalogError(error)) this.#trace.violate(0, `opening a store failed with ${String(error)}`)
@@ -134,7 +137,9 @@ export class StoreNode {
   async serve(name: string, args: readonly unknown[], work: () => Promise<unknown>): Promise<unknown> {
     const [ledgerId, second] = args as [bigint, unknown]
     if (name === 'deleteLedger') this.#ended.set(ledgerId, -1n)
-    if (name === 'sealLedger') this.#ended.set(ledgerId, (second as LedgerSeal).lastEntryId)
+    // A seal may come again, late, when the ledger is deleted.
+    if (name === 'sealLedger' && !this.#ended.has(ledgerId))
+      this.#ended.set(ledgerId, (second as LedgerSeal).lastEntryId)
     const done = await this.#planted(name, args, work)
     if (name === 'addEntry') this.#acknowledged.add(`${ledgerId}/${String(second)}`)
     if (name === 'readEntry' && (done as { kind: string }).kind === 'missing') {
@@ -147,6 +152,24 @@ export class StoreNode {
         )
     }
     return done
+  }
+
+  /**
+   * Asks a store that has just opened for what it had acknowledged, as recovery may: it may have lost it with its disk,
+   * and may say that it does not know, but not that it never had it.
+   */
+  async #probe(): Promise<void> {
+    const instance = this.host.instance
+    for (const key of [...this.#acknowledged].slice(-PROBED_MAX)) {
+      const [ledgerId, entryId] = key.split('/').map((part) => BigInt(part)) as [bigint, bigint]
+      if (instance !== this.host.instance) return
+      const args = [ledgerId, entryId]
+      try {
+        await this.serve('readEntry', args, async () => this.served().readEntry(ledgerId, entryId))
+      } catch (error) {
+        this.#trace.note(`${this.host.name} can't tell ${key}: ${String(error).slice(0, 100)}`)
+      }
+    }
   }
 
   /** The bugs a store may have, in front of the real one. */

@@ -65,6 +65,8 @@ export class SimWorld {
   readonly archive: SimDisk | null
   readonly streams: StreamRow[] = []
   #next = 0
+  #safety = true
+  readonly #armed: (() => void)[] = []
 
   constructor(options: SimOptions) {
     this.options = options
@@ -83,10 +85,39 @@ export class SimWorld {
       ? new SimDisk('archive', scheduler, this.random.fork(), trace, options.bug)
       : null
     if (this.archive !== null) oracle.watchArchive(this.archive)
+    oracle.onAck = () => {
+      for (const attack of this.#armed.splice(0)) scheduler.after(this.random.between(0, 8), null, attack)
+    }
     this.clients = Array.from(
       { length: options.clients },
       (_, i) => new Client(`client${i}`, this, this.random.fork()),
     )
+  }
+
+  /** See `Victims` in nemesis.ts. */
+  readonly atNextAck = (attack: () => void): void => {
+    this.#armed.push(() => {
+      if (this.#safety) attack()
+    })
+  }
+
+  /** See `Victims` in nemesis.ts. */
+  readonly contend = (client: Client): void => {
+    const stream = this.streams[this.clients.indexOf(client) % this.streams.length]
+    const other = this.random.pick(this.clients.filter((one) => one !== client))
+    for (let i = 0; i < 3; i += 1) {
+      // Its session has ended by now, and it may be the last to hear of that.
+      const ms = this.random.between(4_500, 10_000)
+      this.scheduler.after(ms, null, () => this.#appendBy(other, stream, 1))
+      for (let n = 0; n < 4; n += 1)
+        this.scheduler.after(ms + this.random.between(-5, 40), null, () => this.#appendBy(client, stream, 1))
+    }
+  }
+
+  readonly restartClient = (client: Client, ms: number): void => {
+    this.scheduler.after(ms, null, () => {
+      if (!client.host.up) client.start(this.#followedBy(client))
+    })
   }
 
   async run(): Promise<SimResult> {
@@ -135,7 +166,7 @@ export class SimWorld {
     for (const client of this.clients) client.start(this.#followedBy(client))
     this.#tick()
     this.#planAppends(options.appends, options.safetyMs)
-    planAttacks({ ...this, restartClient: (client, ms) => this.restartClient(client, ms) }, options)
+    planAttacks(this, options)
     await scheduler.wait(options.safetyMs)
     await this.heal()
     const loss = LOSSES.find((kind) => options.faults[kind] !== undefined)
@@ -184,7 +215,11 @@ export class SimWorld {
     const index = this.random.chance(0.8)
       ? this.streams.indexOf(stream)
       : this.random.below(this.clients.length)
-    const client = this.clients[index % this.clients.length]
+    this.#appendBy(this.clients[index % this.clients.length], stream, burst)
+  }
+
+  #appendBy(client: Client | undefined, stream: StreamRow | undefined, burst: number): void {
+    if (stream === undefined) return
     if (client === undefined || !client.host.up || client.host.paused) return
     const numbers = Array.from({ length: burst }, () => this.#next++)
     // What fails is in the trace; whether it may fail is for the phase after the faults to say.
@@ -196,12 +231,6 @@ export class SimWorld {
     return this.#next++
   }
 
-  restartClient(client: Client, ms: number): void {
-    this.scheduler.after(ms, null, () => {
-      if (!client.host.up) client.start(this.#followedBy(client))
-    })
-  }
-
   /** Each stream has one follower, mostly in another process than its writer. */
   #followedBy(client: Client): StreamRow[] {
     const { clients } = this
@@ -211,6 +240,7 @@ export class SimWorld {
   /** Ends all faults; then what was asked for has to settle and every store has to open. */
   async heal(): Promise<void> {
     this.trace.note('everything is healed')
+    this.#safety = false
     this.network.heal()
     for (const disk of [
       ...this.nodes.map((node) => node.disk),
@@ -244,7 +274,9 @@ export class SimWorld {
     const { scheduler, clients } = this
     const victim = this.random.pick(clients)
     const lossMs = this.random.between(2_000, 8_000)
-    scheduler.after(lossMs, null, () => loseOne(kind, node, this.random, this.trace))
+    // Right behind an acknowledgement, before anything marks it as durable: the worst moment to have lied.
+    const lose = (): void => loseOne(kind, node, this.random, this.trace)
+    scheduler.after(lossMs, null, () => this.#armed.push(lose))
     scheduler.after(lossMs + this.random.between(-50, 500), null, () => victim.kill('loss'))
     this.restartClient(victim, lossMs + 2_000)
     await scheduler.wait(20_000)

@@ -1,0 +1,40 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { optionsOf, PLANTED_BUGS, type PlantedBug } from './options.js'
+import { shrink } from './shrink.js'
+import { type SimResult, simulate } from './world.js'
+
+/** Seeds within which each bug has to show, and the invariants that may tell of it. */
+const FOUND: Readonly<Record<PlantedBug, { readonly seeds: number; readonly by: readonly number[] }>> = {
+  'recovery-does-not-fence': { seeds: 200, by: [1, 3] },
+  'error-is-missing': { seeds: 200, by: [1, 3] },
+  'torn-tail-is-missing': { seeds: 200, by: [1] },
+  'acknowledges-before-sync': { seeds: 100, by: [1, 3] },
+  'forgets-directory-sync': { seeds: 20, by: [1] },
+  'archive-forgets-sync': { seeds: 20, by: [4, 7] },
+}
+
+async function find(bug: PlantedBug): Promise<SimResult | null> {
+  for (let seed = 1; seed <= FOUND[bug].seeds; seed += 1) {
+    const result = await simulate(optionsOf(seed, bug))
+    if (FOUND[bug].by.includes(result.violations[0]?.invariant ?? -1)) return result
+  }
+  return null
+}
+
+describe('a bug planted in the world', () => {
+  for (const bug of PLANTED_BUGS) {
+    test(`${bug} is found within ${FOUND[bug].seeds} seeds`, async () => {
+      assert.notEqual(await find(bug), null)
+    })
+  }
+
+  test('a failure shrinks to a smaller run that fails in the same way, again and again', async () => {
+    const found = await find('forgets-directory-sync')
+    assert.ok(found)
+    const small = await shrink(found)
+    assert.equal(small.violations[0]?.invariant, found.violations[0]?.invariant)
+    assert.ok(Object.keys(small.options.faults).length < Object.keys(found.options.faults).length)
+    assert.equal((await simulate(small.options)).hash, small.hash)
+  })
+})

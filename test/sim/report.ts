@@ -1,0 +1,45 @@
+import type { FaultKind } from './options.js'
+import type { SimResult } from './world.js'
+
+/** What many runs came to. */
+export interface Tally {
+  seeds: number
+  violations: number
+  events: number
+  acked: number
+  reads: number
+  evictions: number
+  trims: number
+  readonly faults: Partial<Record<FaultKind, number>>
+}
+
+/** Nothing yet. */
+export function emptyTally(): Tally {
+  return { seeds: 0, violations: 0, events: 0, acked: 0, reads: 0, evictions: 0, trims: 0, faults: {} }
+}
+
+/** Counts a run; a run with several violations is one that failed. */
+export function count(tally: Tally, result: SimResult): void {
+  tally.seeds += 1
+  tally.violations += result.violations.length > 0 ? 1 : 0
+  for (const key of ['events', 'acked', 'reads', 'evictions', 'trims'] as const) tally[key] += result[key]
+  for (const [kind, times] of result.faults) tally.faults[kind] = (tally.faults[kind] ?? 0) + times
+}
+
+/** Adds what another process counted. */
+export function merge(into: Tally, from: Tally): void {
+  for (const key of ['seeds', 'violations', 'events', 'acked', 'reads', 'evictions', 'trims'] as const)
+    into[key] += from[key]
+  for (const [kind, times] of Object.entries(from.faults) as [FaultKind, number][])
+    into.faults[kind] = (into.faults[kind] ?? 0) + times
+}
+
+/** A run that failed, for people: how to have it again and what happened last. */
+export function describe(result: SimResult, lines: number): string {
+  const { options, violations } = result
+  return [
+    `seed ${options.seed}: ${violations.map(({ message }) => message).join('\n  ')}`,
+    `  options ${JSON.stringify(options)}`,
+    ...result.lines.slice(-lines).map((line) => `  ${line.slice(0, 240)}`),
+  ].join('\n')
+}
