@@ -22,7 +22,8 @@ export class ScanWindow {
     assert(windowBytes % PAGE_BYTES === 0, 'a scan window consists of whole pages')
     this.#file = file
     this.sizeBytes = sizeBytes
-    this.#buffer = Buffer.allocUnsafeSlow(windowBytes)
+    // No more than the file has: a store of many small files starts without taking a window for each.
+    this.#buffer = Buffer.allocUnsafeSlow(Math.max(PAGE_BYTES, Math.min(windowBytes, sizeBytes)))
   }
 
   /** `bytes` bytes at `offset`, fewer only where the file ends; valid until the next call. */
