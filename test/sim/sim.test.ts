@@ -4,7 +4,7 @@ import { FAULT_KINDS, optionsOf } from './options.js'
 import { count, describe as described, emptyTally } from './report.js'
 import { simulate } from './world.js'
 
-const SEEDS = 150
+const SEEDS = 120
 
 describe('the simulator', () => {
   test(`${SEEDS} seeds break none of the invariants 1–6 and 8–11, and every kind of fault fires`, async () => {

@@ -43,9 +43,13 @@ export async function simulate(options: SimOptions): Promise<SimResult> {
   // A promise that nobody waits for is a bug of ours wherever it fails.
   const unhandled = (error: unknown): void => world.trace.violate(0, `nobody handles ${String(error)}`)
   process.on('unhandledRejection', unhandled)
+  // Faults make thousands of errors, and their stacks cost more than all the rest.
+  const { stackTraceLimit } = Error
+  Error.stackTraceLimit = 0
   try {
     return await world.run()
   } finally {
+    Error.stackTraceLimit = stackTraceLimit
     process.off('unhandledRejection', unhandled)
     await world.end()
   }
