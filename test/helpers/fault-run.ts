@@ -76,8 +76,15 @@ export class FaultWorker {
     this.#child.kill(signal)
   }
 
-  exited(): Promise<[number | null, string | null]> {
-    return this.#exited
+  /** How it ended: code and signal. One that hangs is killed and an error. */
+  async exited(): Promise<[number | null, string | null]> {
+    const abort = new AbortController()
+    const late = sleep(WAIT_MS, null, { signal: abort.signal }).catch(() => null)
+    const ended = await Promise.race([this.#exited, late])
+    abort.abort()
+    if (ended !== null) return ended
+    await this.kill()
+    throw new Error(`the worker did not end in ${WAIT_MS} ms: ${this.said}${this.complaints}`)
   }
 
   async kill(): Promise<void> {
