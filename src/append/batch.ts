@@ -9,7 +9,12 @@ import { type Ack, ENTRY_BYTES_MAX, RECORD_HEADER_BYTES } from '../model/record.
 
 /** Bytes in front of the records: the ledger's header and digest, then the envelope's header. */
 const RESERVED_BYTES = entryHeaderBytes('CRC32C') + ENVELOPE_HEADER_BYTES
-const INITIAL_BYTES = 4_096
+/** Room a new batch has beyond what is known to come. */
+const SPARE_BYTES = 1_024
+/** Batches up to this share a slab: a buffer of its own for each lone record costs more than the record. */
+const SLICE_BYTES_MAX = 8 * 1_024
+/** Small enough that a slab which one slow store still holds is no loss, and comes from the allocator's heap. */
+const SLAB_BYTES = 64 * 1_024
 const BUFFER_BYTES_MAX = RESERVED_BYTES + ENTRY_BYTES_MAX
 /** Kept free behind the records for a control record that names no producer. */
 const CONTROL_BYTES = RECORD_HEADER_BYTES + producersBytes(0, 0)
@@ -70,12 +75,14 @@ export class Batch {
   #producers: Map<string, LastOfProducer> | null = null
   #controlBytes = CONTROL_BYTES
 
-  /** `expectedBytes`: what the batch before this one took; a stream under load need not grow each buffer anew. */
-  constructor(plan: SegmentPlan, expectedBytes = 0, late: LateWaiter[] = []) {
+  /**
+   * `expectedBytes`: what the batch before this one took; a stream under load need not grow each buffer anew.
+   * `firstBytes`: payload of the record that is added first.
+   */
+  constructor(plan: SegmentPlan, expectedBytes = 0, firstBytes = 0, late: LateWaiter[] = []) {
     this.late = late
-    this.#buffer = Buffer.allocUnsafeSlow(
-      Math.max(INITIAL_BYTES, Math.min(expectedBytes + INITIAL_BYTES, BUFFER_BYTES_MAX)),
-    )
+    const wanted = Math.max(expectedBytes, RESERVED_BYTES + RECORD_HEADER_BYTES + firstBytes)
+    this.#buffer = allocate(Math.min(wanted + SPARE_BYTES, BUFFER_BYTES_MAX))
     this.plan = plan
     this.firstPosition = plan.records + 1
   }
@@ -185,7 +192,7 @@ export class Batch {
    * a store that was slow may still write the ones it was given, and what it writes has to match its checksum.
    */
   replanned(plan: SegmentPlan): Batch {
-    const again = new Batch(plan, this.recordBytes, this.late)
+    const again = new Batch(plan, this.recordBytes, 0, this.late)
     again.#reserve(this.recordBytes)
     this.#buffer.copy(again.#buffer, RESERVED_BYTES, RESERVED_BYTES, this.#end)
     again.#end = this.#end
@@ -222,12 +229,27 @@ export class Batch {
   #reserve(bytes: number): void {
     const needed = this.#end + bytes
     if (needed <= this.#buffer.length) return
-    const grown = Buffer.allocUnsafeSlow(
-      Math.min(Math.max(needed, this.#buffer.length * 4), BUFFER_BYTES_MAX),
-    )
+    const grown = allocate(Math.min(Math.max(needed, this.#buffer.length * 4), BUFFER_BYTES_MAX))
     this.#buffer.copy(grown, 0, 0, this.#end)
     this.#buffer = grown
   }
+}
+
+let slab = Buffer.allocUnsafeSlow(0)
+let slabUsed = 0
+
+/**
+ * Bytes that nobody else has. Small ones are cut from a slab, each byte of which is handed out once; its memory goes
+ * back when the last of them does.
+ */
+function allocate(sizeBytes: number): Buffer {
+  if (sizeBytes > SLICE_BYTES_MAX) return Buffer.allocUnsafeSlow(sizeBytes)
+  if (slabUsed + sizeBytes > slab.length) {
+    slab = Buffer.allocUnsafeSlow(SLAB_BYTES)
+    slabUsed = 0
+  }
+  slabUsed += sizeBytes
+  return slab.subarray(slabUsed - sizeBytes, slabUsed)
 }
 
 /** An acknowledgement that makes its bigints only when somebody looks: there are hundreds of thousands a second. */

@@ -172,7 +172,7 @@ export class SegmentPipe {
     const last = this.#queue.at(-1)
     if (last?.plan === plan && last.recordBytes < ENTRY_TARGET_BYTES && last.fits(payloadBytes, producer))
       return last
-    const batch = new Batch(plan, this.#entryBytes)
+    const batch = new Batch(plan, this.#entryBytes, payloadBytes)
     this.#queue.push(batch)
     return batch
   }
