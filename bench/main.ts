@@ -67,13 +67,20 @@ async function runMember(name: string, { short, scale, parent }: Options): Promi
   const [member] = membersNamed(name)
   if (member === undefined) throw new Error(`no member ${name}`)
   const directory = mkdtempSync(join(parent, 'stratalog-bench-'))
+  const remove = () => rmSync(directory, { recursive: true, force: true })
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => {
+      remove()
+      process.exit(130)
+    })
+  }
   const amount = (full: number, little: number) => (short ? little : Math.ceil(full * scale))
   const bytes = (full: number, little: number) => Math.ceil(amount(full, little) / 1024) * 1024
   try {
     const results = await member.run({ directory, short, rounds: short ? 1 : ROUNDS, amount, bytes })
     process.stdout.write(`${JSON.stringify(results)}\n`)
   } finally {
-    rmSync(directory, { recursive: true, force: true })
+    remove()
   }
 }
 

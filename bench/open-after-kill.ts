@@ -14,6 +14,9 @@ export const OPEN_MEMBER: BenchMember = {
   run: openAfterKill,
 }
 
+/** Far more than it appends before it is killed. */
+const LAST_RECORDS = 1024 * 1024
+
 /** What the process to be killed says once it has opened the log, filled it, and appends. */
 interface Ready {
   readonly openSeconds: number
@@ -60,12 +63,14 @@ async function appendAndDie(bench: Bench, root: string, bytes: number): Promise<
   throw new Error('the process that was to be killed ended by itself')
 }
 
-/** Opens a log, appends so many bytes, says so, and appends until it is killed. */
+/** Opens a log, appends so many bytes, says so, and appends on, in the middle of which it is killed. */
 export async function victim(root: string, bytes: number, short: boolean): Promise<void> {
   const start = performance.now()
   const log = await openLog(root, quiet({ short }))
   const openSeconds = (performance.now() - start) / 1_000
   await appendClosedLoop(log, ['bench'], KIB_RECORD, Math.ceil(bytes / 1024))
   process.stdout.write(`${JSON.stringify({ openSeconds } satisfies Ready)}\n`)
-  await appendClosedLoop(log, ['bench'], KIB_RECORD, Number.MAX_SAFE_INTEGER)
+  // Bounded, should nobody be left to kill it.
+  await appendClosedLoop(log, ['bench'], KIB_RECORD, LAST_RECORDS)
+  throw new Error('nobody killed this process')
 }
