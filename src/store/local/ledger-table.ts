@@ -118,6 +118,7 @@ export class LedgerTable {
   applySection(section: IndexSection, file: LogFile): void {
     const ledger = this.obtain(section.ledgerId)
     this.#touch(ledger, file)
+    file.indexedBytes += section.sizeBytes
     if (ledger.deleted || section.entries === 0 || ledger.isAboveSeal(section.firstId)) return
     const range = this.#addRange(ledger, new FileRange(ledger.id, file, section))
     file.liveEntries += range.count

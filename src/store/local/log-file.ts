@@ -92,6 +92,8 @@ export class LogFile {
   /** Entries of live ledgers, and their bytes: at 0 a closed file can be freed. Copies that a newer one replaced count. */
   liveEntries = 0
   liveBytes = 0
+  /** Bytes of the entries that its index block tells of, dead since or not. */
+  indexedBytes = 0
   readonly ranges: Map<bigint, FileRange> = new Map()
   /** Ledgers with any frame here, dead ones too: their tombstones must outlive this file. */
   readonly ledgerIds: Set<bigint> = new Set()

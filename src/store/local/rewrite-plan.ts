@@ -41,9 +41,12 @@ export function chooseDeadest(files: Iterable<LogFile>, fileBytes: number): LogF
   return dead.sort((a, b) => a.liveBytes - b.liveBytes).slice(0, 1)
 }
 
-/** Rewriting it gives back half of it, and something worth the while. */
+/**
+ * Rewriting it gives back half of it, and something worth the while. Marks and the space around them are no entries
+ * and not dead: in a rewritten file only what died since counts, or it would be rewritten for ever.
+ */
 function mostlyDead(file: LogFile, fileBytes: number): boolean {
-  const deadBytes = file.sizeBytes - file.liveBytes
+  const deadBytes = (file.rewritten ? file.indexedBytes : file.sizeBytes) - file.liveBytes
   return deadBytes > file.sizeBytes / 2 && deadBytes > fileBytes / 4
 }
 
