@@ -27,6 +27,8 @@ const CHUNK_BYTES = 8 << 20
 /** Frames of a chunk nearer than this are read together, this much at most. */
 const GAP_BYTES_MAX = 16 << 10
 const PIECE_BYTES_MAX = 1 << 20
+/** No rate is so low that a copy may rest longer between pieces. */
+const PAUSE_MS_MAX = 60_000
 /** After a failure nothing is tried for so long. */
 const RETRY_MS = 10_000
 
@@ -136,7 +138,7 @@ export class Rewriter {
     const restMs = (bytes / rate) * 1_000 - (clock.monotonicMs() - sinceMs)
     if (restMs <= 1 || this.#stopped.signal.aborted) return
     try {
-      await clock.sleep(restMs, this.#stopped.signal)
+      await clock.sleep(Math.min(restMs, PAUSE_MS_MAX), this.#stopped.signal)
     } catch (error) {
       if (!this.#stopped.signal.aborted) throw error
     }
