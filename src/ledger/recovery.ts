@@ -14,6 +14,9 @@ import { sealOnStores } from './sealing.js'
 
 /** Compare-and-set races with other recoverers; each round one of them advances the state. */
 const ROUNDS_MAX = 16
+/** A store that says `backpressure` to a recovery add is asked again this often and this long. */
+const BACKPRESSURE_PAUSE_MS = 20
+const BACKPRESSURE_MS_MAX = 10_000
 
 /**
  * Closes a ledger whose writer is gone, fencing it first (FORMATS.md §4.5). Any number of recoverers may run at
@@ -222,9 +225,7 @@ async function readd(recovery: Recovery, entry: LedgerEntry, lac: bigint): Promi
     const add = async (id: string) => {
       if (held.has(id) || refusals.has(id)) return
       try {
-        await askOnce(recovery, id, (store) =>
-          store.addEntry(ledgerId, entryId, packaged, { recovery: true }),
-        )
+        await askOnce(recovery, id, (store) => addPatiently(recovery, store, entryId, packaged))
         held.add(id)
       } catch (error) {
         refusals.set(id, error)
@@ -237,6 +238,24 @@ async function readd(recovery: Recovery, entry: LedgerEntry, lac: bigint): Promi
     if (copies >= metadata.ackQuorum) return
     const why = `entry ${entryId} could be written to ${copies} stores`
     throw stillRecovering(ledgerId, why, [...refusals.values()])
+  }
+}
+
+/** A recovery add. A store that has too much to do for other ledgers now is waited for: that is no failure. */
+async function addPatiently(
+  { context, ledgerId }: Recovery,
+  store: SegmentStore,
+  entryId: bigint,
+  entry: PackagedEntry,
+): Promise<void> {
+  const untilMs = context.clock.monotonicMs() + BACKPRESSURE_MS_MAX
+  for (;;) {
+    try {
+      return await store.addEntry(ledgerId, entryId, entry, { recovery: true })
+    } catch (error) {
+      if (!isStratalogError(error, 'backpressure') || context.clock.monotonicMs() >= untilMs) throw error
+    }
+    await context.clock.sleep(BACKPRESSURE_PAUSE_MS)
   }
 }
 

@@ -260,6 +260,25 @@ describe('ledger recovery', () => {
     assert.deepEqual(await recover(writer), { lastEntryId: 1n, lengthBytes: 2 })
   })
 
+  test('a store that has too much to do for a while gets its copy all the same', async () => {
+    const writer = await crashed(['a'])
+    await strand(writer, 1n, 'b', 2n, [0])
+    let busy = true
+    present(two.stores[1], 'store').fault = {
+      before: (call) => {
+        if (call === 'addEntry' && busy) throw failure('backpressure', 'too much waits')
+      },
+    }
+    const recovered = watched(recover(writer))
+    await clock.advance(1_000)
+    assert.equal(recovered.settled, false)
+    busy = false
+    await clock.advance(100)
+    assert.deepEqual(recovered.value, { lastEntryId: 1n, lengthBytes: 2 })
+    assert.deepEqual((await two.context.metadata.read(writer.ledgerId)).metadata.ensembles.length, 1)
+    assert.equal(copiesOf(writer, 1n), 3)
+  })
+
   test('a store that hangs is waited for once, not for each entry', async () => {
     const writer = await crashed(['a', 'b', 'c'])
     for (const [id, text] of ['d', 'e', 'f', 'g'].entries()) {
