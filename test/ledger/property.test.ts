@@ -137,8 +137,6 @@ class Run {
   readonly recoveries: Promise<LedgerSeal | null>[] = []
   readonly #case: Case
   readonly #clock = new ManualClock()
-  /** Entries whose copies were counted. */
-  #checked = 0
 
   constructor(one: Case) {
     this.#case = one
@@ -257,19 +255,15 @@ class Run {
     }
   }
 
-  /** Invariant 1: what was just acknowledged is on Qa stores of the ensemble where others will look for it. */
-  async checkCopies(writer: LedgerWriter): Promise<void> {
+  /** Invariant 1: each entry from `first` up to `end` is on Qa stores of the ensemble where others will look for it. */
+  async checkCopies(writer: LedgerWriter, first: number, end: number): Promise<void> {
     const { metadata } = await this.world.metadata.ledgers.read(writer.ledgerId)
-    for (; this.#checked < this.acknowledged; this.#checked += 1) {
-      const id = BigInt(this.#checked)
+    for (let id = BigInt(first); id < end; id += 1n) {
       const members = ensembleAt(metadata, id)
       const copies = members.filter((member) =>
         this.world.replicas[Number(member.slice(1))]?.ledger(writer.ledgerId).entries.has(id),
       )
-      assert.ok(
-        copies.length >= metadata.ackQuorum,
-        `entry ${id} was acknowledged and of ${members} only ${copies} have it`,
-      )
+      assert.ok(copies.length >= metadata.ackQuorum, `of ${members} only ${copies} have entry ${id}`)
     }
   }
 
@@ -297,9 +291,10 @@ async function crashAndRecover(one: Case): Promise<void> {
   try {
     const writer = await newLedger(run.writing.context, one.quorum)
     for (const next of one.steps) {
+      const before = run.acknowledged
       await run.step(writer, next)
       await quiet(2)
-      await run.checkCopies(writer)
+      await run.checkCopies(writer, before, run.acknowledged)
     }
     await quiet()
     await Promise.all(run.recoveries)
@@ -320,6 +315,8 @@ async function crashAndRecover(one: Case): Promise<void> {
       seal.lastEntryId >= BigInt(acknowledged) - 1n,
       `${acknowledged} acknowledged, end at ${seal.lastEntryId}`,
     )
+
+    await run.checkCopies(writer, 0, Number(seal.lastEntryId) + 1)
 
     // The writer was not dead after all: what it had sent arrives now. It may still learn of copies that were durable
     // before the fence, of entries that recovery found then, and of no others (invariant 3).
