@@ -38,6 +38,20 @@ describe('append, read, tail, import', () => {
     assert.equal(read.err, '(from 2025-01-01T00:00:00Z, until 2025-02-01T00:00:00Z, 1 record, hot)\n')
   })
 
+  test('a producer, an expected tail and a finished stream', async () => {
+    const input = 'one\ntwo\n'
+    await ok(['append', 'once', '--producer', 'job-7'], input)
+    const again = await ok(['append', 'once', '--producer', 'job-7'], `${input}three\n`)
+    assert.equal(again.match(/duplicate/g)?.length, 2)
+    assert.equal((await ok(['read', 'once', '--raw'])).toString(), 'one\ntwo\nthree\n')
+    await ok(['append', 'once', '--if-tail', '2', '--message', 'four'])
+    const late = await cli(['append', 'once', '--if-tail', '2', '--message', 'five'])
+    assert.match(late.err, /at sequenceId 3 and the append expects it at sequenceId 2/)
+    assert.notEqual(late.code, 0)
+    assert.match(await ok(['stream', 'finish', 'once']), /finished/)
+    assert.match((await cli(['append', 'once', '--message', 'six'])).err, /once is finished/)
+  })
+
   test('JSON of append, read and tail', async () => {
     const [ack] = values(await ok(['--json', 'append', 'j', '--txid', '1000', '--message', 'hello']))
     assert.deepEqual(
