@@ -253,11 +253,11 @@ function allocate(sizeBytes: number): Buffer {
 }
 
 /** An acknowledgement that makes its bigints only when somebody looks: there are hundreds of thousands a second. */
-class RecordAck implements Ack {
+export class RecordAck implements Ack {
   readonly txid: bigint
   readonly time: number
   readonly copies: number
-  readonly duplicate: boolean = false
+  readonly duplicate: boolean
   readonly #segment: bigint
   readonly #entryId: bigint
   readonly #slot: number
@@ -271,7 +271,9 @@ class RecordAck implements Ack {
     txid: bigint,
     time: number,
     copies: number,
+    duplicate = false,
   ) {
+    this.duplicate = duplicate
     this.#segment = segment
     this.#entryId = entryId
     this.#slot = slot

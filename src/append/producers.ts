@@ -3,7 +3,7 @@ import { Dlsn } from '../model/dlsn.js'
 import { StratalogError } from '../model/errors.js'
 import { PRODUCERS_MAX, type ProducerRecord, type ProducerState } from '../model/producer.js'
 import type { Ack } from '../model/record.js'
-import type { Batch, LateWaiter, Waiter } from './batch.js'
+import { type Batch, type LateWaiter, RecordAck, type Waiter } from './batch.js'
 
 /** Entry bytes written since the last snapshot before another is due: what opening a writer reads at most. */
 const SNAPSHOT_EVERY_BYTES = 8 * 1024 * 1024
@@ -180,5 +180,6 @@ export function remember(states: Map<string, ProducerState>, state: ProducerStat
 /** What a retry is told: where the producer's last record is, its own or, for an older one, at most a later one. */
 function duplicateAck(state: ProducerState, copies: number): Ack {
   const { dlsn, sequenceId, txid, timeMs } = state
-  return { dlsn, sequenceId, txid, time: timeMs, copies, duplicate: true }
+  const first = sequenceId - dlsn.slot
+  return new RecordAck(dlsn.segment, dlsn.entry, Number(dlsn.slot), first, txid, timeMs, copies, true)
 }

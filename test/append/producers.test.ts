@@ -127,6 +127,7 @@ describe('producers', () => {
     const again = await append('p', 2)
     assert.equal(place(again), place(second))
     assert.equal(again.duplicate, true)
+    assert.equal(JSON.parse(JSON.stringify(again)).duplicate, true)
     assert.equal(again.time, second.time)
     const older = await append('p', 1)
     assert.equal(older.duplicate, true)
