@@ -10,8 +10,8 @@ import { ask, type LedgerContext } from './context.js'
 import { emptyReport, isComplete, type ShareReport } from './share-report.js'
 import { firstEnsembleWith, membersOf, shareOf } from './shares.js'
 
-/** Read, written and read back at a time: a store reads as much with one call. */
-const RUN_BYTES = 4 * 2 ** 20
+/** Read, written and read back at a time: enough for one sync, little beside what the writers of the store have waiting. */
+const RUN_BYTES = 2 * 2 ** 20
 /** Bad copies in a row before more than one is taken at once. */
 const HOLE_ENTRIES = 16
 /** Unrepairable entries that are named; the others of a report are counted. */
