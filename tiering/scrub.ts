@@ -1,11 +1,12 @@
 import type { LedgerContext } from '../src/ledger/context.js'
 import { repairLedger } from '../src/ledger/repair.js'
 import type { ColdCopies } from '../src/ledger/share-filler.js'
-import type { UnrepairableEntry } from '../src/ledger/share-report.js'
+import { emptyReport, type UnrepairableEntry } from '../src/ledger/share-report.js'
 import { present } from '../src/model/assert.js'
 import type { Policy } from '../src/model/policy.js'
 import type { StreamRow } from '../src/model/segment.js'
 import type { SegmentIndex } from '../src/ports/segment-index.js'
+import { isGivenUp, logUnrepairable } from './given-up.js'
 import { Pace } from './pace.js'
 import type { PassOutcome } from './pass-loop.js'
 
@@ -113,11 +114,13 @@ export class Scrub {
   async #scrub(state: ScrubState, ledgerId: bigint, signal: AbortSignal): Promise<void> {
     const { ledger, cold } = this.#context
     const pace = (sizeBytes: number, stop?: AbortSignal) => this.#pace.take(sizeBytes, stop)
-    const report = await repairLedger(ledger, ledgerId, { cold, pace, signal })
-    const unrepairable = [
-      ...state.unrepairable.filter((entry) => entry.ledgerId !== ledgerId),
-      ...report.unrepairable,
-    ]
+    const skip = await isGivenUp(this.#context, ledgerId)
+    const report = skip ? emptyReport() : await repairLedger(ledger, ledgerId, { cold, pace, signal })
+    // Evicted or trimmed under the scrub: what it did not find there is not lost.
+    const bad = report.unrepairable.length > 0 && !(await isGivenUp(this.#context, ledgerId))
+    const found = bad ? report.unrepairable : []
+    logUnrepairable(this.#context, found)
+    const unrepairable = [...state.unrepairable.filter((entry) => entry.ledgerId !== ledgerId), ...found]
     const done: ScrubState = {
       ...state,
       after: ledgerId,

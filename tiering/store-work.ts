@@ -5,7 +5,9 @@ import type { UnrepairableEntry } from '../src/ledger/share-report.js'
 import { membersOf, shareEntries } from '../src/ledger/shares.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { LedgerMetadata } from '../src/model/ledger.js'
+import type { SegmentIndex } from '../src/ports/segment-index.js'
 import type { SegmentStore } from '../src/ports/segment-store.js'
+import { isGivenUp, logUnrepairable } from './given-up.js'
 import { Pace } from './pace.js'
 import type { StoreWork } from './store-facts.js'
 
@@ -24,6 +26,8 @@ export interface WorkProgress {
   doneBytes: number
   /** Still open: they come when they are closed. */
   openLedgers: number
+  /** Evicted or trimmed, and not deleted everywhere yet: the agent that tiers does that. */
+  doomedLedgers: number
   /** Not whole: a copy was not to be had, or the new store failed. */
   incompleteLedgers: number
   copiedEntries: number
@@ -35,6 +39,7 @@ export interface WorkProgress {
 
 export interface WorkContext {
   readonly ledger: LedgerContext
+  readonly index: SegmentIndex
   readonly cold: ColdCopies | null
   /** Stores that take no new ledgers, by id. */
   readonly out: ReadonlySet<string>
@@ -114,6 +119,7 @@ async function measure(context: WorkContext, work: StoreWork, signal: AbortSigna
     doneLedgers: 0,
     doneBytes: 0,
     openLedgers: 0,
+    doomedLedgers: 0,
     incompleteLedgers: 0,
     copiedEntries: 0,
     copiedBytes: 0,
@@ -143,6 +149,11 @@ async function moveLedger(
   signal: AbortSignal,
 ): Promise<void> {
   const { work } = progress
+  // Its copies go for good: nobody reads them any more, and nothing of it is to be made anew.
+  if (await isGivenUp(context, ledgerId)) {
+    progress.doomedLedgers += 1
+    return
+  }
   const to = work.to ?? (await placeFor(context, metadata))?.id ?? null
   if (to === null) {
     progress.incompleteLedgers += 1
@@ -155,6 +166,11 @@ async function moveLedger(
     { from: work.from, to },
     { cold: context.cold, pace: (sizeBytes, stop) => pace.take(sizeBytes, stop), signal },
   )
+  if (moved.outcome === 'incomplete' && (await isGivenUp(context, ledgerId))) {
+    progress.doomedLedgers += 1
+    return
+  }
+  logUnrepairable(context, moved.unrepairable)
   count(progress, moved, shareBytes(metadata, work.from))
 }
 

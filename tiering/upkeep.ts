@@ -111,7 +111,7 @@ export class Upkeep {
     for (const work of facts.works) {
       // Its store is still to be made: the command that began it does that when it is run again.
       if (work.kind === 'replace' && work.to === null) continue
-      const context = { ledger, cold: this.#coldCopies(), out: new Set(facts.out) }
+      const context = { ledger, index, cold: this.#coldCopies(), out: new Set(facts.out) }
       const onProgress = (progress: WorkProgress) => {
         for (const listener of this.#listeners) listener(progress)
       }

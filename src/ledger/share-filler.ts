@@ -272,10 +272,6 @@ class ShareFiller {
     this.#report.unrepairableEntries += 1
     const entry = { ledgerId, entryId, storeId: target, reason: messageOf(why) }
     if (this.#report.unrepairable.length < NAMED_MAX) this.#report.unrepairable.push(entry)
-    this.#context.logger.error(
-      { ...entry, ledgerId: ledgerId.toString(), entryId: entryId.toString() },
-      'an entry has no valid copy left on any store or in the archive',
-    )
   }
 
   /** Writes copies to the target, all on their way at once, and reads them back. */

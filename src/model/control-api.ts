@@ -247,6 +247,8 @@ export interface StoreProgressDto {
   readonly doneBytes: number
   /** Not closed yet: the agent takes them when they are. */
   readonly openLedgers: number
+  /** Evicted or trimmed, and not deleted everywhere yet. */
+  readonly doomedLedgers: number
   /** Not whole: a copy was not to be had, or could not be written. */
   readonly incompleteLedgers: number
   readonly copiedEntries: number

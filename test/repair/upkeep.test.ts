@@ -39,7 +39,7 @@ async function closed(sizeBytes: number): Promise<bigint> {
 }
 
 /** The index, with one stream that is said to have so much hot. */
-function indexWith(hotBytes: number): SegmentIndex {
+function indexWith(hotBytes: number, owing: readonly bigint[] = []): SegmentIndex {
   const index = world.metadata.index
   const stream = { incarnation: 'a', name: 'a' } as StreamRow
   return Object.assign(Object.create(index) as SegmentIndex, {
@@ -47,6 +47,7 @@ function indexWith(hotBytes: number): SegmentIndex {
     setFact: index.setFact.bind(index),
     listStreams: async (after: string) => (after === '' ? [stream] : []),
     totals: async () => ({ hotBytes }),
+    segmentsOwing: async () => owing.map((ledgerId) => ({ ledgerId })),
   })
 }
 
@@ -129,6 +130,24 @@ describe('the scrub', () => {
     assert.deepEqual(await pass(), [])
     assert.equal((await scrub.state()).repaired, 2)
   })
+})
+
+test('what is being deleted is neither mended nor called lost (invariant 8)', async () => {
+  const [evicted, kept] = [await closed(10), await closed(10)]
+  for (const replica of world.replicas) replica.ledgers.delete(evicted)
+  const scrub = new Scrub({
+    ledger: context,
+    index: indexWith(MIB, [evicted]),
+    cold: null,
+    policy: policy(10_000),
+  })
+  for (let step = 0; step < 3; step += 1) {
+    const stepped = watched(scrub.step(new AbortController().signal))
+    while (!stepped.settled) await clock.advance(1_000)
+  }
+  const state = await scrub.state()
+  assert.deepEqual([state.idle, state.after, state.unrepairable.length, state.repaired], [true, kept, 0, 0])
+  assert.ok(world.replicas.every((replica) => !replica.ledgers.has(evicted)))
 })
 
 describe('a pace', () => {
