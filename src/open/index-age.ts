@@ -3,7 +3,7 @@ import { StratalogError } from '../model/errors.js'
 import type { LedgerMetadataStore } from '../ports/ledger-metadata.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
 import type { LedgerSummary, SegmentStore } from '../ports/segment-store.js'
-import { knownSequence } from '../rebuild/catch-up.js'
+import { knownMark } from '../rebuild/catch-up.js'
 import type { DecidedState } from '../rebuild/decisions.js'
 
 /** Ledgers a store lists at once: each page costs it one look over its whole table. */
@@ -28,12 +28,17 @@ export interface IndexAndStores {
  * a segment's ledger that has no metadata, and that lies above the newest row or belongs to an unknown stream, was
  * made after this index was.
  *
- * Metadata without a ledger tell where everything since was evicted: the stores forget a ledger only after its
- * metadata are gone. For one that was still open its header may never have become durable; there a mark that the index
- * does not know of tells (`RecordedIndex`). Decisions alone make no index old: they are caught up with.
+ * A mark that the stores have and the index does not know tells that copies were given up since: what was open then,
+ * or not begun, left no ledger that could tell (`RecordedIndex`). Closed metadata without a ledger tell the same of what
+ * was closed: the stores forget a ledger only after its metadata are gone. Other decisions make no index old: they are
+ * caught up with.
  */
 export async function checkIndexAge(root: string, compared: IndexAndStores): Promise<void> {
   const { index, ledgers, stores, decided } = compared
+  const marked = decided.mark?.sequence ?? 0n
+  const known = await knownMark(index)
+  if (marked > known)
+    throw older(root, 'copies were given up that it does not know of', `${marked}`, `${known}`)
   const readable: string[] = []
   let absent: Set<bigint> | null = null
   for (const store of stores) {
@@ -47,11 +52,11 @@ export async function checkIndexAge(root: string, compared: IndexAndStores): Pro
     }
     absent = absent === null ? absentHere : intersection(absent, absentHere)
   }
-  const marked = decided.mark !== null && decided.mark.sequence > (await knownSequence(index))
   for (const id of absent ?? []) {
     const { metadata } = await ledgers.read(id)
     const unread = metadata.ensembles.some(({ members }) => members.some((one) => !readable.includes(one)))
-    const held = metadata.state === 'CLOSED' ? metadata.lastEntryId >= 0n : marked
+    // An open one may not have become durable anywhere before a crash.
+    const held = metadata.state === 'CLOSED' && metadata.lastEntryId >= 0n
     if (!unread && held) throw older(root, `ledger ${id} is on no store any more`, id.toString(), null)
   }
 }

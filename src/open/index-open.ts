@@ -5,7 +5,7 @@ import { isStratalogError, StratalogError } from '../model/errors.js'
 import { policyQuorum } from '../model/quorum.js'
 import type { LedgerMetadataStore } from '../ports/ledger-metadata.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
-import { catchUp, recordWhatLacks } from '../rebuild/catch-up.js'
+import { catchUp, lastSequence, recordWhatLacks } from '../rebuild/catch-up.js'
 import {
   DecisionWriter,
   type FoundDecisions,
@@ -87,7 +87,12 @@ async function record(log: IndexlessLog, { metadata, found }: Sound): Promise<Op
     await catchUp(metadata.index, found, logger)
     const decided = foldDecisions(found.recorded)
     const storesMin = policyQuorum(config.policyFor('').policy, stores.all().length).min
-    const decisions = new DecisionWriter(context, random, storesMin, decided.sequence)
+    const decisions = new DecisionWriter(
+      context,
+      random,
+      storesMin,
+      await lastSequence(metadata.index, decided),
+    )
     const index = new RecordedIndex({ index: metadata.index, decisions, clock, decided })
     await recordWhatLacks(context, index, decisions, decided)
     const ledgers = new RecordedLedgers(metadata.ledgers, decisions, decided.idsThrough)

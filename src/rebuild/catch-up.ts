@@ -12,15 +12,26 @@ import {
   foldDecisions,
   isGivenUp,
 } from './decisions.js'
-import { gapOf, type RecordedIndex, SEQUENCE_FACT, trimOf } from './recorded-index.js'
+import { gapOf, MARK_FACT, type RecordedIndex, SEQUENCE_FACT, trimOf } from './recorded-index.js'
 
 const STREAMS_PAGE = 1_000
 /** Gaps looked at in one start; what is beyond has its turn when these are written down. */
 const GAPS_MAX = 10_000
 
 /** The sequence of the newest decision an index knows of; 0n: it is from before there were any. */
-export async function knownSequence(index: SegmentIndex): Promise<bigint> {
+async function knownSequence(index: SegmentIndex): Promise<bigint> {
   return BigInt((await index.fact(SEQUENCE_FACT)) ?? '0')
+}
+
+/** The sequence of the newest mark an index knows of; 0n: none. */
+export async function knownMark(index: SegmentIndex): Promise<bigint> {
+  return BigInt((await index.fact(MARK_FACT)) ?? '0')
+}
+
+/** The highest sequence that index or stores know of: a mark that only the index knows of must not be drawn again. */
+export async function lastSequence(index: SegmentIndex, decided: DecidedState): Promise<bigint> {
+  const known = [decided.sequence, await knownSequence(index), await knownMark(index)]
+  return known.reduce((a, b) => (a > b ? a : b))
 }
 
 /**

@@ -139,14 +139,18 @@ export class DecisionWriter {
     this.#sequence = sequence
   }
 
+  /** A sequence for one decision that the index is to know of before the stores do. */
+  nextSequence(): bigint {
+    this.#sequence += 1n
+    return this.#sequence
+  }
+
   /**
    * Resolves with the sequence once `storesMin` stores have the decision; `not_enough_stores` when that can't be
    * any more. A decision that failed this way may still be on a store: like any write without an answer it may count
    * later or never.
    */
-  async write(decision: Decision): Promise<bigint> {
-    this.#sequence += 1n
-    const sequence = this.#sequence
+  async write(decision: Decision, sequence: bigint = this.nextSequence()): Promise<bigint> {
     const frame = encodeDecision(sequence, this.#random.bytes(NONCE_BYTES), decision)
     await this.#put(decision, frame)
     return sequence

@@ -6,7 +6,7 @@ import type { ArchiveStore } from '../ports/archive-store.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
 import { type DecidedState, foldDecisions, readDecisions, spreadDecisions } from './decisions.js'
 import { type FoundLedgers, findLedgers, metadataOf } from './found-ledgers.js'
-import { SEQUENCE_FACT } from './recorded-index.js'
+import { MARK_FACT, SEQUENCE_FACT } from './recorded-index.js'
 import { emptyReport, noteLoss, noteOrphan, type RebuildReport } from './report.js'
 import { type PlannedSegment, planSegments, type SegmentLedger } from './segment-plan.js'
 import { coldRow, gapRow, hotRow, openRow, type StreamEnd, trimmedRow } from './segment-rows.js'
@@ -70,6 +70,7 @@ export async function rebuildIndex(options: RebuildOptions): Promise<RebuildRepo
   noteOrphans(found, used, sources, report)
   for (const [name, value] of decided.facts) await target.index.setFact(name, value)
   await target.index.setFact(SEQUENCE_FACT, decided.sequence.toString())
+  await target.index.setFact(MARK_FACT, (decided.mark?.sequence ?? 0n).toString())
   refuseLosses(report, options)
   return report
 }

@@ -11,6 +11,8 @@ import type { DecidedState, DecisionWriter } from './decisions.js'
 export const RECORDED_FACTS: readonly string[] = ['archive-owner']
 /** The fact that is the sequence of the newest decision this index knows of. */
 export const SEQUENCE_FACT = 'decision-sequence'
+/** The fact that is the sequence of the newest mark this index knows of. */
+export const MARK_FACT = 'mark-sequence'
 
 export interface RecordedIndexOptions {
   readonly index: SegmentIndex
@@ -120,9 +122,15 @@ export class RecordedIndex implements SegmentIndex {
     }
   }
 
+  /**
+   * Here the index comes first: one that does not know of a mark on the stores was then surely made before it, and no
+   * crash makes the newest look like that. In one that knows of it everything the mark covers is closed.
+   */
   async #mark(): Promise<void> {
     const atMs = this.#clock.nowMs()
-    await this.#decided({ kind: 'mark', atMs }, async () => {})
+    const sequence = this.#decisions.nextSequence()
+    await this.#index.setFact(MARK_FACT, sequence.toString())
+    await this.#decisions.write({ kind: 'mark', atMs }, sequence)
     this.#markMs = atMs
   }
 

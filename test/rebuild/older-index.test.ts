@@ -58,6 +58,24 @@ describe('an index from before what the stores hold (invariants 1 and 12)', () =
     assert.equal(oldFiles().length, 1)
   })
 
+  test('everything since was evicted, the stream was not there yet in the copy', async () => {
+    lives.options = { archive: join(lives.root, 'archive'), defaults: { hot: { for: 0 }, evict: { lag: 0 } } }
+    await lives.life(async () => {})
+    const old = lives.copyAs('old')
+    const before = await lives.life(async (log) => {
+      await log.stream('a').append('one')
+      await log.stream('a').seal()
+      await log.tier.run()
+      for await (const row of log.segments('a')) assert.equal(row.ledgerId, null)
+      return everything(log)
+    })
+    lives.putBack(old)
+    await lives.life(async (log) => {
+      assert.deepEqual(await everything(log), before)
+      assert.equal((await log.stream('a').append('two')).sequenceId, 1n)
+    })
+  })
+
   test('everything since was evicted, the segment was closed in the copy', async () => {
     lives.options = { archive: join(lives.root, 'archive'), defaults: { hot: { for: 0 }, evict: { lag: 0 } } }
     await lives.life(async (log) => {
