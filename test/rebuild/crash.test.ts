@@ -133,7 +133,7 @@ describe('random lives, then index.db is gone (invariants 1, 8, 12)', () => {
           mine.end()
         }
       }),
-      { numRuns: Number(process.env.TEST_LIVES ?? 12) },
+      { numRuns: Number(process.env.TEST_LIVES ?? 6) },
     )
   })
 
