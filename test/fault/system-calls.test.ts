@@ -300,7 +300,10 @@ describe(`faults at system calls (seed ${SEED})`, { skip: missing ?? false }, ()
               if (kind === 'lie') [lies, given] = [lies + 1, given + found]
               rmSync(outcome.directory, { recursive: true })
             } catch (error) {
-              failures.push(error instanceof Error ? (error.stack ?? error.message) : String(error))
+              const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
+              failures.push(text)
+              // At once: running all of them takes long, and one may not want to wait for the end.
+              console.error(text)
             }
           })
           assert.ok(
