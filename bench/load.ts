@@ -15,7 +15,8 @@ const STORES = 3
 const FILE_BYTES = 64 * MIB
 /** More freed files than that a store does not keep. */
 const SPARE_BYTES = 8 * FILE_BYTES
-const REST_MS_MAX = 60_000
+/** Rewriting in the background is slow on purpose. */
+const REST_MS_MAX = 300_000
 
 /** Nothing but the log: no agent, no socket, no configuration of this machine. */
 export function quiet({ short }: Pick<Bench, 'short'>): OpenOptions {
