@@ -105,7 +105,7 @@ export class Upkeep {
   }
 
   async #workPass(signal: AbortSignal): Promise<WorkPass> {
-    const { keeper, ledger } = this.#context
+    const { index, keeper, ledger } = this.#context
     const facts = await readStoreFacts(keeper)
     const pass = { works: [] as WorkProgress[], failed: [] as unknown[], nextDueMs: null as number | null }
     for (const work of facts.works) {

@@ -185,10 +185,18 @@ describe('a store whose copies go elsewhere', () => {
       startedMs: 0,
       bytesPerSecond: null,
     }
-    await changeStoreFacts(index, (facts) => ({ ...withWork(facts, from, work), out: [from] }))
+    let noted: string | null = null
+    const keeper = {
+      read: async () => noted,
+      write: async (text: string) => {
+        noted = text
+      },
+    }
+    await changeStoreFacts(keeper, (facts) => ({ ...withWork(facts, from, work), out: [from] }))
     const upkeep = new Upkeep({
       ledger: context,
       index,
+      keeper,
       archive: null,
       policy: policy(100_000),
       repairs: new RepairQueue(context),
@@ -202,7 +210,7 @@ describe('a store whose copies go elsewhere', () => {
     await open.close()
     for (let turn = 0; turn < 40; turn += 1) await clock.advance(500)
     assert.equal((await members(open.ledgerId)).includes(from), false)
-    assert.deepEqual((await readStoreFacts(index)).works, [])
+    assert.deepEqual((await readStoreFacts(keeper)).works, [])
     await upkeep.close()
   })
 })
