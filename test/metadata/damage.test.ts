@@ -125,7 +125,7 @@ describe('a damaged index', () => {
       (error) =>
         isStratalogError(error, 'corrupt') &&
         error.message.includes(bad) &&
-        error.message.includes('put the newest copy of it back'),
+        error.message.includes('stratalog index rebuild'),
     )
     assert.deepEqual(readFileSync(bad), text)
   })
