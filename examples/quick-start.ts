@@ -10,6 +10,7 @@ const trades = log.stream('trades', { codec: json<Trade>() }) // a handle: no I/
 
 const sum = await trades.appendAll(history(), {
   txid: (trade) => BigInt(trade.at), // a position of your own, here the time
+  producer: 'loader-1', // run again after a crash it appends nothing twice
 }) // batched, in order, a bounded number under way
 console.log(`${sum.count} records, ${sum.first} … ${sum.last}`)
 

@@ -54,6 +54,27 @@ describe('docs/errors.md', () => {
   })
 })
 
+describe('docs/reliability.md', () => {
+  test('names for each invariant tests that cite it by its number', () => {
+    const rows = [...read('docs/reliability.md').matchAll(/^\| (\d+) \| (.+?) \| (.+?) \|/gm)]
+    assert.deepEqual(
+      rows.map(([, number]) => Number(number)),
+      [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+    )
+    for (const [, number, , tests] of rows) {
+      const files = [...`${tests}`.matchAll(/`(test\/[^`]+)`/g)].map(([, file]) => `${file}`)
+      assert.ok(files.length > 0, `invariant ${number} has tests`)
+      for (const file of files) assert.ok(cites(read(file), `${number}`), `${file} cites invariant ${number}`)
+    }
+  })
+
+  /** Whether a text says "invariant 3", "invariants 1 and 3" or "Invariants 1, 2, 3". */
+  function cites(text: string, number: string): boolean {
+    const lists = text.matchAll(/invariants? ((?:\d+(?:, | and |, and )?)+)/gi)
+    return [...lists].some(([, list]) => `${list}`.split(/\D+/).includes(number))
+  }
+})
+
 describe('every document', () => {
   for (const file of DOCUMENTS) {
     test(`${file} names only files that are there`, () => {
