@@ -42,6 +42,29 @@ describe('a store that was cut off', () => {
   const temporary = new TempDirectories()
   afterEach(() => temporary.removeAll())
 
+  test('invariant 1: a ledger that was in doubt when it was sealed stays so, however often power fails', async () => {
+    const disk = new MemoryDisk()
+    const first = await open(disk)
+    await first.openLedger(header(1n))
+    await addAll(first, 1n, 0n, 1, 500)
+    let cut = await afterPowerCut(disk, () => false)
+    // The disk had lied: what the store acknowledged went with the power.
+    for (const [path, { bytes, durable }] of cut.files)
+      if (path.includes('/log-')) for (const content of [bytes, durable]) content.fill(0)
+    const second = await open(cut)
+    assert.equal(await kindOf(second, 1n, 0n), 'suspect')
+    // Whoever closed the ledger with the other stores tells this one where it ends.
+    await second.sealLedger(1n, { lastEntryId: 0n, lengthBytes: 500 })
+    for (let life = 0; life < 3; life += 1) {
+      cut = await afterPowerCut(cut, () => false)
+      const store = await open(cut)
+      assert.equal(await kindOf(store, 1n, 0n), 'suspect', `life ${life}`)
+      assert.equal(await kindOf(store, 1n, 1n), 'missing', `life ${life}`)
+      // So that this life is cut off, too, and not one that wrote nothing.
+      await store.openLedger(header(BigInt(10 + life)))
+    }
+  })
+
   test('on a real disk: what was acknowledged is there, the rest is suspect, not missing', async () => {
     const directory = await temporary.make()
     const store = await openStore(directory)

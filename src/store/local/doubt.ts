@@ -28,12 +28,20 @@ export class Doubt {
       return { kind: 'missing' }
     }
     this.checkNothingLost(ledgerId, ledger)
-    const bornGeneration = ledger?.bornGeneration ?? 0n
-    const sealedBefore = ledger?.seal != null && ledger.sealGeneration <= this.#uncleanGeneration
-    if (this.#uncleanGeneration > 0n && bornGeneration <= this.#uncleanGeneration && !sealedBefore) {
-      return { kind: 'suspect' }
-    }
+    if (this.mayHaveLostTail(ledger)) return { kind: 'suspect' }
     return { kind: 'missing' }
+  }
+
+  /**
+   * Whether a run that was cut off may have taken frames of the ledger along. A seal that was durable before that says
+   * that none is lost, since what came before it was durable, too; unless the ledger was in doubt already when it was
+   * sealed (generation 0): a later end of the same kind must not make an earlier one forgotten.
+   */
+  mayHaveLostTail(ledger: Ledger | null): boolean {
+    const bornGeneration = ledger?.bornGeneration ?? 0n
+    if (this.#uncleanGeneration === 0n || bornGeneration > this.#uncleanGeneration) return false
+    if (ledger?.seal == null || ledger.sealGeneration === 0n) return true
+    return ledger.sealGeneration > this.#uncleanGeneration
   }
 
   /** Throws `corrupt` if durable frames of the ledger may be lost. */

@@ -9,7 +9,7 @@ export class Ledger {
   bornGeneration = 0n
   fenced = false
   seal: LedgerSeal | null = null
-  /** Generation whose file first held the seal. */
+  /** Generation whose file first held the seal; 0: what came before it may be lost (`Doubt.mayHaveLostTail`). */
   sealGeneration = 0n
   /** Deleted; kept as a tombstone as long as any file holds frames of it. */
   deleted = false

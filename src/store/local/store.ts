@@ -286,7 +286,9 @@ class LocalStore implements SegmentStore, TableEvents {
     const ledger = known ?? this.#started.table.obtain(ledgerId)
     ledger.sealAsked = { ...seal }
     try {
-      await this.#once(`seal ${ledgerId}`, mark('seal', ledgerId, encodeSealLength(seal), seal.lastEntryId))
+      const frame = mark('seal', ledgerId, encodeSealLength(seal), seal.lastEntryId)
+      const bornGeneration = this.#doubt.mayHaveLostTail(known) ? 0n : frame.bornGeneration
+      await this.#once(`seal ${ledgerId}`, { ...frame, bornGeneration })
     } catch (error) {
       ledger.sealAsked = ledger.seal
       throw error
