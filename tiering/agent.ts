@@ -360,7 +360,9 @@ export class TieringAgent {
     const first = await index.oldestSegment(stream.incarnation)
     if (first === null) return { segments: [], unlistedBytes: 0 }
     const oldest = await index.listSegments(stream.incarnation, first.segment, OLDEST_MAX)
-    const end = present(oldest.at(-1), 'oldest segments').segment
+    const end = oldest.at(-1)?.segment
+    // The only segment there was: another process found that its ledger is empty, and removed it since.
+    if (end === undefined) return { segments: [], unlistedBytes: 0 }
     const hot = (await index.listHotSegments(stream.incarnation, HOT_MAX)).filter((row) => row.segment > end)
     const newest = await index.newestSegment(stream.incarnation)
     // Beyond the most that are listed the open one must still be seen: it rolls by its age.
