@@ -24,6 +24,8 @@ export class StoreNode {
   /** The id that ensembles name; another one after the disk was formatted. */
   storeId: string | null = null
   #opened: (() => void)[] = []
+  /** Told before a ledger is deleted here. */
+  onDelete: (ledgerId: bigint) => void = () => {}
   /** Entries this store acknowledged, and ledgers it deleted: what `missing` may never be said of. */
   readonly #acknowledged = new Set<string>()
   readonly #ended = new Map<bigint, bigint>()
@@ -136,7 +138,10 @@ export class StoreNode {
   /** Runs one request and watches what the store promises with its answer. */
   async serve(name: string, args: readonly unknown[], work: () => Promise<unknown>): Promise<unknown> {
     const [ledgerId, second] = args as [bigint, unknown]
-    if (name === 'deleteLedger') this.#ended.set(ledgerId, -1n)
+    if (name === 'deleteLedger') {
+      this.onDelete(ledgerId)
+      this.#ended.set(ledgerId, -1n)
+    }
     // A seal may come again, late, when the ledger is deleted.
     if (name === 'sealLedger' && !this.#ended.has(ledgerId))
       this.#ended.set(ledgerId, (second as LedgerSeal).lastEntryId)

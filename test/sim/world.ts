@@ -85,6 +85,8 @@ export class SimWorld {
       { length: options.stores },
       (_, i) => new StoreNode(`store${i}`, scheduler, this.random.fork(), trace, options),
     )
+    // Copies go before the metadata do (decision 0010): by the time those go it is too late to look.
+    for (const node of this.nodes) node.onDelete = (ledgerId) => oracle.beforeLedgerDelete(ledgerId)
     this.archive = options.archive
       ? new SimDisk('archive', scheduler, this.random.fork(), trace, options.bug)
       : null
