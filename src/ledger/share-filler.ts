@@ -334,6 +334,7 @@ class ShareFiller {
     try {
       // Evicted meanwhile: a store that has forgotten it already must not learn of it anew.
       await this.#context.metadata.read(this.#share.ledgerId)
+      await this.#fence()
       await ask(this.#context, this.#share.target, (store) => store.openLedger(header))
     } catch (error) {
       this.#options.signal?.throwIfAborted()
@@ -341,6 +342,19 @@ class ShareFiller {
       if (!isStratalogError(error, 'ledger_exists')) throw new TargetLost(error)
     }
     this.#opened = true
+  }
+
+  /**
+   * A closed ledger takes no plain adds. And a store that lost all it had of this one would take it for a new one, of
+   * which nothing can be lost, and say *missing* of entries it once acknowledged: one it knows by a fence is old.
+   */
+  async #fence(): Promise<void> {
+    try {
+      await ask(this.#context, this.#share.target, (store) => store.fence(this.#share.ledgerId))
+    } catch (error) {
+      // Fenced all the same; what else it holds can't be told, which is why it is mended.
+      if (!isDamage(error)) throw error
+    }
   }
 
   /** The header names the ensemble as it is going to be: an index rebuilt from stores reads it there. */

@@ -7,12 +7,14 @@ import { LedgerReader } from '../../src/ledger/reader.js'
 import { replaceMember } from '../../src/ledger/rebuild.js'
 import { repairLedger } from '../../src/ledger/repair.js'
 import { RepairQueue } from '../../src/ledger/repair-queue.js'
-import type { ColdCopies } from '../../src/ledger/share-filler.js'
-import { shareEntries, shareOf } from '../../src/ledger/shares.js'
+import { type ColdCopies, fillShare } from '../../src/ledger/share-filler.js'
+import { shareEntries, shareOf, withMember } from '../../src/ledger/shares.js'
 import type { Quorum } from '../../src/model/quorum.js'
 import { realClock } from '../../src/system/clock.js'
+import { MemoryDisk } from '../helpers/memory-disk.js'
 import { failure, type MemoryStore } from '../helpers/memory-store.js'
 import { appendText, newLedger, QUORUM_322, World } from '../helpers/protocol.js'
+import { afterPowerCut, entryOf, openStore, header as storeHeader } from '../helpers/store.js'
 
 /** Invariant 9: a corrupt copy is repaired where another is good. Invariant 1: repair and rebuild lose nothing. */
 
@@ -83,6 +85,32 @@ function cold(entries: number, damaged: readonly number[] = []): ColdCopies {
 }
 
 describe('repair of one ledger (invariant 9)', () => {
+  test('invariant 1: a store that lost a ledger whole does not say "missing" while it is only half mended', async () => {
+    const ledgerId = await closed(5)
+    const disk = new MemoryDisk()
+    const first = await openStore('/store', { disk })
+    await first.openLedger(storeHeader(ledgerId))
+    for (let id = 0n; id < 5n; id += 1n) await first.addEntry(ledgerId, id, entryOf(ledgerId, id, 40))
+    const cut = await afterPowerCut(disk, () => false)
+    for (const [path, { bytes }] of cut.files) if (path.includes('/log-')) bytes.fill(0)
+    const local = await openStore('/store', { disk: cut })
+    const { metadata } = await context.metadata.read(ledgerId)
+    for (const at of [1, 2]) replica(at).forget(ledgerId, 3n)
+    const share = {
+      ledgerId,
+      metadata: withMember(metadata, store(0).id, local.id),
+      member: local.id,
+      target: local.id,
+    }
+    const get = (id: string) => (id === local.id ? local : context.stores.get(id))
+    const stores = { get, all: () => [], writable: async () => [] }
+    const report = await fillShare({ ...context, stores }, share, {})
+    assert.deepEqual([report.repairedEntries, report.unrepairableEntries], [4, 1])
+    // Another store that is away may still have it: a reader must not be told that it is lost.
+    assert.equal((await local.readEntry(ledgerId, 3n)).kind, 'suspect')
+    await local.close()
+  })
+
   test('absent, torn and damaged copies are taken from the others, digests checked, and read back', async () => {
     const ledgerId = await closed(20)
     replica(0).forget(ledgerId, 3n)
