@@ -1,7 +1,13 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { openSqliteMetadata, type SqliteMetadata } from '../../src/metadata/sqlite/open.js'
+import { SqliteDatabase } from '../../src/metadata/sqlite/database.js'
+import {
+  openSqliteMetadata,
+  type SqliteMetadata,
+  type SqliteMetadataOptions,
+} from '../../src/metadata/sqlite/open.js'
+import { MIGRATIONS } from '../../src/metadata/sqlite/schema.js'
 import { StratalogError } from '../../src/model/errors.js'
 import type { SegmentRow } from '../../src/model/segment.js'
 import type { Coordination, Lease } from '../../src/ports/coordination.js'
@@ -17,6 +23,46 @@ import type { Trace } from './trace.js'
 const SESSION_MS = 4_000
 /** A file system in memory where there is one: the service never dies, so its syncs only cost time. */
 const MEMORY = '/dev/shm'
+
+/** Questions about one stream or one ledger, named by the first argument. */
+const OF_ONE: ReadonlySet<string> = new Set([
+  'stream',
+  'segment',
+  'listSegments',
+  'listHotSegments',
+  'newestSegment',
+  'oldestSegment',
+  'totals',
+  'policyOverride',
+  'read',
+])
+/** All questions: what changes nothing. */
+const READS: ReadonlySet<string> = new Set([
+  ...OF_ONE,
+  'streamByName',
+  'listStreams',
+  'segmentForTxid',
+  'segmentForSequenceId',
+  'segmentForTime',
+  'segmentsInState',
+  'segmentsOwing',
+  'fact',
+  'list',
+])
+
+/** An index with its tables and nothing in them: to make one takes longer than to run many a seed's faults. */
+let template: Uint8Array | null = null
+
+function emptyIndex(directory: string, options: SqliteMetadataOptions): SqliteMetadata {
+  const file = join(directory, 'index.db')
+  if (template === null) {
+    const made = join(directory, 'template.db')
+    SqliteDatabase.open(made, { migrations: MIGRATIONS }).close()
+    template = readFileSync(made)
+  }
+  writeFileSync(file, template, { mode: 0o600 })
+  return openSqliteMetadata(file, options)
+}
 
 interface Held {
   readonly host: Host
@@ -46,6 +92,11 @@ export class MetadataService {
   readonly #directory = mkdtempSync(join(existsSync(MEMORY) ? MEMORY : tmpdir(), 'stratalog-sim-'))
   readonly #leases = new Map<string, Held>()
   readonly #epochs = new Map<string, bigint>()
+  /**
+   * What SQLite answered since the last change of a stream, of a ledger, of any ledger or (under '') of anything else:
+   * most questions are asked again and again by processes that wait.
+   */
+  readonly #answers = new Map<string, Map<string, unknown>>()
   /** Since when a process has not been heard of. */
   readonly #silentSince = new Map<Host, number>()
 
@@ -56,9 +107,12 @@ export class MetadataService {
     this.#trace = trace
     this.#oracle = oracle
     scheduler.start(this.host)
-    this.sqlite = openSqliteMetadata(join(this.#directory, 'index.db'), {
+    this.sqlite = emptyIndex(this.#directory, {
       clock: new HostClock(scheduler, this.host),
       logger: trace.logger('metadata'),
+      // The service never dies: nothing of it has to be durable or looked at for damage.
+      building: true,
+      checkBytesMax: 0,
     })
   }
 
@@ -95,6 +149,8 @@ export class MetadataService {
 
   /** What changes a row or a ledger passes by the oracle, before it is done and after. */
   async #observed(name: string, args: readonly unknown[], work: () => Promise<unknown>): Promise<unknown> {
+    if (READS.has(name)) return this.#answered(name, args, work)
+    this.#forget(args[0])
     if (name === 'updateSegment') {
       const [row, patch] = args as [SegmentRow, SegmentPatch]
       const found = await this.sqlite.index.segment(row.incarnation, row.segment)
@@ -102,11 +158,33 @@ export class MetadataService {
     }
     if (name === 'delete' && typeof args[0] === 'bigint') this.#oracle.beforeLedgerDelete(args[0])
     const done = await work()
+    this.#forget(args[0])
     if (name === 'compareAndSet') this.#oracle.ledgerChanged(args[0] as bigint, args[2])
     if (name === 'updateSegment') this.#oracle.rowChanged(done as SegmentRow)
     if (name === 'beginSegment') this.#oracle.segmentBegun(done as SegmentRow)
     if (name === 'removeSegment') this.#oracle.segmentRemoved(args[0] as SegmentRow)
     return done
+  }
+
+  /** An answer belongs to all who ask: frozen, so that none of them changes what another is told. */
+  async #answered(name: string, args: readonly unknown[], work: () => Promise<unknown>): Promise<unknown> {
+    const about = name === 'list' ? 'ledgers' : OF_ONE.has(name) ? String(args[0]) : ''
+    const answers = this.#answers.get(about) ?? new Map<string, unknown>()
+    this.#answers.set(about, answers)
+    const question = `${name} ${args.join()}`
+    const known = answers.get(question)
+    if (known !== undefined) return known
+    const answer = frozen(await work())
+    answers.set(question, answer)
+    return answer
+  }
+
+  /** Something about a stream, a row or a ledger changes or has changed. */
+  #forget(about: unknown): void {
+    const one =
+      typeof about === 'object' && about !== null && 'incarnation' in about ? about.incarnation : about
+    this.#answers.delete(String(one))
+    this.#answers.delete(typeof about === 'bigint' ? 'ledgers' : '')
   }
 
   #watch(from: Host, incarnation: string, changed: () => void): { close(): void } {
@@ -157,4 +235,10 @@ export class MetadataService {
       held.lost.abort(new StratalogError('lease_lost', `the lease ${name} is lost`)),
     )
   }
+}
+
+function frozen<T>(value: T): T {
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return value
+  for (const part of Object.values(value)) frozen(part)
+  return Object.freeze(value)
 }

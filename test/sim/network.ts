@@ -111,15 +111,16 @@ export class Network {
     const answer = (settle: () => void): void => {
       if (this.#outstanding.delete(call)) this.#answer(request, settle, reject)
     }
+    const work = (): void => {
+      request.work().then(
+        (value) => answer(() => resolve(value)),
+        (error: unknown) => answer(() => reject(error)),
+      )
+    }
     if (!to.up) answer(() => reject(unknown(`${to.name} is down`)))
-    // As an event of the receiver: one that is paused reads it when it goes on.
-    else
-      this.#scheduler.after(0, to, () => {
-        request.work().then(
-          (value) => answer(() => resolve(value)),
-          (error: unknown) => answer(() => reject(error)),
-        )
-      })
+    // One that is paused reads it when it goes on.
+    else if (to.paused) this.#scheduler.after(0, to, work)
+    else work()
   }
 
   #answer<T>(request: Request<T>, settle: () => void, reject: (error: unknown) => void): void {

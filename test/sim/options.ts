@@ -103,15 +103,17 @@ export function optionsOf(seed: number, bug: PlantedBug | null = null): SimOptio
     faults[kind] = RATES[kind] ?? 1 + random.below(3)
   }
   if (lossy) faults[random.pick(LOSSES)] = 1
+  // What breaks mostly breaks in a small world, and many of those fit where one large one does.
+  const large = random.chance(0.15)
   for (const effect of ['torn-sector', 'unsynced-lost', 'unsynced-kept'] as const) faults[effect] = 1
   return {
     seed,
     stores: Math.max(quorum.ensemble, 3 + random.below(2)),
-    clients: 2 + random.below(2),
-    streams: 1 + random.below(2),
+    clients: large || random.chance(0.2) ? 3 : 2,
+    streams: large || random.chance(0.2) ? 2 : 1,
     quorum,
-    appends: 20 + random.below(40),
-    safetyMs: 20_000 + random.below(60_000),
+    appends: large ? 30 + random.below(40) : 12 + random.below(24),
+    safetyMs: large ? 30_000 + random.below(50_000) : 10_000 + random.below(25_000),
     rollBytes: random.pick([1_000, 2_000, 8_000]),
     hotForMs: random.pick([4_000, 20_000, 600_000]),
     evictLagMs: random.pick([0, 1_000, 5_000]),

@@ -16,8 +16,10 @@ import { Trace, type Violation } from './trace.js'
 /** Far more than any run needs: what exceeds it goes round in circles. */
 const EVENTS_MAX = 400_000
 const TICK_MS = 1_000
-/** Longer than any message is under way and any call of the library waits. */
-const CALM_MS = 45_000
+/** Longer than any call of the library waits for an answer that was lost, and a second copy of a message is under way. */
+const CALM_MS = 15_000
+/** Longer than any message or call that a fault made slow is under way. */
+const CALM_AFTER_SLOWNESS_MS = 45_000
 /** Within this time after everything is healed everything has to work. */
 const LIVENESS_MS = 240_000
 
@@ -261,7 +263,9 @@ export class SimWorld {
         down: false,
       })
     for (const { host } of [...this.nodes, ...this.clients]) if (host.paused) this.scheduler.resume(host)
-    await this.scheduler.wait(CALM_MS)
+    const { delay, stall } = this.options.faults
+    const slow = delay !== undefined || stall !== undefined
+    await this.scheduler.wait(slow ? CALM_AFTER_SLOWNESS_MS : CALM_MS)
     await this.until('every append settles', () => this.clients.every(({ pending }) => pending === 0))
     for (const node of this.nodes) node.restartLater(0)
     await this.until('every store opens', () => this.nodes.every((node) => node.isOpen))

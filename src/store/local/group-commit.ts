@@ -318,9 +318,11 @@ export class GroupCommit {
   #armMark(delayMs: number): void {
     this.#timer ??= this.#options.clock.setTimer(delayMs, () => {
       this.#timer = null
-      const idleMs = this.#options.clock.monotonicMs() - this.#lastGroupMs
-      if (idleMs < this.#options.idleMarkMs || this.#loop !== null) {
-        this.#armMark(Math.max(1, this.#options.idleMarkMs - idleMs))
+      const { clock, idleMarkMs } = this.#options
+      const idleMs = clock.monotonicMs() - this.#lastGroupMs
+      if (idleMs < idleMarkMs || this.#loop !== null) {
+        // A group that is under way may hang for long, and what it ends with is idle at the earliest after the whole time.
+        this.#armMark(this.#loop !== null ? idleMarkMs : Math.max(1, idleMarkMs - idleMs))
         return
       }
       this.#markDue = true
