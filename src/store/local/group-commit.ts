@@ -1,6 +1,7 @@
 import { assert, present } from '../../model/assert.js'
 import { isStratalogError, StratalogError } from '../../model/errors.js'
 import type { Clock, Timer } from '../../ports/clock.js'
+import type { Logger } from '../../ports/logger.js'
 import type { CommitItem } from './commit-item.js'
 import { GROUP_HEADER_BYTES, PAGE_BYTES, pageEnd } from './frame.js'
 import { frameBytes, GroupEncoder } from './group.js'
@@ -26,6 +27,7 @@ export interface CommitEvents {
 
 export interface CommitOptions {
   readonly clock: Clock
+  readonly logger: Logger
   readonly health: StoreHealth
   readonly space: Space
   readonly events: CommitEvents
@@ -132,24 +134,38 @@ export class GroupCommit {
     while (this.#loop !== null) await this.#loop
   }
 
-  /** After the queue is drained for the last time: writes the mark of a clean end and closes the file. */
+  /** After nothing is accepted any more: writes the mark of a clean end and closes the file. */
   async finish(): Promise<void> {
     this.#timer?.cancel()
+    // The mark of an idle log may have fallen due since the queue was drained: both would be written to one place.
+    await this.drain()
     const open = this.#open
     if (open === null) return
     this.#open = null
     try {
       if (this.#options.health.poisoned === null) {
         await this.#writeMark(open, true)
-        // Nothing is ever appended to a file that was closed: what it did not use goes back, or each short run of a
-        // command would leave a whole file behind. The mark is durable: if the block is not, start scans the file.
         closeFile(open)
-        if (open.groups > 0) await endWithIndexBlock(open.file, open.handle)
+        if (open.groups > 0) await this.#endWithIndex(open)
       }
     } catch (error) {
       throw this.#options.health.poison(error)
     } finally {
       await open.handle.close()
+    }
+  }
+
+  /**
+   * Nothing is ever appended to a file that was closed: what it did not use goes back, or each short run of a command
+   * would leave a whole file behind. The mark is durable, so a block that can't be written loses nothing and is no
+   * failure of the end: start scans the file.
+   */
+  async #endWithIndex({ file, handle }: OpenFile): Promise<void> {
+    try {
+      await endWithIndexBlock(file, handle)
+    } catch (error) {
+      if (!isStratalogError(error)) throw error
+      this.#options.logger.warn({ error, path: file.path }, 'a file was closed without its index')
     }
   }
 
