@@ -4,9 +4,9 @@ import type { Clock, Timer } from '../../ports/clock.js'
 import type { Logger } from '../../ports/logger.js'
 import type { CommitItem } from './commit-item.js'
 import { GROUP_HEADER_BYTES, PAGE_BYTES, pageEnd } from './frame.js'
-import { frameBytes, GroupEncoder } from './group.js'
+import { GroupEncoder } from './group.js'
 import type { StoreHealth } from './health.js'
-import { indexBlockBytes } from './index-block.js'
+import { indexBlockBytes, markBytes } from './index-block.js'
 import { IndexRoom } from './index-room.js'
 import { endWithIndexBlock } from './index-writer.js'
 import type { Ledger } from './ledger.js'
@@ -85,12 +85,15 @@ export class GroupCommit {
 
   #checkRoom(item: CommitItem): void {
     const { fileBytes, pendingBytesMax } = this.#options
-    const itemBytesMax = entriesEnd(fileBytes) - indexBlockBytes(1, 1, 0) - GROUP_HEADER_BYTES
-    if (item.bytes > itemBytesMax) {
+    // In an empty file, with its place in the index block: a mark stands there once more.
+    const isEntry = item.kind === 'entry'
+    const indexBytes = indexBlockBytes(isEntry ? 1 : 0, 1, isEntry ? 0 : markBytes(item))
+    const room = (item.usesReserve ? marksEnd(fileBytes) : entriesEnd(fileBytes)) - indexBytes
+    if (pageEnd(GROUP_HEADER_BYTES + item.bytes) > room) {
       throw new StratalogError(
         'invalid_argument',
         `a body of ${item.body.byteLength} bytes does not fit a file of ${fileBytes}: write smaller ones`,
-        { expected: itemBytesMax, found: item.bytes },
+        { expected: room - GROUP_HEADER_BYTES, found: item.bytes },
       )
     }
     // Marks may still come where entries may not: a fence or a delete must not wait for writers to slow down.
@@ -214,7 +217,6 @@ export class GroupCommit {
     const open = this.#open
     if (open === null) return []
     const { fileBytes, groupBytesMax } = this.#options
-    const marksEnd = fileBytes - MARKS_BYTES
     const entryEnd = open.marksOnly ? 0 : entriesEnd(fileBytes)
     const index = new IndexRoom(open.file)
     let count = 0
@@ -222,7 +224,8 @@ export class GroupCommit {
     for (const item of this.#waiting) {
       groupBytes += item.bytes
       const indexBytes = index.with(item)
-      if (open.end + pageEnd(groupBytes) + indexBytes > (item.usesReserve ? marksEnd : entryEnd)) break
+      if (open.end + pageEnd(groupBytes) + indexBytes > (item.usesReserve ? marksEnd(fileBytes) : entryEnd))
+        break
       if (count > 0 && groupBytes > groupBytesMax) break
       count += 1
     }
@@ -235,12 +238,13 @@ export class GroupCommit {
     this.#inFlight = group
     const begin = open.end
     const offsets = await this.#writeGroup(open, group, false)
-    this.#inFlight = []
     group.forEach((item, at) => {
       this.#options.events.durable(item, open.file, begin + present(offsets[at], 'frame offset'))
     })
+    // In the same turn, and not before: whatever fails above must not leave anybody waiting.
+    this.#inFlight = []
     for (const item of group) {
-      this.#pendingBytes -= frameBytes(item)
+      this.#pendingBytes -= item.bytes
       item.succeed()
     }
     open.marked = false
@@ -356,7 +360,12 @@ function closeFile(open: OpenFile): void {
   file.closed = true
 }
 
+/** Behind it is room for the marks of an idle log and of a clean end. */
+function marksEnd(fileBytes: number): number {
+  return fileBytes - MARKS_BYTES
+}
+
 /** Entries end here, so that fences, seals and deletes still find room when the next file can't be had. */
 function entriesEnd(fileBytes: number): number {
-  return fileBytes - MARKS_BYTES - (fileBytes >= 4 << 20 ? 64 << 10 : 2 * PAGE_BYTES)
+  return marksEnd(fileBytes) - (fileBytes >= 4 << 20 ? 64 << 10 : 2 * PAGE_BYTES)
 }
