@@ -1,7 +1,7 @@
 import { Buffer } from 'node:buffer'
 import { crc32c } from '../../format/checksum.js'
 import { present } from '../../model/assert.js'
-import { StratalogError } from '../../model/errors.js'
+import { isStratalogError, StratalogError } from '../../model/errors.js'
 import type { Damage } from './damage.js'
 import type { EntryPlace } from './entry-index.js'
 import type { EntrySearch, FoundEntry, LoadedRows } from './entry-search.js'
@@ -14,6 +14,8 @@ import { FileRange, type LogFile } from './log-file.js'
 const GAP_BYTES_MAX = 64 << 10
 /** One read of consecutive frames. */
 const RUN_BYTES_MAX = 4 << 20
+/** Between short entries of many ledgers lies far more than is asked for: this bounds what is in memory (invariant 11). */
+const RUNS_AT_ONCE = 4
 
 interface Wanted {
   readonly file: LogFile
@@ -52,8 +54,13 @@ export class EntryReader {
     }
     try {
       const runs = splitRuns(await this.#plan(ledger, first, last, bytesMax, hold))
-      const results = await Promise.allSettled(runs.map((run) => this.#run(ledger.id, run)))
-      return joined(runs, results)
+      const answer: Uint8Array[] = []
+      for (let at = 0; at < runs.length; at += RUNS_AT_ONCE) {
+        const some = runs.slice(at, at + RUNS_AT_ONCE)
+        const results = await Promise.allSettled(some.map((run) => this.#run(ledger.id, run)))
+        if (!addWhole(answer, some, results)) break
+      }
+      return answer
     } finally {
       for (const { release } of held.values()) await release()
     }
@@ -91,21 +98,37 @@ export class EntryReader {
     return wanted
   }
 
-  /**
-   * Entries of one file that lie close together, with one read; ends before a damaged one that is not the
-   * first.
-   */
+  /** Entries of one file that lie close together; ends before one that can't be had and is not the first. */
   async #run(ledgerId: bigint, run: readonly Wanted[]): Promise<Uint8Array[]> {
+    try {
+      return await this.#read(ledgerId, run)
+    } catch (error) {
+      if (run.length === 1 || !isStratalogError(error, 'io_failed')) throw error
+    }
+    // A sector that can't be read, perhaps of what lies between: it is not to take its neighbours along.
+    const answer: Uint8Array[] = []
+    for (const wanted of run) {
+      const [result] = await Promise.allSettled([this.#read(ledgerId, [wanted])])
+      if (!addWhole(answer, [[wanted]], [result])) break
+    }
+    return answer
+  }
+
+  /** With one read. */
+  async #read(ledgerId: bigint, run: readonly Wanted[]): Promise<Uint8Array[]> {
     const { file, place: from } = present(run[0], 'first of run')
     const to = present(run.at(-1), 'last of run').place
     const bytes = Buffer.allocUnsafe(to.offset + FRAME_HEADER_BYTES + to.bodyBytes - from.offset)
     const filled = await this.#handles.use(file, (handle) => handle.read(bytes, from.offset))
+    const wantedBytes = run.reduce((sum, { place }) => sum + place.bodyBytes, 0)
+    // An answer of a few short entries must not keep all that lay between them.
+    const sparse = wantedBytes < bytes.byteLength / 2
     const answer: Uint8Array[] = []
     for (const { entryId, place } of run) {
       const at = place.offset - from.offset
-      const body = filled < bytes.byteLength ? null : checkedBody(bytes, at, file, ledgerId, entryId, place)
+      const body = checkedBody(bytes.subarray(0, filled), at, file, ledgerId, entryId, place)
       if (body !== null) {
-        answer.push(body)
+        answer.push(sparse ? Buffer.from(body) : body)
         continue
       }
       this.#damage.found(file, place.offset, FRAME_HEADER_BYTES + place.bodyBytes)
@@ -116,24 +139,27 @@ export class EntryReader {
   }
 }
 
-/** The entries up to the first that could not be read. */
-function joined(
-  runs: readonly Wanted[][],
+/**
+ * Adds the entries up to the first that could not be read; whether all could. Throws what kept the first of the whole
+ * answer from being read.
+ */
+function addWhole(
+  answer: Uint8Array[],
+  runs: readonly (readonly Wanted[])[],
   results: readonly PromiseSettledResult<Uint8Array[]>[],
-): Uint8Array[] {
-  const answer: Uint8Array[] = []
+): boolean {
   for (const [at, result] of results.entries()) {
     if (result.status === 'rejected') {
       if (answer.length === 0) throw result.reason
-      break
+      return false
     }
     answer.push(...result.value)
-    if (result.value.length < present(runs[at], 'run').length) break
+    if (result.value.length < present(runs[at], 'run').length) return false
   }
-  return answer
+  return true
 }
 
-/** The body of an entry's frame that is whole, and that one. */
+/** The body of an entry's frame, if it stands whole at `at` of `bytes`; null for anything else. */
 export function checkedBody(
   bytes: Buffer,
   at: number,
