@@ -303,7 +303,7 @@ export class LedgerWriter {
       while (await this.#replaceSome());
     } catch (error) {
       if (isStratalogError(error, 'fenced')) this.#fail(error)
-      // Nothing is counted on the stores that are out, so both ensembles hold what is acknowledged from here on.
+      // Nothing is counted on the stores that were to go, so both ensembles hold what is acknowledged from here on.
       const fields = { err: error, ledger: this.ledgerId.toString() }
       this.#context.logger.warn(fields, 'stores of a ledger could not be replaced')
     } finally {
@@ -334,7 +334,9 @@ export class LedgerWriter {
   /**
    * Commits an ensemble that begins with the first unacknowledged entry, then sends what is pending to its new stores.
    * The LAC stands still until the metadata are durable: an entry above it that was acknowledged earlier might have
-   * copies nobody would look for. A crash in between leaves new members that know nothing, and say so.
+   * copies nobody would look for. For the same reason copies on the stores that go count no more from here on, also
+   * where the change fails: it may have been done all the same. A crash in between leaves new members that know
+   * nothing, and say so.
    */
   async #changeEnsemble(spare: readonly SegmentStore[]): Promise<void> {
     const firstEntryId = this.lac + 1n
@@ -345,6 +347,7 @@ export class LedgerWriter {
     const members = this.#replicas.map(
       (old) => (fresh.find((one) => one.index === old.index) ?? old).store.id,
     )
+    for (const { copies } of this.#queue.pending) for (const { index } of fresh) copies.delete(index)
     this.#current = await changeOwnLedger(this.#context, this.#current, (metadata) => ({
       ...metadata,
       ensembles: withEnsemble(metadata.ensembles, { firstEntryId, members }),
@@ -361,9 +364,7 @@ export class LedgerWriter {
     )
     for (const add of this.#queue.pending) {
       for (const replica of this.#holders(add.entryId)) {
-        if (!fresh.includes(replica)) continue
-        add.copies.delete(replica.index)
-        this.#send(add, replica)
+        if (fresh.includes(replica)) this.#send(add, replica)
       }
     }
     this.#publishLac()

@@ -259,6 +259,40 @@ describe('ensemble change', () => {
     assert.equal(await contents(writer.ledgerId), 'abc')
   })
 
+  test('behind a change whose end nobody knows only copies in both ensembles count (invariant 1)', async () => {
+    const [zero, two] = [hold(0), hold(2)]
+    const writer = await newLedger(one.context)
+    const { metadata } = one
+    const read = metadata.read.bind(metadata)
+    metadata.fault = {
+      after: () => {
+        metadata.read = () => Promise.reject(failure('store_unavailable', 'gone'))
+        throw failure('store_unavailable', 'connection lost')
+      },
+    }
+    // Store 1 has the entry when it fails, and nobody tells the writer that store 3 stands in its place from there on.
+    const first = watched(appendText(writer, 'a'))
+    await quiet()
+    breakAdds(1)
+    const second = watched(appendText(writer, 'b'))
+    await quiet()
+    metadata.fault = {}
+    metadata.read = read
+    assert.deepEqual(await ensembles(writer), ['0: s0 s3 s2'])
+    zero.open()
+    await quiet()
+    assert.equal(first.settled, false, 'who looks for it asks store 0 alone of those that have it')
+    two.open()
+    await quiet()
+    assert.ok(first.value && second.value)
+    const other = world.process()
+    present(other.stores[0], 'store 0').state = 'unreachable'
+    assert.deepEqual(await recoverLedger(other.context, writer.ledgerId), {
+      lastEntryId: 1n,
+      lengthBytes: 2,
+    })
+  })
+
   test('a ledger that failed is closed at its LAC: what was rejected is no part of it', async () => {
     for (const at of [3, 4]) store(at).state = 'full'
     const writer = await newLedger(one.context)
