@@ -134,7 +134,8 @@ export class ProducerTable {
         producers: [...this.#sent.values()],
       })
     }
-    const producers = changes?.states ?? []
+    // Of more than are remembered the earlier ones are forgotten by the later ones of the same entry.
+    const producers = changes?.states.slice(-PRODUCERS_MAX) ?? []
     return encodeProducers({ kind: 'changes', snapshotEntry: this.#snapshotEntry, producers })
   }
 
