@@ -116,7 +116,8 @@ export function sessionConditions<T>(options: AppendAllOptions<T>): (value: T) =
 
 /**
  * The records of a batch with what each depends on, all checked before the first is taken: the tail is looked at for
- * the first alone, and room is asked for once, so that a batch is taken as a whole or not at all.
+ * the first alone, and room is asked for once, so that a batch is taken as a whole or not at all. The bytes are
+ * copied: they wait for the writer while the values are the caller's again.
  */
 export function batchOf<T>(
   values: readonly T[],
@@ -138,6 +139,8 @@ export function batchOf<T>(
   const togetherBytes = checkTogether(records)
   return records.map((record, at) => ({
     ...record,
+    // `slice` would not do: that of a Buffer shares the bytes.
+    payload: typeof record.payload === 'string' ? record.payload : new Uint8Array(record.payload),
     conditions: { ...record.conditions, togetherBytes: at === 0 ? togetherBytes : 0 },
   }))
 }

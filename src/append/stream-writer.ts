@@ -6,6 +6,7 @@ import type { Waiter } from './batch.js'
 import { loadProducers } from './load-producers.js'
 import {
   type AppendConditions,
+  asFailure,
   finishedError,
   refuseBytes,
   refuseFence,
@@ -35,6 +36,7 @@ export class StreamWriter {
   #lastTxid: bigint
   #lastAppendMs: number
   #finished = false
+  #finishing: Promise<void> | null = null
   #closing: Promise<void> | null = null
   #closedFor: StratalogError | null = null
 
@@ -130,11 +132,13 @@ export class StreamWriter {
 
   /** Whether what the append depends on has decided it already: it was refused, or appended before. */
   #answered(conditions: AppendConditions, waiter: Waiter): boolean {
-    const { producer, fence, ifTail } = conditions
+    const { producer, fence, ifTail, togetherBytes } = conditions
     const { name, epoch } = this.#stream
     const tail = this.#nextSequenceId === 0n ? 'empty' : this.#nextSequenceId - 1n
     let refused = this.#refuseAll()
     if (fence !== null && fence !== epoch) refused ??= refuseFence(name, fence, epoch, tail)
+    // What comes together with a retry follows it unasked, so there has to be room before the retry is answered.
+    if (togetherBytes !== null && togetherBytes > 0) refused ??= this.#refuseRoom(togetherBytes)
     if (refused === null && producer !== null) {
       const look = this.#pipe.producers.look(producer, this.#options.quorum().ack, waiter)
       if (look === 'seen') return true
@@ -172,9 +176,17 @@ export class StreamWriter {
 
   /**
    * Ends the stream for ever: takes nothing more, seals what was taken, then says so in the stream's row. A crash
-   * before that leaves the stream as it was.
+   * before that leaves the stream as it was. Those that come while it is under way get its outcome.
    */
-  async finish(): Promise<void> {
+  finish(): Promise<void> {
+    this.#finishing ??= this.#finish().finally(() => {
+      this.#finishing = null
+    })
+    return this.#finishing
+  }
+
+  async #finish(): Promise<void> {
+    if (this.#stream.finishedMs !== null) return
     const refused = this.#refuseAll()
     if (refused !== null) throw refused
     this.#finished = true
@@ -183,6 +195,8 @@ export class StreamWriter {
       this.#stream = await this.#markFinished()
     } catch (error) {
       this.#finished = false
+      // The mark may be there all the same, and behind it nothing may be acknowledged: the next writer looks.
+      if (!isStratalogError(error, 'conflict')) this.#pipe.fail(asFailure(error, this.#stream.name))
       throw error
     }
   }
@@ -239,7 +253,11 @@ export class StreamWriter {
     if (refused !== null) return refused
     // It came with records that were taken: there was room for all of them.
     if (conditions?.togetherBytes === 0) return null
-    const bytes = conditions?.togetherBytes ?? payloadBytes
+    return this.#refuseRoom(conditions?.togetherBytes ?? payloadBytes)
+  }
+
+  /** More than may wait for the disks (invariant 11). */
+  #refuseRoom(bytes: number): StratalogError | null {
     if (this.#pipe.takenBytes === 0 || this.#pipe.takenBytes + bytes <= this.#options.takenBytesMax)
       return null
     return refuseBytes(this.#stream.name, this.#pipe.takenBytes, this.#options.takenBytesMax)
