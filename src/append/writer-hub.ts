@@ -16,6 +16,8 @@ export class WriterHub {
   readonly #options: (stream: StreamRow) => Promise<StreamWriterOptions>
   readonly #writers = new Map<string, Promise<StreamWriter>>()
   readonly #ready = new Map<string, StreamWriter>()
+  /** The last of the renewals of a stream that are under way, one behind the other. */
+  readonly #renewing = new Map<string, Promise<unknown>>()
   #closed = false
 
   constructor(
@@ -56,9 +58,21 @@ export class WriterHub {
 
   /**
    * Takes the stream over, from this process's own writer or from another that fenced it: what was taken is sealed,
-   * and the writer that comes has a higher epoch, so that tokens of the one before are refused.
+   * and the writer that comes has a higher epoch, so that tokens of the one before are refused. Of many at once each
+   * gets a writer, and so a token, of its own: the next takes over from it (invariant 3).
    */
-  async renew(stream: StreamRow): Promise<StreamWriter> {
+  renew(stream: StreamRow): Promise<StreamWriter> {
+    const { incarnation } = stream
+    const renewed = (this.#renewing.get(incarnation) ?? Promise.resolve()).then(() => this.#renew(stream))
+    const settled = (): void => {
+      if (this.#renewing.get(incarnation) === last) this.#renewing.delete(incarnation)
+    }
+    const last: Promise<void> = renewed.then(settled, settled)
+    this.#renewing.set(incarnation, last)
+    return renewed
+  }
+
+  async #renew(stream: StreamRow): Promise<StreamWriter> {
     const found = await this.#writers.get(stream.incarnation)?.catch(() => null)
     const taken = `another handle took ${stream.name} over: appends of a session that began before are refused`
     await found?.close(new StratalogError('fenced', taken))

@@ -23,6 +23,22 @@ describe('calls that cross each other', () => {
     return found
   }
 
+  test('no two callers of fence() get one token (invariant 3)', async () => {
+    await world.create('orders')
+    const handles = [world.stream(), world.stream(), world.stream()]
+    const open = watched(world.stream().append('plain'))
+    const tokens = await Promise.all(handles.map((handle) => handle.fence()))
+    assert.equal(new Set(tokens).size, 3, `tokens ${tokens.join(' ')}`)
+    const last = tokens.reduce((a, b) => (a > b ? a : b))
+    const outcomes = tokens.map((fence, at) => watched(world.stream().append(`by ${at}`, { fence })))
+    await quiet(10)
+    for (const [at, { error, value }] of outcomes.entries()) {
+      if (tokens[at] === last) assert.ok(value)
+      else assert.ok(code('fenced')(error))
+    }
+    assert.ok(open.settled)
+  })
+
   test('a finish whose answer was lost is looked up: nothing is taken behind it', async () => {
     const stream = world.stream()
     await stream.append('a')
