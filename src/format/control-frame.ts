@@ -8,7 +8,7 @@ import { corrupt, unsupportedVersion } from './bytes.js'
  * that can be made again. docs/formats/control-frames.md describes every field.
  *
  *   id     decision/<sequence, 16 hexadecimal digits>/<random, 16 hexadecimal digits>
- *   kind   stream | trim | gap | policy | fact | ids | mark
+ *   kind   stream | finish | trim | gap | policy | fact | ids | mark
  *   body   JSON: version (1), sequence, then the kind's own fields; 64-bit numbers are decimal strings
  *
  * Frames of 0.1.0 (kinds stream-created and policy) have neither version nor sequence and count as older than all.
@@ -20,6 +20,8 @@ const PREFIX = 'decision/'
 /** What was decided. The newest of a subject counts; of trims the largest. */
 export type Decision =
   | { readonly kind: 'stream'; readonly stream: DecidedStream }
+  /** The stream ended for ever. */
+  | { readonly kind: 'finish'; readonly incarnation: Incarnation; readonly finishedMs: number }
   | ({ readonly kind: 'trim'; readonly incarnation: Incarnation } & DecidedTrim)
   | ({ readonly kind: 'gap'; readonly incarnation: Incarnation } & DecidedGap)
   | { readonly kind: 'policy'; readonly incarnation: Incarnation; readonly policy: string | null }
@@ -90,6 +92,12 @@ function decodeKind(frame: DecisionFrame, fields: Fields): Decision {
   switch (frame.kind) {
     case 'stream':
       return { kind: 'stream', stream: decodeStream(fields.inner('stream')) }
+    case 'finish':
+      return {
+        kind: 'finish',
+        incarnation: fields.text('incarnation'),
+        finishedMs: fields.number('finishedMs'),
+      }
     case 'trim': {
       const tail = fields.innerOrNull('tail')
       return {

@@ -53,6 +53,11 @@ export async function catchUp(index: SegmentIndex, found: FoundDecisions, logger
     if (stream === null || (stream.trimmedBelow !== null && stream.trimmedBelow.compare(below) >= 0)) continue
     await index.updateStream(incarnation, stream.version, { trimmedBelow: below })
   }
+  for (const [incarnation, finishedMs] of newer.finished) {
+    const stream = await index.stream(incarnation)
+    if (stream === null || stream.finishedMs !== null) continue
+    await index.updateStream(incarnation, stream.version, { finishedMs })
+  }
   for (const [incarnation, policy] of newer.policies)
     if ((await index.stream(incarnation)) !== null) await index.setPolicyOverride(incarnation, policy)
   for (const [name, value] of newer.facts) await index.setFact(name, value)
@@ -95,6 +100,8 @@ async function lackingOf(
   const there = decided.streams.get(incarnation)
   if (there?.name !== name || there.txidMode !== txidMode)
     lacking.push({ kind: 'stream', stream: { incarnation, name, txidMode, createdMs, parent } })
+  if (row.finishedMs !== null && !decided.finished.has(incarnation))
+    lacking.push({ kind: 'finish', incarnation, finishedMs: row.finishedMs })
   const below = decided.trims.get(incarnation)?.below ?? null
   if (row.trimmedBelow !== null && (below === null || below.compare(row.trimmedBelow) < 0))
     lacking.push(await trimOf(index, row))

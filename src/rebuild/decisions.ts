@@ -31,6 +31,8 @@ export interface FoundDecisions {
 /** What all decisions together come to. */
 export interface DecidedState {
   readonly streams: ReadonlyMap<Incarnation, DecidedStream>
+  /** When streams were ended for ever. */
+  readonly finished: ReadonlyMap<Incarnation, number>
   readonly trims: ReadonlyMap<Incarnation, DecidedTrim>
   readonly policies: ReadonlyMap<Incarnation, string | null>
   readonly facts: ReadonlyMap<string, string>
@@ -68,9 +70,10 @@ export async function readDecisions(context: LedgerContext): Promise<FoundDecisi
   return { recorded, unread, lacking }
 }
 
-/** Folds decisions: the newest of each subject, of trims the largest. */
+/** Folds decisions: the newest of each subject, of trims the largest, of ends the first. */
 export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedState {
   const streams = new Map<Incarnation, DecidedStream>()
+  const finished = new Map<Incarnation, number>()
   const trims = new Map<Incarnation, DecidedTrim>()
   const policies = new Map<Incarnation, string | null>()
   const facts = new Map<string, string>()
@@ -81,7 +84,10 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
   for (const { sequence, decision } of [...recorded].sort(byAge)) {
     newest = sequence
     if (decision.kind === 'stream') streams.set(decision.stream.incarnation, decision.stream)
-    else if (decision.kind === 'trim') raiseTrim(trims, decision.incarnation, decision)
+    else if (decision.kind === 'finish') {
+      // What ended once ended then: a second attempt of a writer that heard nothing of its first changes nothing.
+      if (!finished.has(decision.incarnation)) finished.set(decision.incarnation, decision.finishedMs)
+    } else if (decision.kind === 'trim') raiseTrim(trims, decision.incarnation, decision)
     else if (decision.kind === 'policy') policies.set(decision.incarnation, decision.policy)
     else if (decision.kind === 'fact') facts.set(decision.name, decision.value)
     else if (decision.kind === 'gap') {
@@ -90,7 +96,7 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
     } else if (decision.kind === 'mark') mark = { sequence, atMs: decision.atMs }
     else if (decision.through > idsThrough) idsThrough = decision.through
   }
-  return { streams, trims, policies, facts, gaps, idsThrough, mark, sequence: newest }
+  return { streams, finished, trims, policies, facts, gaps, idsThrough, mark, sequence: newest }
 }
 
 /** Whether a segment was given up. */

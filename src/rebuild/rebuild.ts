@@ -313,6 +313,10 @@ class StreamRebuild {
       this.#report.recovering += 1
     }
     await raise(this.#epoch + 1n)
+    const { finishedMs } = this.#source
+    const row = finishedMs === null ? null : await index.stream(incarnation)
+    if (row !== null && finishedMs !== null)
+      await index.updateStream(incarnation, row.version, { finishedMs })
   }
 
   /** Names don't carry epochs; the newest object's header does. */

@@ -75,15 +75,18 @@ export class RecordedIndex implements SegmentIndex {
   async updateStream(
     incarnation: Incarnation,
     expectedVersion: number,
-    patch: Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow'>>,
+    patch: Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow' | 'finishedMs'>>,
   ): Promise<StreamRow> {
     const change = () => this.#index.updateStream(incarnation, expectedVersion, patch)
-    const below = patch.trimmedBelow ?? null
-    const stream = below === null ? null : await this.#index.stream(incarnation)
+    const { trimmedBelow: below = null, finishedMs = null } = patch
+    if (below === null && finishedMs === null) return change()
     // One that the index is going to refuse is not decided.
-    if (below === null || stream?.version !== expectedVersion) return change()
+    if ((await this.#index.stream(incarnation))?.version !== expectedVersion) return change()
+    const finish = () =>
+      finishedMs === null ? change() : this.#decided({ kind: 'finish', incarnation, finishedMs }, change)
+    if (below === null) return finish()
     const tail = await this.trimTail(incarnation, below)
-    return this.#decided({ kind: 'trim', incarnation, below, tail }, change)
+    return this.#decided({ kind: 'trim', incarnation, below, tail }, finish)
   }
 
   /** What the last segment below a trim leaves to go on from: its row goes away with it. */

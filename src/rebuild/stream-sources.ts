@@ -13,6 +13,8 @@ import { candidatesOf, type SegmentLedger } from './segment-plan.js'
 export interface StreamSource {
   readonly stream: DecidedStream
   readonly trim: DecidedTrim | null
+  /** When it was ended for ever; null: it was not. */
+  readonly finishedMs: number | null
   readonly policy: string | null
   readonly candidates: ReadonlyMap<bigint, readonly SegmentLedger[]>
   /** The archive's segments from `first` on, ascending. */
@@ -88,6 +90,7 @@ async function sourceOf(
   return {
     stream,
     trim: later(decided.trims.get(incarnation) ?? null, trimmedBelow(controls)),
+    finishedMs: decided.finished.get(incarnation) ?? null,
     policy: decided.policies.get(incarnation) ?? null,
     candidates,
     givenUp: (segment) => isGivenUp(decided, incarnation, segment),

@@ -36,6 +36,7 @@ const EACH: readonly Decision[] = [
   { kind: 'fact', name: 'archive-owner', value: 'x' },
   { kind: 'ids', through: 2n ** 61n },
   { kind: 'mark', atMs: 1_700_000_000_000 },
+  { kind: 'finish', incarnation: INCARNATION, finishedMs: 1_700_000_000_001 },
 ]
 const nonce = Buffer.alloc(8, 7)
 
@@ -110,13 +111,16 @@ describe('control frames (docs/formats/control-frames.md)', () => {
       ...at(4n, trim(7n)),
       ...at(5n, { kind: 'ids', through: 5n }),
       ...at(6n, { kind: 'ids', through: 3n }),
+      ...at(7n, { kind: 'finish', incarnation: INCARNATION, finishedMs: 70 }),
+      ...at(8n, { kind: 'finish', incarnation: INCARNATION, finishedMs: 80 }),
     ]
     for (const order of [recorded, [...recorded].reverse()]) {
       const state = foldDecisions(order)
       assert.equal(state.policies.get(INCARNATION), null)
       assert.equal(state.trims.get(INCARNATION)?.below.segment, 9n)
       assert.equal(state.idsThrough, 5n)
-      assert.equal(state.sequence, 6n)
+      assert.equal(state.finished.get(INCARNATION), 70, 'what has ended has ended')
+      assert.equal(state.sequence, 8n)
     }
   })
 })
@@ -145,17 +149,19 @@ describe('a recorded index', () => {
     const plain = world.metadata.index
     const made = await plain.createStream(stream('a'))
     await plain.setPolicyOverride(INCARNATION, '{}')
-    await plain.updateStream(INCARNATION, made.version, { trimmedBelow: new Dlsn(3n, 0n, 0n) })
+    const trimmedBelow = new Dlsn(3n, 0n, 0n)
+    await plain.updateStream(INCARNATION, made.version, { trimmedBelow, finishedMs: 30 })
     await plain.setFact('archive-owner', 'me')
     const frames = () => world.replicas.map(({ controls }) => controls.size)
     for (let start = 0; start < 2; start += 1) {
       const { index, writer } = await recorded()
       await recordWhatLacks(process.context, index, writer, await state())
-      assert.deepEqual(frames(), [4, 4, 4])
+      assert.deepEqual(frames(), [5, 5, 5])
     }
-    const { streams, trims, policies, facts } = await state()
+    const { streams, finished, trims, policies, facts } = await state()
     assert.deepEqual(streams.get(INCARNATION), stream('a'))
     assert.equal(trims.get(INCARNATION)?.below.segment, 3n)
+    assert.equal(finished.get(INCARNATION), 30)
     assert.equal(policies.get(INCARNATION), '{}')
     assert.equal(facts.get('archive-owner'), 'me')
   })
@@ -166,13 +172,15 @@ describe('a recorded index', () => {
     await writer.write({ kind: 'stream', stream: stream('b', OTHER) })
     await writer.write({ kind: 'policy', incarnation: OTHER, policy: '{"x":1}' })
     await writer.write({ kind: 'trim', incarnation: OTHER, below: new Dlsn(4n, 0n, 0n), tail: null })
+    await writer.write({ kind: 'finish', incarnation: OTHER, finishedMs: 40 })
     const plain = world.metadata.index
     assert.equal(await plain.streamByName('b'), null)
     for (let start = 0; start < 2; start += 1) {
       await catchUp(plain, await readDecisions(process.context), memoryLogger())
       const row = await plain.streamByName('b')
       assert.equal(row?.trimmedBelow?.segment, 4n)
-      assert.equal(row?.version, 1)
+      assert.equal(row?.finishedMs, 40)
+      assert.equal(row?.version, 2)
       assert.equal(await plain.policyOverride(OTHER), '{"x":1}')
     }
   })
@@ -200,6 +208,10 @@ describe('a recorded index', () => {
     await assert.rejects(few.updateStream(INCARNATION, row.version, { trimmedBelow: below }), {
       code: 'not_enough_stores',
     })
+    await assert.rejects(few.updateStream(INCARNATION, row.version, { finishedMs: 9 }), {
+      code: 'not_enough_stores',
+    })
+    assert.equal((await few.stream(INCARNATION))?.finishedMs, null)
     // Epochs are derived: no decision, no stores needed.
     assert.equal((await few.updateStream(INCARNATION, row.version, { epoch: 7n })).epoch, 7n)
   })
@@ -211,7 +223,22 @@ describe('a recorded index', () => {
     await assert.rejects(index.updateStream(INCARNATION, row.version + 1, { trimmedBelow: below }), {
       code: 'conflict',
     })
+    await assert.rejects(index.updateStream(INCARNATION, row.version + 1, { finishedMs: 9 }), {
+      code: 'conflict',
+    })
     assert.equal((await state()).trims.size, 0)
+    assert.equal((await state()).finished.size, 0)
+  })
+
+  test('a trim and an end in one change are both decided', async () => {
+    const { index } = await recorded()
+    const row = await index.createStream(stream('a'))
+    const both = { trimmedBelow: new Dlsn(2n, 0n, 0n), finishedMs: 9 }
+    const changed = await index.updateStream(INCARNATION, row.version, both)
+    assert.equal(changed.finishedMs, 9)
+    const { trims, finished } = await state()
+    assert.equal(trims.get(INCARNATION)?.below.segment, 2n)
+    assert.equal(finished.get(INCARNATION), 9)
   })
 
   test('ids are told before they are given out, one frame for thousands, side by side too', async () => {

@@ -78,10 +78,11 @@ export async function everything(log: Log): Promise<string[]> {
 export async function decisions(log: Log): Promise<unknown[]> {
   const { index } = log.parts.segments
   const found: unknown[] = []
-  for await (const { incarnation, name, txidMode, createdMs, parent, trimmedBelow } of log.streams.list()) {
+  for await (const row of log.streams.list()) {
+    const { incarnation, name, txidMode, createdMs, parent, trimmedBelow, finishedMs } = row
     const policy = await index.policyOverride(incarnation)
     const below = trimmedBelow?.toString() ?? null
-    found.push({ incarnation, name, txidMode, createdMs, parent, below, policy })
+    found.push({ incarnation, name, txidMode, createdMs, parent, below, policy, finishedMs })
   }
   return found
 }

@@ -35,6 +35,24 @@ describe('an index from before what the stores hold (invariants 1 and 12)', () =
     assert.deepEqual(oldFiles(), [])
   })
 
+  test('the stream was finished since: it is so again before anything can be appended', async () => {
+    await lives.life(async (log) => {
+      await log.stream('a').append('one')
+      await log.stream('a').seal()
+    })
+    const old = lives.copyAs('old')
+    const after = await lives.life(async (log) => {
+      await log.stream('a').finish()
+      return decisions(log)
+    })
+    lives.putBack(old)
+    await lives.life(async (log) => {
+      assert.deepEqual(await decisions(log), after)
+      await assert.rejects(log.stream('a').append('more'), { code: 'stream_finished' })
+    })
+    assert.deepEqual(oldFiles(), [], 'brought forward, and not made again')
+  })
+
   test('everything since was evicted, the segment was open in the copy: its number is not given out again', async () => {
     const archive = join(lives.root, 'archive')
     lives.options = { archive, defaults: { hot: { for: 0 }, evict: { lag: 0 } } }

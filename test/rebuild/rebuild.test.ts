@@ -111,6 +111,33 @@ describe('index.db deleted while stopped (invariant 12)', () => {
     assert.equal(objects.filter((name) => /\/s[0-9a-v]{13}-/.test(name)).length, 1, 'no second object')
   })
 
+  test('a stream that was finished stays finished, also where its stores were not told of the last seal', async () => {
+    const log = await lives.open()
+    await append(log, 'ended', 0, 5)
+    await log.streams.create('unused')
+    const seals = log.parts.segments.ledger.stores.all().map((store) => {
+      const told = store.sealLedger.bind(store)
+      Object.assign(store, { sealLedger: () => Promise.reject(new Error('cut off')) })
+      return () => Object.assign(store, { sealLedger: told })
+    })
+    await log.stream('ended').finish()
+    await log.stream('unused').finish()
+    const decided = await decisions(log)
+    const killed = lives.copyAs('killed')
+    for (const restore of seals) restore()
+    await log.close()
+    rmSync(lives.directory, { recursive: true })
+    renameSync(killed, lives.directory)
+    lives.dropIndex()
+    await lives.life(async (again) => {
+      assert.deepEqual(await decisions(again), decided)
+      assert.equal((await everything(again)).length, 5)
+      for (const name of ['ended', 'unused'])
+        await assert.rejects(again.stream(name).append('more'), { code: 'stream_finished' })
+      for await (const row of again.segments('ended')) assert.equal(row.state, 'sealed')
+    })
+  })
+
   test('a kill: the open segment is fenced and recovered, every acknowledged record is there (invariant 1)', async () => {
     const log = await lives.open()
     await append(log, 'a', 0, 7)
