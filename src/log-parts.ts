@@ -7,6 +7,7 @@ import type { PolicyInput } from './model/policy-input.js'
 import type { ArchiveStore } from './ports/archive-store.js'
 import type { Random } from './ports/random.js'
 import type { ReadContext } from './read/reader.js'
+import type { SegmentRecoverer } from './recoverer.js'
 import type { StoreAdmin } from './store-admin.js'
 
 /** What `openLog` puts together; the log itself names no engine. */
@@ -16,6 +17,7 @@ export interface LogParts {
   readonly segments: SegmentContext
   readonly hub: WriterHub
   readonly read: ReadContext
+  readonly recoverer: SegmentRecoverer
   readonly agent: TieringAgent
   /** Scrub, repair and the moving of copies. */
   readonly upkeep: Upkeep

@@ -1,6 +1,5 @@
 import type { PassReport, StreamPlan } from '../tiering/agent.js'
 import type { TieringEvent } from '../tiering/context.js'
-import { recoverSegment } from './append/segment-writer.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
 import { StratalogError } from './model/errors.js'
@@ -14,8 +13,6 @@ import { Stream, type StreamServices } from './stream.js'
 import { type TierStatus, tierStatus } from './tier-status.js'
 
 const STREAMS_PAGE = 1_000
-/** Segments recovered side by side at the start. */
-const RECOVERIES_MAX = 8
 
 /** The streams of a log. */
 export interface Streams {
@@ -143,29 +140,10 @@ export class Log implements AsyncDisposable {
 
   /**
    * Recovers what earlier processes left open, before anything is appended. A segment whose stores are not all back
-   * stays `recovering`; the rest of the log works. @internal
+   * stays `recovering`, and is tried again; the rest of the log works. @internal
    */
-  async recover(): Promise<{ recovered: number; waiting: number }> {
-    const found = { recovered: 0, waiting: 0 }
-    const rows = await this.#index.segmentsInState(['open', 'recovering'], 1_000_000)
-    const queue = [...rows]
-    const work = async () => {
-      for (let row = queue.shift(); row !== undefined; row = queue.shift()) {
-        try {
-          await recoverSegment(this.#parts.segments, row)
-          found.recovered += 1
-        } catch (error) {
-          // One segment that can't be recovered, for whatever reason, must not keep the others from their readers.
-          found.waiting += 1
-          this.#parts.segments.ledger.logger.warn(
-            { err: error, segment: row.segment.toString(), incarnation: row.incarnation },
-            'segment could not be recovered yet',
-          )
-        }
-      }
-    }
-    await Promise.all(Array.from({ length: RECOVERIES_MAX }, work))
-    return found
+  recover(): Promise<{ recovered: number; waiting: number }> {
+    return this.#parts.recoverer.recoverAll()
   }
 
   /** Seals what is open, finishes the step the agent is in, and lets the directory go. Idempotent. */

@@ -34,6 +34,7 @@ import { systemPorts } from './open/system.js'
 import { type FilledOptions, fillOptions, type OpenOptions, type SystemPorts } from './options.js'
 import { ColdSource } from './read/cold.js'
 import { HotSource } from './read/source.js'
+import { SegmentRecoverer } from './recoverer.js'
 import { StoreAdmin } from './store-admin.js'
 import { LocalDirectory } from './store-directory.js'
 
@@ -176,7 +177,9 @@ async function assemble(
     storesNeeded: () => storesNeeded(index, policies.resolve),
   })
   await admin.remember()
+  const recoverer = new SegmentRecoverer({ hub, index, clock, logger })
   closers.push(() => hub.close())
+  closers.push(() => recoverer.close())
   closers.push(() => agent.close())
   closers.push(() => upkeep.close())
   const parts: LogParts = {
@@ -196,7 +199,9 @@ async function assemble(
       logger: system.logger,
       openHot: (row) => HotSource.open(ledger, row.ledgerId ?? -1n),
       openCold,
+      recover: (row, signal) => recoverer.recover(row, signal),
     },
+    recoverer,
     policies,
     nearest,
     close,

@@ -200,7 +200,11 @@ export class Stream<T = Uint8Array | string> {
     await writer.finish()
   }
 
-  /** Records of a range, hot or cold: you can't tell. Rejects with `stream_not_found` for an unknown stream. */
+  /**
+   * Records of a range, hot or cold: you can't tell. Rejects with `stream_not_found` for an unknown stream, and with
+   * `ledger_recovering` (retryable) where a segment that a dead process left open can't be recovered yet: it never
+   * ends before a record that was acknowledged.
+   */
   read(options: ReadOptions & { onGap: 'yield' }): Records<LogRecord<T> | Gap>
   read(options?: ReadOptions): Records<LogRecord<T>>
   read(options: ReadOptions = {}): Records<LogRecord<T> | Gap> {
@@ -232,13 +236,16 @@ export class Stream<T = Uint8Array | string> {
     }
   }
 
-  /** Ends and counts. Rejects with `stream_not_found`. */
+  /**
+   * Ends and counts. Rejects with `stream_not_found`, and with `ledger_recovering` (retryable) while nobody can know
+   * where a segment ends that a dead process left open.
+   */
   async info(): Promise<StreamInfo> {
     const row = await this.#existing()
     const { index } = this.#services.read
-    const [oldest, newest, totals] = await Promise.all([
+    const newest = await this.#newest(row)
+    const [oldest, totals] = await Promise.all([
       index.oldestSegment(row.incarnation),
-      index.newestSegment(row.incarnation),
       index.totals(row.incarnation),
     ])
     const first = oldest === null ? null : new Dlsn(oldest.segment, 0n, 0n)
@@ -262,9 +269,8 @@ export class Stream<T = Uint8Array | string> {
   async tail(count: number): Promise<LogRecord<T>[]> {
     const records: LogRecord<T>[] = []
     const row = await this.#existing()
-    const { hub, read } = this.#services
-    const end =
-      hub.ready(row.incarnation)?.endSequenceId ?? endOf(await read.index.newestSegment(row.incarnation))
+    const newest = await this.#newest(row)
+    const end = this.#services.hub.ready(row.incarnation)?.endSequenceId ?? endOf(newest)
     const from = end > BigInt(count) ? { sequenceId: end - BigInt(count) } : 'earliest'
     for await (const record of this.read({ from, limit: count })) records.push(record)
     return records
@@ -285,6 +291,15 @@ export class Stream<T = Uint8Array | string> {
     const row = await this.#existing()
     const newest = await this.#services.read.index.newestSegment(row.incarnation)
     if (newest !== null && !isClosed(newest.state)) await this.#services.hub.seal(row, newest.segment)
+  }
+
+  /** The newest segment; one whose writer is gone is recovered first: before that nobody knows where it ends. */
+  async #newest({ incarnation }: StreamRow): Promise<SegmentRow | null> {
+    const { index, recover } = this.#services.read
+    const newest = await index.newestSegment(incarnation)
+    if (newest === null || isClosed(newest.state) || recover === undefined) return newest
+    await recover(newest)
+    return index.newestSegment(incarnation)
   }
 
   async #existing(): Promise<StreamRow> {

@@ -41,10 +41,10 @@ export class PassLoop<R extends PassOutcome> {
     return this.#following
   }
 
-  /** Works in the background until `close`. */
-  follow(): void {
+  /** Works in the background until `close`, from so many milliseconds on. */
+  follow(afterMs = 0): void {
     this.#following = true
-    this.#sleep(0)
+    this.#sleep(afterMs)
   }
 
   /** Something happened: a pass is made within that time. */

@@ -1,5 +1,5 @@
 import { StratalogError } from '../model/errors.js'
-import { isClosed, type StreamRow } from '../model/segment.js'
+import { isClosed, type SegmentRow, type StreamRow } from '../model/segment.js'
 import type { Coordination } from '../ports/coordination.js'
 import { openWriter } from './open-writer.js'
 import type { StreamWriterOptions } from './segment-pipe.js'
@@ -18,6 +18,8 @@ export class WriterHub {
   readonly #ready = new Map<string, StreamWriter>()
   /** The last of the renewals of a stream that are under way, one behind the other. */
   readonly #renewing = new Map<string, Promise<unknown>>()
+  /** Recoveries under way for whoever is not a writer, one a segment. */
+  readonly #recovering = new Map<string, Promise<void>>()
   #closed = false
 
   constructor(
@@ -103,6 +105,35 @@ export class WriterHub {
       const row = await this.#context.index.segment(stream.incarnation, segment)
       // A writer that came meanwhile may have given the number to its own segment: that one is not to be fenced.
       if (this.#writers.get(stream.incarnation) !== opening) continue
+      if (row !== null && !isClosed(row.state)) await recoverSegment(this.#context, row)
+      return
+    }
+  }
+
+  /**
+   * Closes a segment that nobody in this process writes any more; does nothing while its writer is at work. Rejects
+   * as `recoverSegment` does. Several that ask at once share one recovery.
+   */
+  recover(row: SegmentRow): Promise<void> {
+    const key = `${row.incarnation}/${row.segment}`
+    let recovering = this.#recovering.get(key)
+    if (recovering === undefined) {
+      recovering = this.#recover(row).finally(() => this.#recovering.delete(key))
+      this.#recovering.set(key, recovering)
+    }
+    return recovering
+  }
+
+  async #recover(found: SegmentRow): Promise<void> {
+    for (;;) {
+      const opening = this.#writers.get(found.incarnation)
+      const writer = opening === undefined ? null : await opening.catch(() => null)
+      if (writer?.works) return
+      // A writer that failed ends its segment at its last acknowledgement, if it can; recovery does it else.
+      await writer?.close()
+      const row = await this.#context.index.segment(found.incarnation, found.segment)
+      // As in `seal`: the segment may be that of a writer who came meanwhile.
+      if (this.#writers.get(found.incarnation) !== opening) continue
       if (row !== null && !isClosed(row.state)) await recoverSegment(this.#context, row)
       return
     }

@@ -16,6 +16,8 @@ export interface LocateContext {
   readonly nowMs: () => number
   /** A tier's copy; `avoid` names one that just failed. */
   readonly openSource: (row: SegmentRow, avoid: 'hot' | null) => Promise<SegmentSource>
+  /** See `ReadContext`. */
+  readonly recover: (row: SegmentRow) => Promise<void>
 }
 
 /**
@@ -70,7 +72,13 @@ async function earliest(context: LocateContext, stream: StreamRow): Promise<Dlsn
 
 /** Beyond the last record a reader may see now. */
 function end(context: LocateContext, stream: StreamRow): Promise<Dlsn> {
-  const newest = () => context.index.newestSegment(stream.incarnation)
+  const newest = async () => {
+    const row = await context.index.newestSegment(stream.incarnation)
+    if (row === null || isClosed(row.state)) return row
+    // What a dead writer left open ends where recovery finds it to end, not at what its stores tell before.
+    await context.recover(row)
+    return context.index.newestSegment(stream.incarnation)
+  }
   return inSegment(context, newest, Dlsn.first, async (row, open) => {
     if (isClosed(row.state)) return new Dlsn(row.segment + 1n, 0n, 0n)
     return new Dlsn(row.segment, (await (await open()).lastEntry()) + 1n, 0n)

@@ -37,6 +37,12 @@ export interface ReadContext {
   openHot(row: SegmentRow): Promise<SegmentSource>
   /** The copy in the archive. */
   openCold(row: SegmentRow): Promise<SegmentSource>
+  /**
+   * Resolves once a segment that is not closed is, or is known to have a writer at work: else what its stores tell of
+   * its end may lie before what was acknowledged. Rejects with `ledger_recovering` (retryable) where that can't be
+   * had now. Absent where other processes write.
+   */
+  recover?(row: SegmentRow, signal?: AbortSignal): Promise<void>
 }
 
 /** What a read has served so far, by tier. */
@@ -103,6 +109,7 @@ async function resolveBounds(context: ReadContext, stream: StreamRow, range: Rea
     index: context.index,
     nowMs: () => context.clock.nowMs(),
     openSource: (row: SegmentRow, avoid: 'hot' | null) => openSource(context, row, avoid),
+    recover: (row: SegmentRow) => context.recover?.(row, range.signal) ?? Promise.resolve(),
   }
   const start = range.after ?? range.from ?? 'earliest'
   const from = await locate(located, stream, start, range.after !== undefined)
@@ -333,6 +340,7 @@ class SegmentWalk {
     last: bigint,
     changed: Changed,
   ): Promise<boolean> {
+    await this.#recover(row)
     const fresh = await this.#context.index.segment(this.#incarnation, row.segment)
     if (fresh === null || fresh.version !== row.version) return true
     if (!this.#follow) return false
@@ -340,6 +348,22 @@ class SegmentWalk {
     const seen = this.#at.entry - 1n > last ? this.#at.entry - 1n : last
     await changed.orElse((signal) => source.waitAbove(seen, signal))
     return true
+  }
+
+  /**
+   * A segment whose writer is gone is recovered before a read may end there. A follower waits for it: it is not at
+   * its end, whatever there is to come.
+   */
+  async #recover(row: SegmentRow): Promise<void> {
+    try {
+      await this.#context.recover?.(row, this.#signal)
+    } catch (error) {
+      if (!this.#follow || !isStratalogError(error, 'ledger_recovering')) throw error
+      this.#context.logger.debug(
+        { err: error, segment: row.segment.toString() },
+        'a follower waits for a recovery',
+      )
+    }
   }
 
   async *#entries(
