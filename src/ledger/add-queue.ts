@@ -1,5 +1,7 @@
 import type { PackagedEntry } from '../format/packaged-entry.js'
+import { assert } from '../model/assert.js'
 import type { StratalogError } from '../model/errors.js'
+import { ENSEMBLE_MAX } from '../model/quorum.js'
 
 /** What an acknowledged entry says. */
 export interface EntryAck {
@@ -8,18 +10,62 @@ export interface EntryAck {
   readonly copies: number
 }
 
+/**
+ * Who waits for an entry; told once, in entry order, in the turn in which it is decided. Appends nothing in that turn:
+ * the ledger is in the middle of its queue.
+ */
+export interface EntryWaiter {
+  acknowledged(entryId: bigint, copies: number): void
+  failed(error: StratalogError): void
+}
+
 /** An entry that was sent and is not acknowledged. */
-export interface PendingAdd {
+export class PendingAdd {
   readonly entryId: bigint
   readonly entry: PackagedEntry
   readonly payloadBytes: number
-  /** Ensemble indexes whose store, a member of the entry's ensemble, has it durably. */
-  readonly copies: Set<number>
-}
+  readonly sentMs: number
+  readonly waiter: EntryWaiter
+  /** A bit for each ensemble index whose store, a member of the entry's ensemble, has it durably. */
+  #stored = 0
+  #copies = 0
 
-interface QueuedAdd extends PendingAdd {
-  readonly resolve: (ack: EntryAck) => void
-  readonly reject: (error: StratalogError) => void
+  constructor(
+    entryId: bigint,
+    entry: PackagedEntry,
+    payloadBytes: number,
+    sentMs: number,
+    waiter: EntryWaiter,
+  ) {
+    this.entryId = entryId
+    this.entry = entry
+    this.payloadBytes = payloadBytes
+    this.sentMs = sentMs
+    this.waiter = waiter
+  }
+
+  /** Stores of its ensemble that have it durably. */
+  get copies(): number {
+    return this.#copies
+  }
+
+  /** The store at that place of the ensemble has it. */
+  stored(index: number): void {
+    this.#set(index, true)
+  }
+
+  /** Another store has come to that place of the ensemble. */
+  replaced(index: number): void {
+    this.#set(index, false)
+  }
+
+  #set(index: number, stored: boolean): void {
+    assert(index < ENSEMBLE_MAX, `place ${index} of an ensemble`)
+    const bit = 1 << index
+    if (((this.#stored & bit) !== 0) === stored) return
+    this.#stored ^= bit
+    this.#copies += stored ? 1 : -1
+  }
 }
 
 /**
@@ -27,7 +73,7 @@ interface QueuedAdd extends PendingAdd {
  * and what is confirmed. Acknowledgements leave from the head only (FORMATS.md §4.2).
  */
 export class AddQueue {
-  readonly #adds: QueuedAdd[] = []
+  readonly #adds: PendingAdd[] = []
   #drained: (() => void)[] = []
   #lac = -1n
   #confirmedBytes = 0
@@ -38,9 +84,19 @@ export class AddQueue {
     return this.#lac
   }
 
+  /** Id of the entry that is pushed next. */
+  get nextEntryId(): bigint {
+    return this.#lac + BigInt(this.#adds.length) + 1n
+  }
+
   /** Payload bytes up to the LAC. */
   get confirmedBytes(): number {
     return this.#confirmedBytes
+  }
+
+  /** Payload bytes up to the last entry that was pushed. */
+  get pushedBytes(): number {
+    return this.#pushedBytes
   }
 
   /** Payload bytes behind the LAC. */
@@ -53,47 +109,35 @@ export class AddQueue {
     return this.#adds
   }
 
-  /**
-   * Takes the next entry. `pack` gets its id and the ledger's payload bytes up to and with it; `acked` settles when it
-   * is acknowledged or the ledger has failed.
-   */
-  push(
-    payloadBytes: number,
-    pack: (entryId: bigint, lengthBytes: number) => PackagedEntry,
-  ): { readonly add: PendingAdd; readonly acked: Promise<EntryAck> } {
-    const entryId = this.#lac + BigInt(this.#adds.length) + 1n
-    this.#pushedBytes += payloadBytes
-    const entry = pack(entryId, this.#pushedBytes)
-    const add = { entryId, entry, payloadBytes, copies: new Set<number>() }
-    const acked = new Promise<EntryAck>((resolve, reject) => this.#adds.push({ ...add, resolve, reject }))
-    return { add, acked }
+  /** Takes the next entry. */
+  push(add: PendingAdd): void {
+    assert(add.entryId === this.nextEntryId, 'entries are pushed in order')
+    this.#pushedBytes += add.payloadBytes
+    this.#adds.push(add)
   }
 
   /**
    * Confirms what has enough copies and nothing incomplete before it. `confirmed` is called once with the LAC raised
-   * and before any caller hears of it: whoever was told of a record can read it.
+   * and before anybody hears of it: whoever was told of a record can read it.
    */
   confirm(copiesMin: number, confirmed: () => void): void {
-    const done: QueuedAdd[] = []
-    for (
-      let head = this.#adds[0];
-      head !== undefined && head.copies.size >= copiesMin;
-      head = this.#adds[0]
-    ) {
-      this.#adds.shift()
-      this.#lac = head.entryId
-      this.#confirmedBytes += head.payloadBytes
-      done.push(head)
+    let count = 0
+    for (const add of this.#adds) {
+      if (add.copies < copiesMin) break
+      this.#lac = add.entryId
+      this.#confirmedBytes += add.payloadBytes
+      count += 1
     }
-    if (done.length === 0) return
+    if (count === 0) return
+    const done = this.#adds.splice(0, count)
     confirmed()
-    for (const add of done) add.resolve({ entryId: add.entryId, copies: add.copies.size })
+    for (const { waiter, entryId, copies } of done) waiter.acknowledged(entryId, copies)
     this.#checkDrained()
   }
 
-  /** Rejects what is pending: it is no part of the ledger any more. */
+  /** Fails what is pending: it is no part of the ledger any more. */
   fail(error: StratalogError): void {
-    for (const add of this.#adds.splice(0)) add.reject(error)
+    for (const { waiter } of this.#adds.splice(0)) waiter.failed(error)
     this.#checkDrained()
   }
 

@@ -1,8 +1,8 @@
-import type { PackagedEntry } from '../format/packaged-entry.js'
 import { present } from '../model/assert.js'
-import { isStratalogError, StratalogError } from '../model/errors.js'
+import { isStratalogError, type StratalogError } from '../model/errors.js'
 import type { Clock } from '../ports/clock.js'
 import type { SegmentStore } from '../ports/segment-store.js'
+import type { PendingAdd } from './add-queue.js'
 
 /** Pauses between attempts while a store says `backpressure`: from the first to the last, doubling. */
 const PAUSE_MS = 5
@@ -10,50 +10,50 @@ const PAUSE_MS_MAX = 100
 /** An add that did not come back for this long was taken: a store says `backpressure` before it does any work. */
 const TAKEN_MS = 1
 
-interface WaitingAdd {
-  readonly entryId: bigint
-  readonly entry: PackagedEntry
-  readonly sentMs: number
-  readonly resolve: () => void
-  readonly reject: (error: unknown) => void
+/** What becomes of adds: one of the first two is called for each. */
+export interface SenderEvents {
+  stored(add: PendingAdd): void
+  failed(add: PendingAdd, error: unknown): void
+  /** The store has no room for it. Null: it is tried again; else what it fails with. */
+  refused(add: PendingAdd): StratalogError | null
 }
 
 /**
  * Sends the adds of one ledger to one store. Backpressure is no failure: all ledgers share the store's queue, and
  * a store that has too much to do now still gets its copy later. What it sent back is sent again, and while
  * anything waits later adds queue behind it, in entry order. How much may wait is bounded by the ledger's writer
- * (invariant 11), how long by `timeoutMs`.
+ * (invariant 11), how long by who hears of what is refused.
  */
 export class AddSender {
   readonly #store: SegmentStore
   readonly #ledgerId: bigint
   readonly #clock: Clock
-  readonly #timeoutMs: number
+  readonly #events: SenderEvents
   /** By entry id. The head stays here while it is tried again, so that nothing overtakes it. */
-  readonly #waiting: WaitingAdd[] = []
-  readonly #abort = new AbortController()
+  readonly #waiting: PendingAdd[] = []
+  /** Ends a pause; most senders never make one. */
+  #abort: AbortController | null = null
   #stopped: StratalogError | null = null
   #retrying = false
   #pauseMs = 0
   #idle: (() => void)[] = []
 
-  constructor(store: SegmentStore, ledgerId: bigint, clock: Clock, timeoutMs: number) {
+  constructor(store: SegmentStore, ledgerId: bigint, clock: Clock, events: SenderEvents) {
     this.#store = store
     this.#ledgerId = ledgerId
     this.#clock = clock
-    this.#timeoutMs = timeoutMs
+    this.#events = events
   }
 
-  /** Settles as the store's `addEntry` does, but for `backpressure`, which becomes `timeout` if it does not end. */
-  send(entryId: bigint, entry: PackagedEntry): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const add = { entryId, entry, sentMs: this.#clock.monotonicMs(), resolve, reject }
-      if (this.#waiting.length > 0) this.#waiting.push(add)
-      else
-        void this.#attempt(add).then((outcome) => {
-          if (outcome === 'refused') this.#hold(add)
-        })
-    })
+  /** Whether the store has no room for what is to be sent. */
+  get holdsBack(): boolean {
+    return this.#waiting.length > 0
+  }
+
+  /** Sends an add, at once or behind those that wait. */
+  send(add: PendingAdd): void {
+    if (this.#waiting.length > 0) this.#waiting.push(add)
+    else this.#attempt(add)
   }
 
   /** Resolves when nothing waits to be sent again: what comes next for this ledger comes behind its adds. */
@@ -68,29 +68,26 @@ export class AddSender {
   stop(error: StratalogError): void {
     if (this.#stopped !== null) return
     this.#stopped = error
-    this.#abort.abort(error)
-    for (const add of this.#waiting.splice(0)) add.reject(error)
+    this.#abort?.abort(error)
+    for (const add of this.#waiting.splice(0)) this.#events.failed(add, error)
     this.#checkIdle()
   }
 
-  #attempt(add: WaitingAdd): Promise<'refused' | 'settled'> {
-    return this.#store.addEntry(this.#ledgerId, add.entryId, add.entry).then(
-      () => {
-        add.resolve()
-        return 'settled'
-      },
+  /** The way of nearly every add: one promise, the store's own, and what hangs on it. */
+  #attempt(add: PendingAdd): void {
+    this.#store.addEntry(this.#ledgerId, add.entryId, add.entry).then(
+      () => this.#events.stored(add),
       (error: unknown) => {
-        if (isStratalogError(error, 'backpressure')) return 'refused'
-        add.reject(error)
-        return 'settled'
+        if (isStratalogError(error, 'backpressure')) this.#hold(add)
+        else this.#events.failed(add, error)
       },
     )
   }
 
   /** Keeps an add that was refused, at its place among those that wait. */
-  #hold(add: WaitingAdd): void {
+  #hold(add: PendingAdd): void {
     if (this.#stopped !== null) {
-      add.reject(this.#stopped)
+      this.#events.failed(add, this.#stopped)
       return
     }
     const before = this.#waiting.findIndex((other) => other.entryId > add.entryId)
@@ -127,26 +124,38 @@ export class AddSender {
   }
 
   /** Sends the head again; `taken` when it is on its way. One that is refused later than that is held anew. */
-  #again(head: WaitingAdd): Promise<'refused' | 'settled' | 'taken'> {
+  #again(head: PendingAdd): Promise<'refused' | 'settled' | 'taken'> {
     return new Promise((resolve) => {
       let taken = false
       const timer = this.#clock.setTimer(TAKEN_MS, () => {
         taken = true
         resolve('taken')
       })
-      void this.#attempt(head).then((outcome) => {
+      const settled = (outcome: 'refused' | 'settled') => {
         timer.cancel()
-        if (taken && outcome === 'refused') {
-          this.#forget(head)
-          this.#hold(head)
-        }
         resolve(outcome)
-      })
+      }
+      this.#store.addEntry(this.#ledgerId, head.entryId, head.entry).then(
+        () => {
+          settled('settled')
+          this.#events.stored(head)
+        },
+        (error: unknown) => {
+          const refused = isStratalogError(error, 'backpressure')
+          settled(refused ? 'refused' : 'settled')
+          if (!refused) this.#events.failed(head, error)
+          else if (taken) {
+            this.#forget(head)
+            this.#hold(head)
+          }
+        },
+      )
     })
   }
 
   /** False when it was stopped. Keeps the process alive: the disk may have nothing to do while adds wait here. */
   async #pause(): Promise<boolean> {
+    this.#abort ??= new AbortController()
     try {
       await this.#clock.sleep(this.#pauseMs, this.#abort.signal)
       return true
@@ -156,20 +165,14 @@ export class AddSender {
     }
   }
 
-  #expire(add: WaitingAdd): void {
-    const waitedMs = this.#clock.monotonicMs() - add.sentMs
-    if (waitedMs < this.#timeoutMs) return
+  #expire(add: PendingAdd): void {
+    const error = this.#events.refused(add)
+    if (error === null) return
     this.#forget(add)
-    add.reject(
-      new StratalogError(
-        'timeout',
-        `segment store ${this.#store.id} had no room for entry ${add.entryId} for ${Math.round(waitedMs)} ms: look at its disk`,
-        { retryable: true },
-      ),
-    )
+    this.#events.failed(add, error)
   }
 
-  #forget(add: WaitingAdd): void {
+  #forget(add: PendingAdd): void {
     const at = this.#waiting.indexOf(add)
     if (at >= 0) this.#waiting.splice(at, 1)
   }

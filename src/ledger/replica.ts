@@ -1,12 +1,20 @@
-import type { PackagedEntry } from '../format/packaged-entry.js'
-import type { StratalogError } from '../model/errors.js'
+import { StratalogError } from '../model/errors.js'
 import type { Clock } from '../ports/clock.js'
 import type { SegmentStore } from '../ports/segment-store.js'
+import type { PendingAdd } from './add-queue.js'
 import { AddSender } from './add-sender.js'
-import type { StoreHealth } from './store-health.js'
+import { type StoreHealth, StoreProgress } from './store-health.js'
 
-/** How long a store may take for an add before the writer goes on without it. */
+/** How long a store may make no progress with adds before the writer goes on without it. */
 export const ADD_TIMEOUT_MS: number = 30_000
+
+/** What a replica tells its ledger. */
+export interface ReplicaEvents {
+  /** The entry is durable there. */
+  stored(replica: Replica, add: PendingAdd): void
+  /** An add failed; also told of a replica that is out already. */
+  failed(replica: Replica, error: StratalogError): void
+}
 
 /**
  * One store at one place of a ledger's ensemble, and what it owes the ledger. A store that replaces another is a new
@@ -15,11 +23,14 @@ export const ADD_TIMEOUT_MS: number = 30_000
 export class Replica {
   readonly store: SegmentStore
   readonly index: number
-  readonly #sender: AddSender
+  readonly #events: ReplicaEvents
   readonly #clock: Clock
   readonly #health: StoreHealth | undefined
-  /** Entries it has not answered, with the time they were sent; the oldest is the first. */
-  readonly #unanswered = new Map<bigint, number>()
+  readonly #progress: StoreProgress
+  readonly #sender: AddSender
+  readonly #sinceMs: number
+  /** Entries it has not answered, in the order they were sent. */
+  readonly #owed: PendingAdd[] = []
   #owedBytes = 0
   #out: StratalogError | null = null
 
@@ -27,14 +38,21 @@ export class Replica {
     store: SegmentStore,
     index: number,
     ledgerId: bigint,
-    clock: Clock,
-    health: StoreHealth | undefined,
+    context: { readonly clock: Clock; readonly health?: StoreHealth },
+    events: ReplicaEvents,
   ) {
     this.store = store
     this.index = index
-    this.#clock = clock
-    this.#health = health
-    this.#sender = new AddSender(store, ledgerId, clock, ADD_TIMEOUT_MS)
+    this.#events = events
+    this.#clock = context.clock
+    this.#health = context.health
+    this.#progress = context.health?.progress(store.id) ?? new StoreProgress()
+    this.#sinceMs = context.clock.monotonicMs()
+    this.#sender = new AddSender(store, ledgerId, context.clock, {
+      stored: (add) => this.#stored(add),
+      failed: (add, error) => this.#failed(add, error),
+      refused: (add) => this.#refused(add),
+    })
   }
 
   /** Why the ledger goes on without it; null while it is part of the ensemble. */
@@ -49,27 +67,26 @@ export class Replica {
 
   /** Entries sent to it that it has not answered. */
   get owedEntries(): number {
-    return this.#unanswered.size
+    return this.#owed.length
   }
 
-  /** How long the oldest entry has waited for its answer; 0: none waits. */
-  waitedMs(): number {
-    for (const sentMs of this.#unanswered.values()) return this.#clock.monotonicMs() - sentMs
-    return 0
+  /**
+   * Whether it owes an entry and there is no hope that it comes. A store with much to do may take its time: what counts
+   * is whether it gets on, with this ledger or another.
+   */
+  get hung(): boolean {
+    const oldest = this.#owed[0]
+    if (oldest === undefined) return false
+    const nowMs = this.#clock.monotonicMs()
+    if (this.#sender.holdsBack) return this.#progress.standsStill(this.#sentMs(oldest), nowMs, ADD_TIMEOUT_MS)
+    return this.#progress.hung(this.#sentMs(oldest), nowMs, ADD_TIMEOUT_MS)
   }
 
-  /** Settles as AddSender's `send`. */
-  async send(entryId: bigint, entry: PackagedEntry, payloadBytes: number): Promise<void> {
-    const sentMs = this.#clock.monotonicMs()
-    this.#unanswered.set(entryId, sentMs)
-    this.#owedBytes += payloadBytes
-    try {
-      await this.#sender.send(entryId, entry)
-      this.#health?.answered(this.store.id, this.#clock.monotonicMs() - sentMs)
-    } finally {
-      this.#unanswered.delete(entryId)
-      this.#owedBytes -= payloadBytes
-    }
+  /** Sends an entry, and tells the ledger what became of it. */
+  send(add: PendingAdd): void {
+    this.#owed.push(add)
+    this.#owedBytes += add.payloadBytes
+    this.#sender.send(add)
   }
 
   /** Resolves when nothing waits to be sent to it again. */
@@ -89,4 +106,56 @@ export class Replica {
   stop(error: StratalogError): void {
     this.#sender.stop(error)
   }
+
+  #stored(add: PendingAdd): void {
+    if (!this.#settled(add)) return
+    const sentMs = this.#sentMs(add)
+    const nowMs = this.#clock.monotonicMs()
+    this.#progress.answered(sentMs, nowMs)
+    this.#health?.answered(this.store.id, nowMs - sentMs)
+    this.#events.stored(this, add)
+  }
+
+  #failed(add: PendingAdd, error: unknown): void {
+    this.#settled(add)
+    this.#events.failed(this, asError(error, this.store))
+  }
+
+  /** Why an entry that there was no room for is not tried again; null: it is. */
+  #refused(add: PendingAdd): StratalogError | null {
+    const sentMs = this.#sentMs(add)
+    const nowMs = this.#clock.monotonicMs()
+    if (!this.#progress.standsStill(sentMs, nowMs, ADD_TIMEOUT_MS)) return null
+    const waitedMs = Math.round(nowMs - sentMs)
+    return new StratalogError(
+      'timeout',
+      `segment store ${this.store.id} had no room for entry ${add.entryId} for ${waitedMs} ms: look at its disk`,
+      { retryable: true },
+    )
+  }
+
+  /** An entry that was pending when the store came into the ensemble was sent to it then. */
+  #sentMs(add: PendingAdd): number {
+    return Math.max(add.sentMs, this.#sinceMs)
+  }
+
+  /** False: it was given up already, and this answer is late. */
+  #settled(add: PendingAdd): boolean {
+    // Nearly always the first: stores answer in order.
+    const at = this.#owed[0] === add ? 0 : this.#owed.indexOf(add)
+    if (at < 0) return false
+    if (at === 0) this.#owed.shift()
+    else this.#owed.splice(at, 1)
+    this.#owedBytes -= add.payloadBytes
+    return true
+  }
+}
+
+/** What a store's failure is called; one that a store must not make is its own sort. */
+export function asError(error: unknown, store: SegmentStore): StratalogError {
+  if (error instanceof StratalogError) return error
+  return new StratalogError('store_unavailable', `segment store ${store.id} failed: ${String(error)}`, {
+    cause: error,
+    retryable: true,
+  })
 }

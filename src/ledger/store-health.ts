@@ -14,7 +14,36 @@ const SLOW_MS_MIN = 20
 /** Weight of one answer in the running mean. */
 const WEIGHT = 1 / 16
 
+/** How far a store has come with the adds that were sent to it, by whatever ledger. */
+export class StoreProgress {
+  /** When it last made an entry durable. */
+  #answeredMs = Number.NEGATIVE_INFINITY
+  /** When the latest of these was sent. */
+  #reachedMs = Number.NEGATIVE_INFINITY
+
+  /** It made an entry durable. */
+  answered(sentMs: number, nowMs: number): void {
+    this.#answeredMs = nowMs
+    if (sentMs > this.#reachedMs) this.#reachedMs = sentMs
+  }
+
+  /** Whether it has done nothing for as long, in which an entry waited for it. */
+  standsStill(sentMs: number, nowMs: number, timeoutMs: number): boolean {
+    return nowMs - sentMs >= timeoutMs && nowMs - this.#answeredMs >= timeoutMs
+  }
+
+  /**
+   * Whether an entry that it was given won't come any more: it stands still, or has passed over it for what was sent as
+   * much later. An entry that waits its turn in a long queue is not hung.
+   */
+  hung(sentMs: number, nowMs: number, timeoutMs: number): boolean {
+    if (nowMs - sentMs < timeoutMs) return false
+    return this.standsStill(sentMs, nowMs, timeoutMs) || this.#reachedMs - sentMs >= timeoutMs
+  }
+}
+
 interface Condition {
+  readonly progress: StoreProgress
   latencyMs: number
   samples: number
   restMs: number
@@ -54,6 +83,11 @@ export class StoreHealth {
     )
   }
 
+  /** What all ledgers of the process know of a store's progress. */
+  progress(id: string): StoreProgress {
+    return this.#condition(id).progress
+  }
+
   /** The store made an entry durable. */
   answered(id: string, latencyMs: number): void {
     const condition = this.#condition(id)
@@ -87,7 +121,13 @@ export class StoreHealth {
   #condition(id: string): Condition {
     let condition = this.#conditions.get(id)
     if (condition === undefined) {
-      condition = { latencyMs: 0, samples: 0, restMs: 0, restUntilMs: Number.NEGATIVE_INFINITY }
+      condition = {
+        progress: new StoreProgress(),
+        latencyMs: 0,
+        samples: 0,
+        restMs: 0,
+        restUntilMs: Number.NEGATIVE_INFINITY,
+      }
       this.#conditions.set(id, condition)
     }
     return condition

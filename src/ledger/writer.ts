@@ -7,11 +7,11 @@ import { type Quorum, writeSet } from '../model/quorum.js'
 import type { Timer } from '../ports/clock.js'
 import type { VersionedLedgerMetadata } from '../ports/ledger-metadata.js'
 import type { LedgerHeader, LedgerSeal, SegmentStore } from '../ports/segment-store.js'
-import { AddQueue, type EntryAck, type PendingAdd } from './add-queue.js'
+import { AddQueue, type EntryAck, type EntryWaiter, PendingAdd } from './add-queue.js'
 import type { LedgerContext } from './context.js'
 import { changeOwnLedger, withEnsemble } from './ensembles.js'
 import { mayHaveSpare, placeLedger, spareStores } from './placement.js'
-import { ADD_TIMEOUT_MS, Replica } from './replica.js'
+import { ADD_TIMEOUT_MS, asError, Replica, type ReplicaEvents } from './replica.js'
 import { sealOnStores } from './sealing.js'
 
 /** How far a store may stay behind what is acknowledged: its entries are held in memory until it answers. */
@@ -19,7 +19,7 @@ const REPLICA_LAG_BYTES_MAX = 64 * 2 ** 20
 /** A ledger that found no store to replace another looks again after this long. */
 const LOOK_AGAIN_MS = 10_000
 
-export type { EntryAck } from './add-queue.js'
+export type { EntryAck, EntryWaiter } from './add-queue.js'
 
 /** What a new ledger is for. */
 export interface NewLedger {
@@ -48,6 +48,10 @@ export class LedgerWriter {
   /** Stores that were ever asked to be members. */
   readonly #used: Set<string>
   readonly #queue = new AddQueue()
+  readonly #events: ReplicaEvents = {
+    stored: (replica, add) => this.#stored(replica, add),
+    failed: (replica, error) => this.#replicaFailed(replica, error),
+  }
   #failure: StratalogError | null = null
   #closing = false
   #watchdog: Timer | null = null
@@ -142,18 +146,27 @@ export class LedgerWriter {
    * Resolves in entry order; rejects with the ledger's failure.
    */
   append(buffer: Buffer, payloadBytes: number): Promise<EntryAck> {
-    if (this.#failure !== null) return Promise.reject(this.#failure)
-    if (this.#closing)
-      return Promise.reject(new StratalogError('closed', `ledger ${this.ledgerId} is being closed`))
-    const { add, acked } = this.#queue.push(payloadBytes, (entryId, lengthBytes) => {
-      packageEntryInPlace(buffer, this.digestType, this.ledgerId, entryId, this.lac, BigInt(lengthBytes))
-      return new PackagedEntry(buffer)
+    return new Promise((resolve, reject) => {
+      const acknowledged = (entryId: bigint, copies: number) => resolve({ entryId, copies })
+      this.appendTo(buffer, payloadBytes, { acknowledged, failed: reject })
     })
-    for (const replica of this.#holders(add.entryId)) if (replica.out === null) this.#send(add, replica)
+  }
+
+  /** As `append`, for callers that bring their own waiter. */
+  appendTo(buffer: Buffer, payloadBytes: number, waiter: EntryWaiter): void {
+    if (this.#failure !== null) return waiter.failed(this.#failure)
+    if (this.#closing)
+      return waiter.failed(new StratalogError('closed', `ledger ${this.ledgerId} is being closed`))
+    const entryId = this.#queue.nextEntryId
+    const lengthBytes = BigInt(this.#queue.pushedBytes + payloadBytes)
+    packageEntryInPlace(buffer, this.digestType, this.ledgerId, entryId, this.lac, lengthBytes)
+    const sentMs = this.#context.clock.monotonicMs()
+    const add = new PendingAdd(entryId, new PackagedEntry(buffer), payloadBytes, sentMs, waiter)
+    this.#queue.push(add)
+    for (const replica of this.#holders(entryId)) if (replica.out === null) replica.send(add)
     this.#leaveLaggards()
     this.#lookAgain()
     this.#watch()
-    return acked
   }
 
   /**
@@ -203,7 +216,7 @@ export class LedgerWriter {
   }
 
   #replica(store: SegmentStore, index: number): Replica {
-    return new Replica(store, index, this.ledgerId, this.#context.clock, this.#context.health)
+    return new Replica(store, index, this.ledgerId, this.#context, this.#events)
   }
 
   /** Tells a store of the ledger; not awaited: a store makes the header durable before any entry that comes after it. */
@@ -214,22 +227,18 @@ export class LedgerWriter {
   }
 
   /** The replicas an entry is striped over, in the ensemble as it is now. */
-  #holders(entryId: bigint): Replica[] {
+  #holders(entryId: bigint): readonly Replica[] {
+    if (this.#metadata.writeQuorum === this.#replicas.length) return this.#replicas
     return writeSet(entryId, this.#replicas.length, this.#metadata.writeQuorum).map((index) =>
       present(this.#replicas[index], `replica ${index}`),
     )
   }
 
-  #send(add: PendingAdd, replica: Replica): void {
-    replica.send(add.entryId, add.entry, add.payloadBytes).then(
-      () => {
-        // A copy on a store that was put out meanwhile may lie outside the entry's ensemble when it is acknowledged.
-        if (this.#failure !== null || replica.out !== null) return
-        add.copies.add(replica.index)
-        this.#acknowledge()
-      },
-      (error: unknown) => this.#replicaFailed(replica, asError(error, replica.store)),
-    )
+  #stored(replica: Replica, add: PendingAdd): void {
+    // A copy on a store that was put out meanwhile may lie outside the entry's ensemble when it is acknowledged.
+    if (this.#failure !== null || replica.out !== null) return
+    add.stored(replica.index)
+    this.#acknowledge()
   }
 
   /** Goes on without a store that is far behind what the others acknowledged: memory is bounded (invariant 11). */
@@ -247,19 +256,17 @@ export class LedgerWriter {
 
   #acknowledge(): void {
     if (this.#failure !== null || this.#lacHeld) return
-    this.#queue.confirm(this.#metadata.ackQuorum, () => this.#publishLac())
+    this.#queue.confirm(this.#metadata.ackQuorum, this.#publishLac)
   }
 
-  #publishLac(): void {
+  readonly #publishLac = (): void => {
     for (const { store, out } of this.#replicas) {
-      if (out !== null) continue
-      store.writeLac(this.ledgerId, this.lac).catch((error: unknown) => {
-        this.#context.logger.debug(
-          { err: error, ledger: this.ledgerId.toString(), store: store.id },
-          'LAC not published',
-        )
-      })
+      if (out === null) store.writeLac(this.ledgerId, this.lac).catch(this.#lacNotPublished)
     }
+  }
+
+  readonly #lacNotPublished = (error: unknown): void => {
+    this.#context.logger.debug({ err: error, ledger: this.ledgerId.toString() }, 'LAC not published')
   }
 
   #replicaFailed(replica: Replica, error: StratalogError): void {
@@ -347,7 +354,7 @@ export class LedgerWriter {
     const members = this.#replicas.map(
       (old) => (fresh.find((one) => one.index === old.index) ?? old).store.id,
     )
-    for (const { copies } of this.#queue.pending) for (const { index } of fresh) copies.delete(index)
+    for (const add of this.#queue.pending) for (const { index } of fresh) add.replaced(index)
     this.#current = await changeOwnLedger(this.#context, this.#current, (metadata) => ({
       ...metadata,
       ensembles: withEnsemble(metadata.ensembles, { firstEntryId, members }),
@@ -364,7 +371,7 @@ export class LedgerWriter {
     )
     for (const add of this.#queue.pending) {
       for (const replica of this.#holders(add.entryId)) {
-        if (fresh.includes(replica)) this.#send(add, replica)
+        if (fresh.includes(replica)) replica.send(add)
       }
     }
     this.#publishLac()
@@ -414,8 +421,7 @@ export class LedgerWriter {
       this.#watchdog = null
       if (this.#failure !== null) return
       for (const replica of this.#replicas) {
-        const waitedMs = replica.out === null ? replica.waitedMs() : 0
-        if (waitedMs < ADD_TIMEOUT_MS) continue
+        if (replica.out !== null || !replica.hung) continue
         const message = `segment store ${replica.store.id} did not make an entry durable within ${ADD_TIMEOUT_MS} ms`
         this.#replicaFailed(replica, new StratalogError('timeout', message, { retryable: true }))
       }
@@ -423,12 +429,4 @@ export class LedgerWriter {
       if (owing || this.inFlight > 0) this.#watch()
     })
   }
-}
-
-function asError(error: unknown, store: SegmentStore): StratalogError {
-  if (error instanceof StratalogError) return error
-  return new StratalogError('store_unavailable', `segment store ${store.id} failed: ${String(error)}`, {
-    cause: error,
-    retryable: true,
-  })
 }

@@ -2,6 +2,9 @@ import { assert } from './assert.js'
 import { StratalogError } from './errors.js'
 import type { Policy } from './policy.js'
 
+/** Most stores a ledger is striped over. */
+export const ENSEMBLE_MAX: number = 31
+
 /** How many stores hold a ledger and how many must answer. E ≥ copies (Qw) ≥ min ≥ ack (Qa) ≥ 1. */
 export interface Quorum {
   /** E: stores a ledger is striped over. */
@@ -35,6 +38,7 @@ export function quorumOf(
   if (quorum.ack > quorum.copies) throw bad('ack must not be above copies')
   if (quorum.copies > quorum.ensemble) throw bad('copies must not be above ensemble')
   if (quorum.min < quorum.ack || quorum.min > quorum.copies) throw bad('min must lie between ack and copies')
+  if (quorum.ensemble > ENSEMBLE_MAX) throw bad(`ensemble must be at most ${ENSEMBLE_MAX}`)
   if (quorum.ensemble > stores) {
     throw bad(
       `it needs ${quorum.ensemble} stores and there ${stores === 1 ? 'is' : 'are'} ${stores}: name more under "stores" or lower quorum.copies`,
