@@ -67,8 +67,8 @@ export class Batch {
   readonly firstPosition: number
   /** Retries of records in this batch; shared with the batch that takes its place. */
   readonly late: LateWaiter[]
-  readonly #waiters: Waiter[] = []
-  readonly #txids: bigint[] = []
+  #waiters: Waiter[] = []
+  #txids: bigint[] = []
   #buffer: Buffer
   #end = RESERVED_BYTES
   /** By producer its last record here. Null for most batches. */
@@ -157,8 +157,14 @@ export class Batch {
     this.#end = at + payloadBytes
     this.plan.records += 1
     this.plan.takenBytes += RECORD_HEADER_BYTES + payloadBytes
-    this.#txids.push(txid)
-    this.#waiters.push(waiter)
+    if (this.#waiters.length === 0) {
+      // Most batches of many slow streams hold one record: an empty array that is pushed to takes room for seventeen.
+      this.#txids = [txid]
+      this.#waiters = [waiter]
+    } else {
+      this.#txids.push(txid)
+      this.#waiters.push(waiter)
+    }
   }
 
   /**
@@ -203,8 +209,8 @@ export class Batch {
       at = writeRecordHeader(again.#buffer, at, 0, position, txid, payloadBytes) + payloadBytes
     }
     assert(at === this.#end, 'the records of a batch fill it')
-    again.#txids.push(...this.#txids)
-    again.#waiters.push(...this.#waiters)
+    again.#txids = [...this.#txids]
+    again.#waiters = [...this.#waiters]
     again.#producers = this.#producers
     again.#controlBytes = this.#controlBytes
     plan.records += this.count

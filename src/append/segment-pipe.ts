@@ -1,3 +1,4 @@
+import type { EntryWaiter } from '../ledger/writer.js'
 import { assert, present } from '../model/assert.js'
 import type { StratalogError } from '../model/errors.js'
 import type { Policy } from '../model/policy.js'
@@ -22,6 +23,7 @@ import {
  * each time (measured: 256 KiB reached 0.6 of the plain loop, 96 KiB 0.8; docs/performance.md).
  */
 const ENTRY_TARGET_BYTES = 96 * 1024
+const THIS_TURN = Promise.resolve()
 /** Segments in a row that fail without one acknowledgement before what is pending fails with them. */
 const FAILED_SEGMENTS_MAX = 3
 
@@ -32,6 +34,8 @@ interface CurrentSegment extends OpenSegment {
   entries: bigint
   /** Why its ledger takes nothing any more; null while it does. */
   failure: StratalogError | null
+  /** Hears of its entries, which are acknowledged in the order they were sent. */
+  readonly waiter: EntryWaiter
 }
 
 /** An entry that was sent and is not acknowledged. */
@@ -190,10 +194,13 @@ export class SegmentPipe {
   #schedulePump(): void {
     if (this.#pumpScheduled) return
     this.#pumpScheduled = true
-    queueMicrotask(() => {
-      this.#pumpScheduled = false
-      this.#pump()
-    })
+    // As queueMicrotask, which makes an object for tracing each time.
+    void THIS_TURN.then(this.#scheduledPump)
+  }
+
+  readonly #scheduledPump = (): void => {
+    this.#pumpScheduled = false
+    this.#pump()
   }
 
   /** Sends what may be sent, and turns from one segment to the next where the entries do or its ledger failed. */
@@ -242,7 +249,17 @@ export class SegmentPipe {
       startSequenceId: head.plan.startSequenceId,
     }
     const open = await beginSegment(this.#context, this.#stream, this.#options.quorum(), start, preceding)
-    this.#open = { ...open, plan: head.plan, entries: 0n, failure: null }
+    const current: CurrentSegment = {
+      ...open,
+      plan: head.plan,
+      entries: 0n,
+      failure: null,
+      waiter: {
+        acknowledged: (entryId, copies) => this.#entryAcknowledged(current, entryId, copies),
+        failed: (error) => this.#ledgerFailed(current, asFailure(error, this.#stream.name)),
+      },
+    }
+    this.#open = current
     this.#acked = { lastTxid: -1n, lastSlot: -1n, recordCount: 0n }
     if (this.#failure !== null) open.ledger.abandon(this.#failure)
   }
@@ -306,24 +323,20 @@ export class SegmentPipe {
     const control = this.producers.control(producers, entryId, bytes, batch.controlRoomBytes)
     const { buffer, payloadBytes } = batch.finish(control)
     this.#entryBytes = buffer.length
-    const sent: SentBatch = { batch, entryId, timeMs, producers }
     open.entries += 1n
-    this.#sent.push(sent)
+    this.#sent.push({ batch, entryId, timeMs, producers })
     this.#inFlightBytes += bytes
-    open.ledger.append(buffer, payloadBytes).then(
-      ({ entryId: acked, copies }) => {
-        this.#inFlightBytes -= bytes
-        // Fenced between the acknowledgement and this turn: everybody was told otherwise (invariant 3).
-        if (this.#failure !== null) return
-        assert(acked === entryId && this.#sent[0] === sent, 'entries are acknowledged in order')
-        this.#acknowledged(sent, open.row.segment, copies)
-        this.#schedulePump()
-      },
-      (error: unknown) => {
-        this.#inFlightBytes -= bytes
-        this.#ledgerFailed(open, asFailure(error, this.#stream.name))
-      },
-    )
+    open.ledger.appendTo(buffer, payloadBytes, open.waiter)
+  }
+
+  #entryAcknowledged(open: CurrentSegment, entryId: bigint, copies: number): void {
+    // The writer has failed, and everybody was told so (invariant 3).
+    if (this.#failure !== null) return
+    const sent = this.#sent[0]
+    assert(sent?.entryId === entryId, 'entries are acknowledged in order')
+    this.#inFlightBytes -= sent.batch.recordBytes
+    this.#acknowledged(sent, open.row.segment, copies)
+    this.#schedulePump()
   }
 
   #acknowledged(sent: SentBatch, segment: bigint, copies: number): void {
@@ -343,6 +356,8 @@ export class SegmentPipe {
   #ledgerFailed(open: CurrentSegment, error: StratalogError): void {
     if (open.failure !== null || this.#failure !== null) return
     open.failure = error
+    // All of it was in this ledger, and fails with it.
+    this.#inFlightBytes = 0
     if (!mayGoOn(error)) {
       this.#fail(error)
       return

@@ -17,6 +17,26 @@ export function crc32c(bytes: Uint8Array, seed = 0): number {
   return nativeCrc32c(bytes, seed)
 }
 
+const CRC32C_POLYNOMIAL = 0x82f63b78
+
+const crc32cTable = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let value = byte
+  for (let bit = 0; bit < 8; bit += 1) value = (value >>> 1) ^ (value & 1 ? CRC32C_POLYNOMIAL : 0)
+  return value
+})
+
+/**
+ * CRC-32C of a few bytes in the middle of others. Of some dozens this takes a fifth of the time of a view and a call of
+ * the native module.
+ */
+export function crc32cOfFew(bytes: Uint8Array, from: number, to: number, seed = 0): number {
+  let value = ~seed
+  for (let at = from; at < to; at += 1) {
+    value = (value >>> 8) ^ (crc32cTable[(value ^ (bytes[at] ?? 0)) & 0xff] ?? 0)
+  }
+  return ~value >>> 0
+}
+
 /** CRC-32 (zlib, IEEE), unsigned 32 bit: digests of DistributedLog's ledgers. `seed` as in {@link crc32c}. */
 export function crc32(bytes: Uint8Array, seed = 0): number {
   return nativeCrc32(bytes, seed)

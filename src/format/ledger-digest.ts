@@ -2,7 +2,7 @@ import { createHash, createHmac, timingSafeEqual } from 'node:crypto'
 import { assert, present, unreachable } from '../model/assert.js'
 import type { DigestType } from '../model/ledger.js'
 import { asBuffer, corrupt } from './bytes.js'
-import { crc32, crc32c } from './checksum.js'
+import { crc32, crc32c, crc32cOfFew } from './checksum.js'
 
 /*
  * A ledger entry as it is stored and sent (BookKeeper's DigestManager.java), big-endian:
@@ -184,17 +184,16 @@ function writeDigest(
   payload: Uint8Array,
   key?: Uint8Array,
 ): void {
-  const fields = buffer.subarray(0, at)
   switch (type) {
     case 'CRC32':
       buffer.writeUInt32BE(0, at)
-      buffer.writeUInt32BE(crc32(payload, crc32(fields)), at + 4)
+      buffer.writeUInt32BE(crc32(payload, crc32(buffer.subarray(0, at))), at + 4)
       return
     case 'CRC32C':
-      buffer.writeUInt32BE(crc32c(payload, crc32c(fields)), at)
+      buffer.writeUInt32BE(crc32c(payload, crc32cOfFew(buffer, 0, at)), at)
       return
     case 'HMAC':
-      buffer.set(hmac(fields, payload, key), at)
+      buffer.set(hmac(buffer.subarray(0, at), payload, key), at)
       return
     case 'DUMMY':
       return

@@ -154,9 +154,12 @@ export class LedgerWriter {
 
   /** As `append`, for callers that bring their own waiter. */
   appendTo(buffer: Buffer, payloadBytes: number, waiter: EntryWaiter): void {
-    if (this.#failure !== null) return waiter.failed(this.#failure)
-    if (this.#closing)
-      return waiter.failed(new StratalogError('closed', `ledger ${this.ledgerId} is being closed`))
+    const closing = () => new StratalogError('closed', `ledger ${this.ledgerId} is being closed`)
+    const refused = this.#failure ?? (this.#closing ? closing() : null)
+    if (refused !== null) {
+      waiter.failed(refused)
+      return
+    }
     const entryId = this.#queue.nextEntryId
     const lengthBytes = BigInt(this.#queue.pushedBytes + payloadBytes)
     packageEntryInPlace(buffer, this.digestType, this.ledgerId, entryId, this.lac, lengthBytes)

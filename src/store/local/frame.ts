@@ -1,5 +1,6 @@
 import { Buffer } from 'node:buffer'
-import { crc32c } from '../../format/checksum.js'
+import { asBuffer } from '../../format/bytes.js'
+import { crc32c, crc32cOfFew } from '../../format/checksum.js'
 import { assert } from '../../model/assert.js'
 
 /*
@@ -79,7 +80,7 @@ export function encodeFrameHeader(
   target.writeBigInt64BE(frame.ledgerId, at + 16)
   target.writeBigInt64BE(frame.entryId, at + 24)
   target.writeBigUInt64BE(frame.bornGeneration, at + 32)
-  target.writeUInt32BE(crc32c(target.subarray(at + 4, at + FRAME_HEADER_BYTES), seed), at)
+  target.writeUInt32BE(crc32cOfFew(target, at + 4, at + FRAME_HEADER_BYTES, seed), at)
 }
 
 /** The frame header at `at`, or null if what stands there is none of this file's. */
@@ -185,5 +186,5 @@ const LAC_END = 24
  */
 export function lacOf(packaged: Uint8Array): bigint {
   if (packaged.byteLength < LAC_END) return -1n
-  return Buffer.from(packaged.buffer, packaged.byteOffset, LAC_END).readBigInt64BE(16)
+  return asBuffer(packaged).readBigInt64BE(16)
 }

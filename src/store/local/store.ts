@@ -55,6 +55,9 @@ export async function openLocalStore(options: LocalStoreOptions): Promise<Segmen
   return store
 }
 
+/** What is called for each entry and done at once: the same promise for all. */
+const DONE = Promise.resolve()
+
 /** One directory as a segment store: checks, the rules of fences, seals and deletes, and what is answered. */
 class LocalStore implements SegmentStore, TableEvents {
   readonly id: string
@@ -391,13 +394,14 @@ class LocalStore implements SegmentStore, TableEvents {
     return this.#answers.last(ledgerId)
   }
 
-  async writeLac(ledgerId: bigint, lac: bigint): Promise<void> {
-    this.#health.checkOpen()
+  writeLac(ledgerId: bigint, lac: bigint): Promise<void> {
+    if (this.#health.closed) return Promise.reject(this.#health.closedError())
     const ledger = this.#started.table.find(ledgerId)
-    if (ledger === null) throw notFound(ledgerId, 'was never opened')
-    if (ledger.deleteAsked) throw notFound(ledgerId, 'was deleted')
+    if (ledger === null) return Promise.reject(notFound(ledgerId, 'was never opened'))
+    if (ledger.deleteAsked) return Promise.reject(notFound(ledgerId, 'was deleted'))
     if (lac > ledger.explicitLac) ledger.explicitLac = lac
     this.#started.table.raiseLac(ledger, lac)
+    return DONE
   }
 
   async waitForLac(
