@@ -3,6 +3,9 @@ import { copyFileSync, readFileSync, rmSync, statSync, truncateSync, writeFileSy
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import fc from 'fast-check'
+import { SqliteDatabase } from '../../src/metadata/sqlite/database.js'
+import { withChecksum } from '../../src/metadata/sqlite/rows.js'
+import { MIGRATIONS } from '../../src/metadata/sqlite/schema.js'
 import { Dlsn } from '../../src/model/dlsn.js'
 import { isStratalogError } from '../../src/model/errors.js'
 import { sampleMetadata } from '../contract/ledger-metadata.js'
@@ -28,6 +31,15 @@ async function fill(file: string): Promise<void> {
   for (let i = 0; i < 5; i++) await ledgers.create(await ledgers.allocateId(), sampleMetadata())
   await (await coordination.acquire('agent', { holder: 'me', waitMs: 0 })).release()
   await close()
+  leaseOfOldVersion(file, 'agent', 5n)
+}
+
+/** Up to 0.1.0 each lease had a row of its own. */
+function leaseOfOldVersion(file: string, name: string, epoch: bigint): void {
+  const database = SqliteDatabase.open(file, { migrations: MIGRATIONS })
+  const insert = database.prepare('INSERT INTO leases (name, epoch, holder, checksum) VALUES (?, ?, ?, ?)')
+  database.write('add a lease', () => insert.run(...withChecksum([name, epoch, 'me'])))
+  database.close()
 }
 
 /** Everything the index says, by every way of asking. Opens the file and closes it again. */

@@ -247,6 +247,72 @@ describe('the index file', () => {
     assert.throws(() => database.read('look', () => insert.run(3n)), code('closed'))
   })
 
+  test('what is written in one turn is one transaction, and one that refuses takes nobody along', async () => {
+    const database = SqliteDatabase.open(file, { migrations: [FIRST] })
+    const insert = database.prepare('INSERT INTO a VALUES (?)')
+    let transactions = 0
+    const write = database.write.bind(database)
+    database.write = (doing, body) => {
+      transactions += 1
+      return write(doing, body)
+    }
+    const add = (value: bigint, after?: Error) =>
+      database.writeSoon('add', () => {
+        insert.run(value)
+        if (after !== undefined) throw after
+        return value
+      })
+    const rows = () => database.prepare('SELECT x FROM a ORDER BY x').all()
+    const all = Promise.allSettled([
+      add(2n),
+      add(3n, new Error('mine')),
+      add(4n).then(() => add(5n)),
+      add(6n),
+    ])
+    assert.deepEqual(rows(), [[1n]])
+    const [two, three, five] = await all
+    assert.deepEqual(two, { status: 'fulfilled', value: 2n })
+    assert.match(String(three.status === 'rejected' && three.reason), /^Error: mine$/)
+    assert.deepEqual(five, { status: 'fulfilled', value: 5n })
+    assert.deepEqual(rows(), [[1n], [2n], [4n], [5n], [6n]])
+    assert.equal(transactions, 2)
+    database.close()
+  })
+
+  test('a group that does not fit is tried one by one, and who does not fit hears it (invariant 10)', async () => {
+    const database = SqliteDatabase.open(file, { migrations: [FIRST] })
+    const insert = database.prepare("INSERT INTO a SELECT value FROM json_each('[' || ? || ']')")
+    const many = Array(20_000).fill('12345678').join(',')
+    database.pragma(`max_page_count = ${Number(database.pragma('page_count')) + 1}`)
+    const add = (values: string) => database.writeSoon('fill it', () => insert.run(values))
+    const [small, large, last] = await Promise.allSettled([add('2'), add(many), add('3')])
+    assert.equal(small.status, 'fulfilled')
+    assert.ok(large.status === 'rejected' && isStratalogError(large.reason, 'disk_full'))
+    assert.equal(last.status, 'fulfilled')
+    assert.deepEqual(database.prepare('SELECT x FROM a').all(), [[1n], [2n], [3n]])
+    database.close()
+  })
+
+  test('what waits is written before the file is closed; after a failed fsync nobody of a group is', async () => {
+    const database = SqliteDatabase.open(file, { migrations: [FIRST] })
+    const insert = database.prepare('INSERT INTO a VALUES (?)')
+    const added = database.writeSoon('add', () => insert.run(2n))
+    database.close()
+    await added
+    const again = SqliteDatabase.open(file, { migrations: [FIRST] })
+    assert.deepEqual(again.prepare('SELECT x FROM a').all(), [[1n], [2n]])
+    const other = again.prepare('INSERT INTO a VALUES (?)')
+    const failedSync = () => {
+      throw new Database.SqliteError('disk I/O error', 'SQLITE_IOERR_FSYNC')
+    }
+    const group = [again.writeSoon('add', () => other.run(3n)), again.writeSoon('add', failedSync)]
+    for (const one of await Promise.allSettled(group)) {
+      assert.ok(one.status === 'rejected' && isStratalogError(one.reason, 'io_failed'))
+    }
+    assert.deepEqual(again.prepare('SELECT x FROM a').all(), [[1n], [2n]])
+    again.close()
+  })
+
   test('each code of SQLite becomes ours', () => {
     const expected: readonly (readonly [string, ErrorCode])[] = [
       ['SQLITE_CORRUPT', 'corrupt'],

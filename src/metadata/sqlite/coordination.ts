@@ -4,6 +4,10 @@ import type { Coordination, Lease } from '../../ports/coordination.js'
 import type { SqliteDatabase, SqlStatement } from './database.js'
 import { ColumnReader, checkRow, withChecksum } from './rows.js'
 
+/** Epochs are reserved on disk this many at a time; what is left of a block in a crash is never used. */
+const EPOCH_BLOCK = 1_024n
+const COUNTER = 'lease'
+
 /** How many may wait for one lease: more is a loop somewhere, and memory is bounded (invariant 11). */
 const WAITERS_MAX = 1_000
 
@@ -23,13 +27,16 @@ type AcquireOptions = Parameters<Coordination['acquire']>[1]
 
 /**
  * Leases within the one process that has the directory (lock.ts keeps others out): who holds what is memory, and
- * only epochs are in the file, so that they grow over restarts. Waiters are served in the order they came.
+ * only the counter of epochs is in the file, so that they grow over restarts. Waiters are served in the order they came.
  */
 export class SqliteCoordination implements Coordination {
   readonly #database: SqliteDatabase
   readonly #clock: Clock
   readonly #sql: Readonly<Record<LeasesSql, SqlStatement>>
   readonly #names = new Map<string, Name>()
+  /** Epochs from #next up to #reserved, exclusive, are reserved on disk and not yet given out. */
+  #next = 0n
+  #reserved = 0n
   #closed = false
 
   constructor(database: SqliteDatabase, clock: Clock) {
@@ -96,22 +103,52 @@ export class SqliteCoordination implements Coordination {
     }
   }
 
-  /** Draws the next epoch, on disk before anybody knows of it, and makes `holder` the holder. */
+  /** Draws the next epoch, which is above all before it on disk, and makes `holder` the holder. */
   #grant(name: string, entry: Name, holder: string): HeldLease {
-    const epoch = this.#database.write('grant a lease', () => {
-      const row = this.#sql.read.get(name)
-      if (row !== undefined) checkRow(row, `lease ${name}`)
-      const next = row === undefined ? 1n : new ColumnReader(row.slice(1), `lease ${name}`).integer() + 1n
-      this.#sql.write.run(...withChecksum([name, next, holder]))
-      return next
-    })
-    const lease = new HeldLease(name, epoch, holder, (released) => this.#next(name, entry, released))
+    const lease = new HeldLease(name, this.#epoch(name), holder, (released) =>
+      this.#handOn(name, entry, released),
+    )
     entry.held = lease
     return lease
   }
 
+  /** All names draw from one counter: ten thousand writers that are opened wait for a few syncs. */
+  #epoch(name: string): bigint {
+    const before = this.#before(name)
+    if (this.#next >= this.#reserved || this.#next <= before) {
+      // The mark is durable before the first epoch of the block is given out.
+      const first = this.#database.write('reserve epochs of leases', () => {
+        const mark = this.#mark()
+        const from = mark > before ? mark : before + 1n
+        this.#sql.setCounter.run(...withChecksum([COUNTER, from + EPOCH_BLOCK]))
+        return from
+      })
+      this.#next = first
+      this.#reserved = first + EPOCH_BLOCK
+    }
+    const epoch = this.#next
+    this.#next += 1n
+    return epoch
+  }
+
+  /** What files of 0.1.0 say of the name: there each one had an epoch of its own. */
+  #before(name: string): bigint {
+    const row = this.#database.read('look up a lease', () => this.#sql.read.get(name))
+    if (row === undefined) return 0n
+    checkRow(row, `lease ${name}`)
+    return new ColumnReader(row.slice(1), `lease ${name}`).integer()
+  }
+
+  /** The lowest epoch that was never reserved. */
+  #mark(): bigint {
+    const row = this.#sql.counter.get(COUNTER)
+    if (row === undefined) return 1n
+    checkRow(row, 'counter of lease epochs')
+    return new ColumnReader(row.slice(1), 'counter of lease epochs').integer()
+  }
+
   /** Hands a released lease to the first that waits. One whose grant fails hears why, and the next is tried. */
-  #next(name: string, entry: Name, released: HeldLease): void {
+  #handOn(name: string, entry: Name, released: HeldLease): void {
     if (entry.held !== released) return
     entry.held = null
     for (let waiter = entry.waiting.shift(); waiter !== undefined; waiter = entry.waiting.shift()) {
@@ -170,10 +207,11 @@ function heldError(name: string, holder: string, waitMs: number): StratalogError
   )
 }
 
-type LeasesSql = 'read' | 'write'
+type LeasesSql = 'read' | 'counter' | 'setCounter'
 
 /** The statements of this file; tests look at their plans. */
 export const LEASES_SQL: Readonly<Record<LeasesSql, string>> = {
   read: 'SELECT name, epoch, holder, checksum FROM leases WHERE name = ?',
-  write: 'INSERT OR REPLACE INTO leases (name, epoch, holder, checksum) VALUES (?, ?, ?, ?)',
+  counter: 'SELECT name, next, checksum FROM counters WHERE name = ?',
+  setCounter: 'INSERT OR REPLACE INTO counters (name, next, checksum) VALUES (?, ?, ?)',
 }

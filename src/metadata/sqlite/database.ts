@@ -3,6 +3,7 @@ import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { StratalogError } from '../../model/errors.js'
 import { fileError, isFailedSync, REBUILD_HINT, sqliteError } from './errors.js'
+import { WriteGroup } from './write-group.js'
 
 /** What SQLite gives back: integers are always bigint, so that none loses a digit above 2^53. */
 export type SqlValue = bigint | string | Uint8Array | null
@@ -46,13 +47,17 @@ export class SqliteDatabase {
   readonly created: boolean
   readonly #raw: Database.Database
   readonly #immediately: (body: () => unknown) => unknown
+  readonly #group: WriteGroup
   #poison: StratalogError | null = null
 
   private constructor(file: string, raw: Database.Database, created: boolean) {
     this.file = file
     this.created = created
     this.#raw = raw
-    this.#immediately = raw.transaction((body: () => unknown) => body()).immediate
+    const transaction = raw.transaction((body: () => unknown) => body())
+    this.#immediately = transaction.immediate
+    // Within a transaction this is a savepoint: what one body of a group did goes, and the others stay.
+    this.#group = new WriteGroup((doing, body) => this.write(doing, body), transaction)
   }
 
   /**
@@ -109,6 +114,14 @@ export class SqliteDatabase {
     }
   }
 
+  /**
+   * As `write`, together with whatever else is to be written in this turn: one transaction and one sync for all of
+   * them, in the order they came. Resolves or rejects with what became of this one.
+   */
+  writeSoon<T>(doing: string, body: () => T): Promise<T> {
+    return this.#group.add(doing, body)
+  }
+
   /** Runs `body`, which only reads; errors in our words. */
   read<T>(doing: string, body: () => T): T {
     try {
@@ -129,8 +142,9 @@ export class SqliteDatabase {
     return statement.all(...Array<null>((sql.match(/\?/g) ?? []).length).fill(null)).map((row) => row.detail)
   }
 
-  /** Idempotent. Writes the log back into the file. */
+  /** Idempotent. What waits is written first; writes the log back into the file. */
   close(): void {
+    this.#group.flush()
     try {
       this.#raw.close()
     } catch (error) {

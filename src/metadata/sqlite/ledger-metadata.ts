@@ -54,7 +54,7 @@ export class SqliteLedgerMetadataStore implements LedgerMetadataStore {
   async create(ledgerId: bigint, metadata: LedgerMetadata): Promise<VersionedLedgerMetadata> {
     assert(ledgerId >= 0n && ledgerId < INT64_MAX, `ledger id ${ledgerId}`)
     const bytes = encodeLedgerMetadata(metadata)
-    this.#database.write('create a ledger', () => {
+    await this.#database.writeSoon('create a ledger', () => {
       if (this.#sql.read.get(ledgerId) !== undefined) {
         throw new StratalogError(
           'ledger_exists',
@@ -84,7 +84,7 @@ export class SqliteLedgerMetadataStore implements LedgerMetadataStore {
   ): Promise<VersionedLedgerMetadata> {
     const bytes = encodeLedgerMetadata(metadata)
     const version = expectedVersion + 1
-    this.#database.write('change a ledger', () => {
+    await this.#database.writeSoon('change a ledger', () => {
       const found = this.#find(ledgerId)
       if (found.version !== expectedVersion) {
         throw new StratalogError(
@@ -103,7 +103,7 @@ export class SqliteLedgerMetadataStore implements LedgerMetadataStore {
 
   async delete(ledgerId: bigint): Promise<void> {
     if (ledgerId < 0n || ledgerId > INT64_MAX) return
-    this.#database.write('delete a ledger', () => this.#sql.delete.run(ledgerId))
+    await this.#database.writeSoon('delete a ledger', () => this.#sql.delete.run(ledgerId))
   }
 
   async list(after: bigint, limit: number): Promise<bigint[]> {

@@ -91,7 +91,7 @@ export class SqliteSegmentIndex implements SegmentIndex {
   async adoptSegments(rows: readonly SegmentRow[]): Promise<void> {
     const first = rows[0]
     if (first === undefined) return
-    this.#change(first.incarnation, 'adopt segments', () => {
+    await this.#change(first.incarnation, 'adopt segments', () => {
       const id = this.#streams.idOf(first.incarnation)
       const owner = this.#owner(first.incarnation)
       for (const row of rows) {
@@ -109,7 +109,7 @@ export class SqliteSegmentIndex implements SegmentIndex {
   }
 
   async removeSegment(row: ExpectedSegment): Promise<void> {
-    this.#change(row.incarnation, 'remove a segment', () =>
+    await this.#change(row.incarnation, 'remove a segment', () =>
       this.#segments.remove(this.#streams.idOf(row.incarnation), row),
     )
   }
@@ -171,7 +171,7 @@ export class SqliteSegmentIndex implements SegmentIndex {
   }
 
   async setPolicyOverride(incarnation: Incarnation, policy: string | null): Promise<void> {
-    this.#change(incarnation, 'set a policy', () => this.#streams.setPolicy(incarnation, policy))
+    await this.#change(incarnation, 'set a policy', () => this.#streams.setPolicy(incarnation, policy))
   }
 
   async fact(name: string): Promise<string | null> {
@@ -180,7 +180,7 @@ export class SqliteSegmentIndex implements SegmentIndex {
 
   async setFact(name: string, value: string): Promise<void> {
     this.#assertOpen()
-    this.#database.write('set a fact', () => this.#streams.setFact(name, value))
+    await this.#database.writeSoon('set a fact', () => this.#streams.setFact(name, value))
   }
 
   /** Ends all watches. The file is closed by who opened it. */
@@ -195,9 +195,9 @@ export class SqliteSegmentIndex implements SegmentIndex {
     return owner
   }
 
-  #change<T>(incarnation: Incarnation, doing: string, body: () => T): T {
+  async #change<T>(incarnation: Incarnation, doing: string, body: () => T): Promise<T> {
     this.#assertOpen()
-    const result = this.#database.write(doing, body)
+    const result = await this.#database.writeSoon(doing, body)
     // Only after the commit: who is told must find what changed.
     this.#watchers.changed(incarnation)
     return result
