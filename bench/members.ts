@@ -4,17 +4,16 @@ import { MEMORY_MEMBERS } from './memory.js'
 import { OPEN_MEMBER } from './open-after-kill.js'
 import { OPEN_STREAMS_MEMBER } from './open-streams.js'
 import { READ_MEMBERS } from './read.js'
+import { REBUILD_MEMBER } from './rebuild.js'
 import type { BenchMember } from './result.js'
 
-/**
- * All there is to measure, in the order it is told. `rebuild.store` (one of three stores lost and built again from the
- * others while writers go on) belongs behind `open.after_kill`, as soon as stores can be replaced.
- */
+/** All there is to measure, in the order it is told. */
 export const MEMBERS: readonly BenchMember[] = [
   ...APPEND_MEMBERS,
   LATENCY_MEMBER,
   ...READ_MEMBERS,
   OPEN_MEMBER,
+  REBUILD_MEMBER,
   OPEN_STREAMS_MEMBER,
   ...MEMORY_MEMBERS,
 ]

@@ -24,6 +24,8 @@ const NAMES = [
   'read.hot.1000streams',
   'read.cold',
   'open.after_kill',
+  'rebuild.store',
+  'rebuild.store.p99',
   'streams.10000',
   'streams.10000.p99',
   'memory.path',
