@@ -79,8 +79,12 @@ export class LogFile {
   closed = false
   /** Its index block is durable; nothing of its rows and marks is in memory. */
   indexed = false
-  /** Durable frames of it no longer parse: it gets no index block and is not rewritten, so that nobody forgets them. */
+  /** Start found that durable frames of it no longer parse: it gets no index block, so that nobody forgets them. */
   damaged = false
+  /** What rewriting would have to read of it can't be read. */
+  unrewritable = false
+  /** Its index block could not be written: its rows stay in memory, and nothing is synced in it again in this run. */
+  unindexable = false
   beingRewritten = false
   cleanEnd = false
   /** Where its index block begins, once it has one. */

@@ -11,6 +11,8 @@ import type { Rewriter } from './rewrite.js'
 import type { Space } from './space.js'
 
 const CARRIED_AT_ONCE = 256
+/** Closed files without an index block, because it could not be written. */
+const UNINDEXED_MAX = 4
 
 /**
  * Gives back closed files in which no entry lives. What else in such a file still matters (headers, fences
@@ -109,19 +111,29 @@ export class Reclaimer {
   /** Closed files that have no index block yet get one; until then their rows are in memory. */
   async indexClosed(): Promise<void> {
     for (const file of [...this.#files]) {
-      const due = file.closed && !file.indexed && !file.damaged && file.end > 0
+      const { closed, indexed, damaged, unindexable, end } = file
+      const due = closed && !indexed && !damaged && !unindexable && end > 0
       if (!due || this.#health.poisoned !== null) continue
       try {
         await writeIndexBlock(this.#disk, file)
       } catch (error) {
-        // Only a file of an earlier version may have to grow for its block; it is scanned again at the next start.
-        if (!isStratalogError(error, 'disk_full')) {
-          this.#health.poison(error)
-          return
-        }
-        this.#logger.warn({ error, path: file.path }, 'no space for the index of a file')
+        this.#noteUnindexed(file, error)
       }
     }
+  }
+
+  /**
+   * Nothing is lost with an index block: the frames say the same, and the next start scans them. So one file that can't
+   * be written, perhaps a bad spot at its end, doesn't make the store read-only; a disk that refuses file after file
+   * does, also because the rows of those files stay in memory (invariant 11).
+   */
+  #noteUnindexed(file: LogFile, error: unknown): void {
+    this.#logger.warn({ error, path: file.path }, 'the index of a file could not be written')
+    // Only a file of an earlier version may have to grow for its block. Space returns, and no sync has failed.
+    if (isStratalogError(error, 'disk_full')) return
+    file.unindexable = true
+    const refused = [...this.#files].filter(({ unindexable }) => unindexable).length
+    if (refused > UNINDEXED_MAX || !isStratalogError(error)) this.#health.poison(error)
   }
 
   async #tryFree(file: LogFile): Promise<void> {

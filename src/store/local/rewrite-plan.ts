@@ -14,9 +14,7 @@ const RUN_PART = 1 / 64
  * is sorted already and whole, so each file is rewritten once until it dies or shrinks.
  */
 export function chooseSources(files: Iterable<LogFile>, fileBytes: number): LogFile[] {
-  const able = [...files].filter(
-    (file) => file.closed && file.indexed && !file.damaged && file.liveEntries > 0,
-  )
+  const able = [...files].filter(isAble)
   const small = able.filter((file) => file.sizeBytes < fileBytes / 4)
   const chosen = able.filter((file) => mostlyDead(file, fileBytes) || scattered(file, fileBytes))
   if (small.length >= SMALL_FILES_MIN) chosen.push(...small)
@@ -34,11 +32,13 @@ export function chooseSources(files: Iterable<LogFile>, fileBytes: number): LogF
 
 /** The one whose rewriting gives back most and fits into one file, for a disk that has no room for more. */
 export function chooseDeadest(files: Iterable<LogFile>, fileBytes: number): LogFile[] {
-  const dead = [...files].filter(
-    (file) =>
-      file.closed && file.indexed && !file.damaged && file.liveEntries > 0 && mostlyDead(file, fileBytes),
-  )
+  const dead = [...files].filter((file) => isAble(file) && mostlyDead(file, fileBytes))
   return dead.sort((a, b) => a.liveBytes - b.liveBytes).slice(0, 1)
+}
+
+/** A file with nothing alive is freed instead. */
+function isAble({ closed, indexed, damaged, unrewritable, liveEntries }: LogFile): boolean {
+  return closed && indexed && !damaged && !unrewritable && liveEntries > 0
 }
 
 /**

@@ -14,7 +14,6 @@ import type { FileHandles } from './file-handles.js'
 import { FRAME_HEADER_BYTES } from './frame.js'
 import type { FrameToWrite } from './group.js'
 import type { StoreHealth } from './health.js'
-import type { IndexRows } from './index-rows.js'
 import type { LedgerTable, RewrittenFile } from './ledger-table.js'
 import { FileRange, type LogFile, type LogFiles } from './log-file.js'
 import { checkedBody } from './reader.js'
@@ -42,7 +41,6 @@ interface Wanted {
 export interface RewriterOptions {
   readonly files: LogFiles
   readonly table: LedgerTable
-  readonly rows: IndexRows
   readonly search: EntrySearch
   readonly handles: FileHandles
   readonly damage: Damage
@@ -127,9 +125,8 @@ export class Rewriter {
     this.#notBeforeMs = clock.monotonicMs() + RETRY_MS
     const paths = sources.map(({ path }) => path)
     logger.warn({ error, paths }, 'files could not be rewritten')
-    // Damage was noted where it was found, a full disk clears itself; who knows what else a disk does.
-    const harmless = ['disk_full', 'corrupt', 'store_poisoned'] as const
-    if (!harmless.some((code) => isStratalogError(error, code))) health.poison(error)
+    // What failed while something was written has poisoned the store there; what can't be read is no reason to.
+    if (!isStratalogError(error)) health.poison(error)
   }
 
   async #pace(bytes: number, sinceMs: number): Promise<void> {
@@ -178,8 +175,7 @@ class RewriteJob {
     await this.#write(
       carriedMarks(table, this.#sources).map((mark) => ({ ...mark, bodyCrc32c: crc32c(mark.body) })),
     )
-    if (this.#output !== null) this.#finished.push(await this.#output.finish())
-    this.#output = null
+    if (this.#output !== null) await this.#finish(this.#output)
     if (health.poisoned !== null) throw health.poisoned
     await space.replace(
       this.#sources,
@@ -227,22 +223,33 @@ class RewriteJob {
 
   /** The newest copies that stand in the sources, by ledger and entry. */
   async *#living(): AsyncGenerator<Wanted> {
-    const { table, rows, search } = this.#options
+    const { table, search } = this.#options
     const ledgerIds = new Set(this.#sources.flatMap((file) => [...file.ranges.keys()]))
     for (const ledgerId of [...ledgerIds].sort((a, b) => (a < b ? -1 : 1))) {
       const loaded: LoadedRows = new Map()
       const ranges = this.#sources.flatMap((file) => file.ranges.get(ledgerId) ?? [])
-      for (const range of ranges) loaded.set(range, await rows.load(range))
+      for (const range of ranges) await this.#load(range, ranges, loaded)
       for (const entryId of idsOf(ranges.map((range) => present(loaded.get(range), 'rows')))) {
         const ledger = table.find(ledgerId)
         let found = ledger === null ? null : search.now(ledger, entryId, loaded)
         while (ledger !== null && found instanceof FileRange) {
-          await search.load(found, loaded)
+          await this.#load(found, ranges, loaded)
           found = search.now(ledger, entryId, loaded)
         }
         if (found === null || found instanceof FileRange || !this.#among.has(found.range.file)) continue
         yield { file: found.range.file, ledgerId, entryId, place: found.rows.placeAt(found.at) }
       }
+    }
+  }
+
+  async #load(range: FileRange, sources: readonly FileRange[], loaded: LoadedRows): Promise<void> {
+    try {
+      await this.#options.search.load(range, loaded)
+    } catch (error) {
+      // The same files would be tried for ever. Of a file outside nobody knows which copies of the ledger are newer.
+      const staying = sources.includes(range) ? [range] : sources
+      if (isStratalogError(error, 'corrupt')) for (const { file } of staying) file.unrewritable = true
+      throw error
     }
   }
 
@@ -261,10 +268,16 @@ class RewriteJob {
     const last = present(piece.at(-1), 'last of piece').place
     const bytes = Buffer.allocUnsafe(last.offset + FRAME_HEADER_BYTES + last.bodyBytes - first.offset)
     const filled = await this.#options.handles.use(file, (handle) => readable(handle, bytes, first.offset))
+    if (filled === null && piece.length > 1) {
+      // A sector that can't be read, perhaps of something dead between: each frame for itself.
+      for (const wanted of piece) await this.#readPiece([wanted], frames)
+      return
+    }
+    const here = bytes.subarray(0, filled ?? 0)
     for (const wanted of piece) {
       const { ledgerId, entryId, place } = wanted
       const at = place.offset - first.offset
-      const body = filled < bytes.byteLength ? null : checkedBody(bytes, at, file, ledgerId, entryId, place)
+      const body = checkedBody(here, at, file, ledgerId, entryId, place)
       if (body === null) throw this.#damaged(wanted)
       // A copy: the piece is larger than what is wanted of it.
       frames.set(wanted, {
@@ -281,7 +294,7 @@ class RewriteJob {
   #damaged({ file, ledgerId, entryId, place }: Wanted): StratalogError {
     this.#options.damage.found(file, place.offset, FRAME_HEADER_BYTES + place.bodyBytes)
     // Rewriting would turn what reads as damaged into what is absent: the file stays as it is.
-    file.damaged = true
+    file.unrewritable = true
     return new StratalogError('corrupt', `entry ${entryId} of ledger ${ledgerId} is damaged in ${file.path}`)
   }
 
@@ -289,11 +302,25 @@ class RewriteJob {
     let left = frames
     while (left.length > 0) {
       this.#output ??= await this.#begin()
-      const written = await this.#output.write(left)
+      const output = this.#output
+      const written = await this.#writing(() => output.write(left))
       left = left.slice(written)
       if (left.length === 0) return
-      this.#finished.push(await this.#output.finish())
-      this.#output = null
+      await this.#finish(output)
+    }
+  }
+
+  async #finish(output: RewriteOutput): Promise<void> {
+    this.#finished.push(await this.#writing(() => output.finish()))
+    this.#output = null
+  }
+
+  /** A failed write or sync poisons, here as anywhere (DESIGN.md §5). */
+  async #writing<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work()
+    } catch (error) {
+      throw isStratalogError(error, 'disk_full') ? error : this.#options.health.poison(error)
     }
   }
 
@@ -310,12 +337,12 @@ class RewriteJob {
   }
 }
 
-/** Bytes read; none where the disk refuses: then the frames count as damaged. */
-async function readable(handle: DiskFile, bytes: Buffer, offset: number): Promise<number> {
+/** Bytes read; null where the disk refuses: a frame for which it does counts as damaged. */
+async function readable(handle: DiskFile, bytes: Buffer, offset: number): Promise<number | null> {
   try {
     return await handle.read(bytes, offset)
   } catch (error) {
-    if (isStratalogError(error, 'io_failed')) return 0
+    if (isStratalogError(error, 'io_failed')) return null
     throw error
   }
 }

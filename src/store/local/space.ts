@@ -154,6 +154,8 @@ export class Space {
       const file = this.#files.make(generation, rank, 0)
       const recycled = this.#spares.length > (reserved ? 0 : SPARES_AHEAD) ? this.#spares.shift() : undefined
       if (recycled !== undefined) await this.#disk.rename(recycled, file.path)
+      // An attempt that could not open the file may have left it; its generation was never handed out.
+      else await removeIfThere(this.#disk, file.path)
       const handle = await this.#disk.open(file.path, recycled === undefined ? 'create' : 'write')
       try {
         await this.#save({ generation })

@@ -111,7 +111,6 @@ class LocalStore implements SegmentStore, TableEvents {
       ...options,
       files,
       table,
-      rows,
       search,
       handles: this.#handles,
       damage: this.#damage,
