@@ -69,7 +69,8 @@ export class FileHandles {
     for (const [other, idle] of this.#handles) {
       if (idle.users > 0 || idle.retired !== null) continue
       this.#handles.delete(other)
-      await (await idle.opened).close()
+      // A failure to open is told to who wanted to read, and not to whoever happens to make room.
+      if (await succeeded(idle.opened)) await (await idle.opened).close()
       return
     }
   }

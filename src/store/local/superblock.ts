@@ -224,7 +224,15 @@ export async function writeSuperblock(disk: Disk, directory: string, superblock:
     await file.close()
   }
   await disk.rename(temporary, join(directory, SUPERBLOCK_NAME))
-  await disk.syncDirectory(directory)
+  try {
+    await disk.syncDirectory(directory)
+  } catch (error) {
+    // The new one has its name already: a full disk says nothing of which of the two a crash would leave.
+    if (!isStratalogError(error, 'disk_full')) throw error
+    throw new StratalogError('io_failed', `the name of ${temporary} could not be made durable`, {
+      cause: error,
+    })
+  }
 }
 
 /** Removes a file that may be gone already. */
