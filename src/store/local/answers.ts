@@ -75,7 +75,7 @@ export class Answers {
     const listed: LedgerSummary[] = []
     for (const ledger of this.#table.listed(after, limit)) {
       const { entries, sizeBytes } = await this.#search.count(ledger)
-      const lastEntryId = BigInt(await this.#search.lastId(ledger))
+      const lastEntryId = BigInt(await this.#search.lastIdListed(ledger))
       const { id: ledgerId, header, seal, fenced } = ledger
       listed.push({ ledgerId, header, seal, fenced, entries, lastEntryId, sizeBytes })
     }

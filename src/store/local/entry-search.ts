@@ -1,3 +1,4 @@
+import { isStratalogError } from '../../model/errors.js'
 import { type EntryPlace, type EntryRows, findRow } from './entry-index.js'
 import type { IndexRows } from './index-rows.js'
 import type { Ledger } from './ledger.js'
@@ -89,7 +90,20 @@ export class EntrySearch {
     return last
   }
 
-  /** How many entries a ledger has, and their bytes: each once, though ranges overlap. */
+  /** The same for a list of what is here: where the rows that would tell are damaged, the highest that it may be. */
+  async lastIdListed(ledger: Ledger): Promise<number> {
+    try {
+      return await this.lastId(ledger)
+    } catch (error) {
+      if (!isStratalogError(error, 'corrupt')) throw error
+      return Math.max(-1, ...ledger.ranges.map(({ lastId }) => lastId))
+    }
+  }
+
+  /**
+   * How many entries a ledger has, and their bytes: each once, though ranges overlap. Those of which only damaged rows
+   * tell don't count: one damaged ledger is not to keep a store from listing all others.
+   */
   async count(ledger: Ledger): Promise<{ entries: number; sizeBytes: number }> {
     const ranges = [...ledger.ranges]
     if (!overlap(ranges)) {
@@ -103,7 +117,8 @@ export class EntrySearch {
       // Rewritten or deleted while others were read: its file may be gone.
       if (!ledger.ranges.includes(range)) return this.count(ledger)
       // Rows in memory may change while others are read, which changes the answer by what happened meanwhile.
-      cursors.push({ rows: await this.#rows.load(range), lastId: range.lastId, at: 0 })
+      const rows = await this.#wholeRows(range)
+      if (rows !== null) cursors.push({ rows, lastId: range.lastId, at: 0 })
     }
     let entries = 0
     let sizeBytes = 0
@@ -112,6 +127,15 @@ export class EntrySearch {
       if (place === null) return { entries, sizeBytes }
       entries += 1
       sizeBytes += place.bodyBytes
+    }
+  }
+
+  async #wholeRows(range: FileRange): Promise<EntryRows | null> {
+    try {
+      return await this.#rows.load(range)
+    } catch (error) {
+      if (isStratalogError(error, 'corrupt')) return null
+      throw error
     }
   }
 }
