@@ -47,7 +47,7 @@ export interface FileScan {
   readonly groups: number
   /** The last group is the mark of a clean close. */
   readonly cleanEnd: boolean
-  /** Where the last group ends, after its last frame. */
+  /** Where the last group ends, after the last frame of it that can be found: what is torn off was never durable. */
   readonly end: number
   readonly holes: readonly Hole[]
   /** Up to where the groups of this file say that it was durable. */
@@ -126,10 +126,9 @@ class Scan {
       if (lostFrom !== null) this.#hole(lostFrom, at)
       lostFrom = null
       this.#noteGroup(group)
-      const end = at + group.groupBytes
-      this.#progress.end = end
-      await this.#frames(at + GROUP_HEADER_BYTES, end)
-      at = Math.max(pageEnd(end), at + PAGE_BYTES)
+      const groupEnd = at + group.groupBytes
+      this.#progress.end = await this.#frames(at + GROUP_HEADER_BYTES, groupEnd)
+      at = Math.max(pageEnd(groupEnd), at + PAGE_BYTES)
     }
     if (lostFrom !== null) this.#hole(lostFrom, this.#window.sizeBytes)
     return this.#progress
@@ -148,8 +147,11 @@ class Scan {
     this.#progress.holes.push({ from, to, entry })
   }
 
-  /** The frames of one group. After a damaged frame header nothing in the group can be found any more. */
-  async #frames(from: number, end: number): Promise<void> {
+  /**
+   * The frames of one group; answers where they end. After a damaged frame header nothing in the group can be found any
+   * more.
+   */
+  async #frames(from: number, end: number): Promise<number> {
     let at = from
     while (at < end) {
       const bytes = await this.#window.view(at, FRAME_HEADER_BYTES)
@@ -157,13 +159,14 @@ class Scan {
       const frameEnd = header === null ? 0 : at + FRAME_HEADER_BYTES + header.bodyBytes
       if (header === null || frameEnd > end || header.kind === 'group') {
         this.#hole(at, end)
-        return
+        return at
       }
       if (header.kind === null) throw this.#unknownKind(at)
       if (header.kind === 'entry') await this.#entry(header, at)
       else await this.#mark(header, header.kind, at)
       at = frameEnd
     }
+    return at
   }
 
   async #entry(header: FrameHeader, offset: number): Promise<void> {

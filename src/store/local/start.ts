@@ -1,7 +1,7 @@
 import { Buffer } from 'node:buffer'
 import { dirname, join } from 'node:path'
 import { assert } from '../../model/assert.js'
-import { StratalogError } from '../../model/errors.js'
+import { isStratalogError, StratalogError } from '../../model/errors.js'
 import type { Clock } from '../../ports/clock.js'
 import type { Disk } from '../../ports/disk.js'
 import type { Logger } from '../../ports/logger.js'
@@ -276,8 +276,9 @@ async function judge(
   }
   for (const file of lost) {
     // The newest may never have got its name durably: then it is an end without a mark, which `endsClean`
-    // says. A rewritten one was listed when it was whole.
-    if (!file.rewritten && file.generation === superblock.files.at(-1)) continue
+    // says. A rewritten one was listed when it was whole, and what is known to have been durable had its name.
+    const mayBeNew = !file.rewritten && file.generation === superblock.files.at(-1)
+    if (mayBeNew && !durable.has(file.generation)) continue
     corrupt(file, options.fileBytes, { absent: logName(file.generation) })
     corruptGeneration = maxOf(corruptGeneration, file.rank)
   }
@@ -295,6 +296,10 @@ async function knownElsewhere(disk: Disk, ledger: Ledger, entryId: number): Prom
   try {
     const search = new EntrySearch(new IndexRows(disk, handles, 1))
     return await search.holds(ledger, entryId)
+  } catch (error) {
+    // Where the rows of another file are damaged as well, nobody knows of a good copy: the entry reads as damaged.
+    if (isStratalogError(error, 'corrupt')) return false
+    throw error
   } finally {
     await handles.closeAll()
   }
