@@ -8,6 +8,9 @@ import { scanFile } from './file-scan.js'
 import { BlockRows, encodeRows, type IndexSection, rowsBytes } from './index-block.js'
 import type { FileRange } from './log-file.js'
 
+/** What keeping the rows of one range costs besides them: with many small ledgers it is more than these. */
+const KEPT_BYTES = 400
+
 /** A range whose rows stand in an index block. */
 type IndexedRange = FileRange & { readonly section: IndexSection }
 
@@ -97,11 +100,11 @@ export class IndexRows {
 
   #keep(range: FileRange, rows: BlockRows): void {
     this.#cache.set(range, rows)
-    this.#bytes += rows.sizeBytes
+    this.#bytes += KEPT_BYTES + rows.sizeBytes
     for (const [other, old] of this.#cache) {
       if (this.#bytes <= this.#bytesMax || other === range) break
       this.#cache.delete(other)
-      this.#bytes -= old.sizeBytes
+      this.#bytes -= KEPT_BYTES + old.sizeBytes
     }
   }
 }
