@@ -1,5 +1,6 @@
 import { StratalogError } from '../../model/errors.js'
-import type { LedgerSeal } from '../../ports/segment-store.js'
+import type { LedgerHeader, LedgerSeal } from '../../ports/segment-store.js'
+import { ledgerIdentity } from './mark-body.js'
 
 /** A plain add to a ledger that is fenced or sealed. */
 export function fencedError(ledgerId: bigint): StratalogError {
@@ -34,4 +35,13 @@ export function checkSeal(seal: LedgerSeal): void {
     'invalid_argument',
     `no seal: entry ${seal.lastEntryId}, ${seal.lengthBytes} bytes`,
   )
+}
+
+/** Throws `ledger_exists`. */
+export function checkSameHeader(known: LedgerHeader, asked: LedgerHeader): void {
+  const expected = ledgerIdentity(known)
+  const found = ledgerIdentity(asked)
+  if (expected === found) return
+  const message = `ledger ${asked.ledgerId} was opened here with another header`
+  throw new StratalogError('ledger_exists', message, { expected, found })
 }

@@ -242,7 +242,7 @@ export function indexTableRange(footer: IndexFooter): { offset: number; bytes: n
   }
 }
 
-/** Sections and marks; null if the bytes are damaged. */
+/** Sections and marks, whose bodies are parts of `bytes`; null if these are damaged. */
 export function decodeIndexTable(
   bytes: Buffer,
   footer: IndexFooter,
@@ -273,7 +273,7 @@ export function decodeIndexTable(
     const { kind, ledgerId, entryId, bornGeneration, bodyBytes } = header
     if (kind === null) throw unknownKind(footer.generation)
     assert(kind !== 'group' && kind !== 'entry', 'an index block holds a frame that is no mark')
-    const body = Buffer.from(bytes.subarray(at + FRAME_HEADER_BYTES, at + FRAME_HEADER_BYTES + bodyBytes))
+    const body = bytes.subarray(at + FRAME_HEADER_BYTES, at + FRAME_HEADER_BYTES + bodyBytes)
     marks.push({ kind, ledgerId, entryId, bornGeneration, body })
     at += FRAME_HEADER_BYTES + bodyBytes
   }

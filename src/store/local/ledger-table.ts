@@ -4,13 +4,7 @@ import type { EntryPlace } from './entry-index.js'
 import type { IndexSection } from './index-block.js'
 import { Ledger } from './ledger.js'
 import { compareRank, FileRange, type LogFile, type LogFiles } from './log-file.js'
-import {
-  decodeControl,
-  decodeLedgerHeader,
-  decodeSealLength,
-  ledgerIdentity,
-  type Mark,
-} from './mark-body.js'
+import { decodeControl, decodeLedgerHeader, decodeSealLength, type Mark } from './mark-body.js'
 import { SortedIds } from './sorted-ids.js'
 
 /** Told of what may wake somebody. */
@@ -164,7 +158,7 @@ export class LedgerTable {
     } else if (mark.kind === 'ledger') {
       if (ledger.header === null) {
         ledger.header = decodeLedgerHeader(mark.body)
-        ledger.headerAsked = ledgerIdentity(ledger.header)
+        ledger.headerAsked = ledger.header
         ledger.bornGeneration = mark.bornGeneration
       }
       ledger.headerFile = file

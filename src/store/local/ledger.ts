@@ -29,8 +29,7 @@ export class Ledger {
   deleteFile: LogFile | null = null
 
   // Asked for and perhaps not durable yet. They rule what is still accepted, never what is answered.
-  /** Identity of the header that was asked for. */
-  headerAsked: string | null = null
+  headerAsked: LedgerHeader | null = null
   fenceAsked = false
   sealAsked: LedgerSeal | null = null
   deleteAsked = false

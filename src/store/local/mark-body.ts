@@ -99,7 +99,12 @@ export function encodeSealLength(seal: LedgerSeal): Uint8Array {
 }
 
 export function decodeSealLength(body: Uint8Array): number {
-  return reading(() => Number(Buffer.from(body).readBigUInt64BE(0)))
+  return reading(() => Number(asBuffer(body).readBigUInt64BE(0)))
+}
+
+/** The same bytes: start decodes as many bodies as there are ledgers. */
+function asBuffer(body: Uint8Array): Buffer {
+  return Buffer.from(body.buffer, body.byteOffset, body.byteLength)
 }
 
 function toJson(value: unknown): string {
@@ -120,7 +125,7 @@ function encodeJson(value: object): Uint8Array {
 
 function decodeJson(body: Uint8Array): unknown {
   return reading(() => {
-    const value: unknown = JSON.parse(Buffer.from(body).toString('utf8'))
+    const value: unknown = JSON.parse(asBuffer(body).toString('utf8'))
     if (typeof value !== 'object' || value === null) throw new TypeError('no object')
     return value
   })

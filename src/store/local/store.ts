@@ -13,7 +13,7 @@ import type {
 } from '../../ports/segment-store.js'
 import { Answers } from './answers.js'
 import type { MarkFrame } from './carried-marks.js'
-import { checkEntryId, checkLedgerId, checkSeal, fencedError, notFound } from './checks.js'
+import { checkEntryId, checkLedgerId, checkSameHeader, checkSeal, fencedError, notFound } from './checks.js'
 import { CommitItem } from './commit-item.js'
 import { Damage } from './damage.js'
 import { DiskLook } from './disk-look.js'
@@ -28,7 +28,7 @@ import { LacWaiters } from './lac-waiters.js'
 import type { Ledger } from './ledger.js'
 import type { TableEvents } from './ledger-table.js'
 import type { LogFile } from './log-file.js'
-import { encodeControl, encodeLedgerHeader, encodeSealLength, ledgerIdentity, NO_BODY } from './mark-body.js'
+import { encodeControl, encodeLedgerHeader, encodeSealLength, NO_BODY } from './mark-body.js'
 import { type LocalStoreOptions, localStoreOptions } from './options.js'
 import { EntryReader } from './reader.js'
 import { Reclaimer } from './reclaim.js'
@@ -167,17 +167,7 @@ class LocalStore implements SegmentStore, TableEvents {
     const { table } = this.#started
     const known = table.find(header.ledgerId)
     if (known?.deleteAsked) throw notFound(header.ledgerId, 'was deleted')
-    const identity = ledgerIdentity(header)
-    if (known !== null && known.headerAsked !== null && known.headerAsked !== identity) {
-      throw new StratalogError(
-        'ledger_exists',
-        `ledger ${header.ledgerId} was opened here with another header`,
-        {
-          expected: known.headerAsked,
-          found: identity,
-        },
-      )
-    }
+    if (known !== null && known.headerAsked !== null) checkSameHeader(known.headerAsked, header)
     if (known !== null && known.header !== null) return
     if (known === null) this.#health.checkSpace()
     const body = encodeLedgerHeader(header)
@@ -187,7 +177,7 @@ class LocalStore implements SegmentStore, TableEvents {
     if (known === null) ledger.bornGeneration = this.#doubt.firstFreeOf
     const bornGeneration =
       known === null ? null : ledger.bornGeneration === this.#doubt.firstFreeOf ? null : 0n
-    ledger.headerAsked = identity
+    ledger.headerAsked = header
     try {
       await this.#once(`ledger ${ledger.id}`, {
         kind: 'ledger',
