@@ -7,6 +7,7 @@ import type { Clock } from './ports/clock.js'
 import type { Logger } from './ports/logger.js'
 import type { SegmentStore, StoreStatus } from './ports/segment-store.js'
 import { openLocalStore } from './store/local/store.js'
+import { readSuperblock } from './store/local/superblock.js'
 import { absentStore } from './store-absent.js'
 
 /** How long a store may take to say how it is before a new ledger is placed without it. */
@@ -37,6 +38,8 @@ export class LocalDirectory implements StoreDirectory {
   #stores: readonly SegmentStore[]
   /** Take no new ledgers. */
   #out: ReadonlySet<string>
+  /** Were replaced: are not opened again. */
+  #retired: ReadonlySet<string>
   readonly #clock: Clock
   readonly #logger: Logger
   #next = 0
@@ -46,6 +49,7 @@ export class LocalDirectory implements StoreDirectory {
     this.#places = places
     this.#stores = places.map(({ store }) => store)
     this.#out = new Set(options.remembered?.out)
+    this.#retired = new Set(options.remembered?.retired)
     this.#clock = options.clock
     this.#logger = options.logger
   }
@@ -57,7 +61,11 @@ export class LocalDirectory implements StoreDirectory {
   static async open(directories: readonly string[], options: LocalDirectoryOptions): Promise<LocalDirectory> {
     const { create, logger } = options
     const places = directories.map((directory) => placeOf(directory, options))
-    const results = await Promise.allSettled(places.map(({ at }) => openAt(at, create, options)))
+    const found = await Promise.all(places.map(({ at }) => storeIdAt(at, options)))
+    const known = found.flatMap((id) => id ?? [])
+    if (new Set(known).size < known.length) throw sameDirectory(directories)
+    const retired = new Set(options.remembered?.retired)
+    const results = await Promise.allSettled(places.map(({ at }) => openAt(at, create, retired, options)))
     const opened = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
     const lost = results.flatMap((result, i) =>
       result.status === 'rejected'
@@ -87,11 +95,7 @@ export class LocalDirectory implements StoreDirectory {
     }
     await Promise.allSettled(opened.map((store) => store.close()))
     if (fatal !== undefined) throw fatal.error
-    throw new StratalogError(
-      'config_invalid',
-      `two of the stores ${directories.join(', ')} are the same directory: name each once`,
-      { found: directories },
-    )
+    throw sameDirectory(directories)
   }
 
   get(id: string): SegmentStore | null {
@@ -112,23 +116,27 @@ export class LocalDirectory implements StoreDirectory {
     this.#out = new Set(ids)
   }
 
+  /** These are not opened again, wherever they come back. */
+  retire(ids: readonly string[]): void {
+    this.#retired = new Set(ids)
+  }
+
   /**
    * Opens the store in `at`, making one where there is none, in the place of one that is not there. `refused` or
    * `corrupt` where `at` holds anything else: another log's store, files of a store without its superblock.
    */
   async settle(directory: string, at: string): Promise<SegmentStore> {
-    const store = await openAt(at, true, this.#options)
-    const others = this.#places.filter((place) => place.directory !== directory)
-    if (this.get(store.id) !== null && !this.#isAbsent(store.id)) {
-      await store.close()
+    // Looked at before it is opened: a second opening would begin files anew beside the first one.
+    const found = await storeIdAt(at, this.#options)
+    if (found !== null && this.get(found) !== null && !this.#isAbsent(found)) {
       throw new StratalogError(
         'refused',
         `${at} is the store of another place of this log: name a new directory`,
-        {
-          found: store.id,
-        },
+        { found },
       )
     }
+    const store = await openAt(at, true, this.#retired, this.#options)
+    const others = this.#places.filter((place) => place.directory !== directory)
     // One that takes no writes any more can still be read: it goes on giving its copies until the log is closed.
     const left = this.#places.filter((place) => place.directory === directory && !place.absent)
     const leaving = [
@@ -194,17 +202,37 @@ function placeOf(directory: string, { remembered }: LocalDirectoryOptions): Stor
 async function openAt(
   directory: string,
   create: boolean,
+  retired: ReadonlySet<string>,
   options: LocalDirectoryOptions,
 ): Promise<SegmentStore> {
-  const { logId, fileBytes, disk, clock, random, logger, remembered } = options
-  const store = await openLocalStore({ directory, logId, fileBytes, create, disk, clock, random, logger })
-  if (!remembered?.retired.includes(store.id)) return store
-  await store.close()
-  // Its copies are of the past: the ledgers name its successor now. Nothing of it is touched.
-  throw new StratalogError(
-    'file_not_found',
-    `${directory} holds store ${store.id}, which was replaced: unmount it, so that its successor is seen again`,
-    { found: store.id },
+  const found = await storeIdAt(directory, options)
+  if (found !== null && retired.has(found)) {
+    // Its copies are of the past: the ledgers name its successor now. Nothing of it is touched.
+    throw new StratalogError(
+      'file_not_found',
+      `${directory} holds store ${found}, which was replaced: unmount it, so that its successor is seen again`,
+      { found },
+    )
+  }
+  const { logId, fileBytes, disk, clock, random, logger } = options
+  return openLocalStore({ directory, logId, fileBytes, create, disk, clock, random, logger })
+}
+
+/** Which store a directory holds, without touching it; null where that can't be told: opening it says why. */
+async function storeIdAt(directory: string, { disk }: LocalDirectoryOptions): Promise<string | null> {
+  try {
+    return (await readSuperblock(disk, directory))?.storeId ?? null
+  } catch (error) {
+    if (!isStratalogError(error)) throw error
+    return null
+  }
+}
+
+function sameDirectory(directories: readonly string[]): StratalogError {
+  return new StratalogError(
+    'config_invalid',
+    `two of the stores ${directories.join(', ')} are the same directory: name each once`,
+    { found: directories },
   )
 }
 
