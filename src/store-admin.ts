@@ -5,11 +5,13 @@ import {
   type StoreFactsKeeper,
   type StoreWork,
   withWork,
+  withWorks,
 } from '../tiering/store-facts.js'
 import type { LedgerContext } from './ledger/context.js'
 import { ledgersOn, type StoreHoldings } from './ledger/holdings.js'
 import { isStratalogError, StratalogError } from './model/errors.js'
 import type { StoreStatus } from './ports/segment-store.js'
+import { readDecisions, spreadDecisions } from './rebuild/decisions.js'
 import type { LocalDirectory, OpenPlace } from './store-directory.js'
 
 /** Characters of an id that are enough to name a store, where only one begins so. */
@@ -33,6 +35,17 @@ export interface Begun {
   readonly location: string
 }
 
+export interface ReplaceRequest {
+  /** A directory, or the id of the store (or its beginning). */
+  readonly store: string
+  /** Where the new store is to be; null: in the same directory. */
+  readonly with: string | null
+  /** Most that is copied in a second; null: as fast as it goes. */
+  readonly bytesPerSecond: number | null
+}
+
+export type DrainRequest = Omit<ReplaceRequest, 'with'>
+
 export interface StoreAdminParts {
   readonly keeper: StoreFactsKeeper
   readonly ledger: LedgerContext
@@ -46,6 +59,8 @@ export class StoreAdmin {
   /** Where it notes what it began. */
   readonly keeper: StoreFactsKeeper
   readonly #parts: StoreAdminParts
+  /** The command before, whatever became of it. */
+  #last: Promise<unknown> = Promise.resolve()
 
   constructor(parts: StoreAdminParts) {
     this.keeper = parts.keeper
@@ -58,22 +73,22 @@ export class StoreAdmin {
    */
   async remember(): Promise<void> {
     const places = this.#parts.directory.places()
-    await changeStoreFacts(this.#parts.keeper, (facts) => ({
-      ...facts,
-      places: places.map((place) => ({
-        directory: place.directory,
-        at: place.at,
-        id: place.absent
-          ? (facts.places.find((one) => one.directory === place.directory)?.id ?? null)
-          : place.store.id,
-      })),
-      works: facts.works.flatMap((work) => {
-        const place = places.find((one) => one.directory === work.location && !one.absent)
-        if (work.kind !== 'replace' || work.to !== null || place === undefined) return [work]
-        // Back again, or made and not yet noted.
-        return place.store.id === work.from ? [] : [{ ...work, to: place.store.id }]
-      }),
-    }))
+    await changeStoreFacts(this.#parts.keeper, (facts) => {
+      const works = facts.works.flatMap((work) => adopted(work, places, facts))
+      const replaced = works.flatMap(({ kind, from, to }) =>
+        kind === 'replace' && to !== null ? [from] : [],
+      )
+      return {
+        ...facts,
+        works,
+        retired: [...new Set([...facts.retired, ...replaced])],
+        places: places.map((place) => ({
+          directory: place.directory,
+          at: place.at,
+          id: place.absent ? this.#rememberedAt(place, facts) : place.store.id,
+        })),
+      }
+    })
   }
 
   /** Every store, those that are only named by ledgers too, and what is being done about them. */
@@ -102,66 +117,76 @@ export class StoreAdmin {
   }
 
   /**
-   * Makes a new store in the place of one that is lost, durable and remembered before anything is copied to it. What
-   * is copied then is the agent's work. Idempotent: run again after a crash it goes on. Rejects with `refused` where
-   * the store is there, where the directory is not empty, and `not_found` for an unknown one.
+   * Makes a new store in the place of one that is lost, durable and remembered before anything is copied to it; for a
+   * configured directory that never had one, just makes it. What is copied then is the agent's work. Idempotent: run
+   * again after a crash it goes on. Rejects with `refused` where the store is there, where the directory is not empty,
+   * and `not_found` for an unknown one.
    */
-  async beginReplace(request: {
-    readonly store: string
-    readonly with: string | null
-    readonly bytesPerSecond: number | null
-  }): Promise<Begun> {
+  beginReplace(request: ReplaceRequest): Promise<Begun> {
+    return this.#inTurn(() => this.#beginReplace(request))
+  }
+
+  async #beginReplace({ store: name, with: other, bytesPerSecond }: ReplaceRequest): Promise<Begun> {
     const { directory, keeper } = this.#parts
-    const place = await this.#place(request.store)
+    const place = await this.#place(name)
     const facts = await readStoreFacts(keeper)
-    const begun = facts.works.find((work) => work.kind === 'replace' && work.location === place.directory)
-    if (begun !== undefined && begun.to !== null && !place.absent) {
-      await this.#setRate(begun, request.bytesPerSecond)
-      return { from: begun.from, to: begun.to, location: place.directory }
+    const before = facts.works.filter((one) => one.kind === 'replace' && one.location === place.directory)
+    const going = before.filter((one) => one.to === place.store.id)
+    const [latest] = going.slice(-1)
+    if (latest !== undefined && (await isUsable(place))) {
+      for (const work of going) await this.#setRate(work, bytesPerSecond)
+      return { from: latest.from, to: latest.to, location: place.directory }
     }
-    const at = request.with ?? place.at
+    const at = other ?? place.at
     if (!place.absent) await checkMayGo(place, at)
-    const from = begun?.from ?? (await this.#lostIdOf(place, facts))
-    if (from !== null) {
-      // Before the store is made: whoever finds a new store in this place knows what it is for.
-      const work = this.#work('replace', from, place.directory, request.bytesPerSecond)
-      await changeStoreFacts(keeper, (now) => withWork(now, from, work))
-    }
+    const lost = await this.#lostHere(place, facts, before)
+    const work = (from: string, to: string | null) => ({
+      ...this.#work('replace', from, place.directory, bytesPerSecond),
+      to,
+    })
+    // Before the store is made: whoever finds a new store in this place knows what it is for.
+    await changeStoreFacts(keeper, (now) => withWorks(now, lost, (from) => work(from, null)))
     const store = await directory.settle(place.directory, at).catch(async (error: unknown) => {
-      // What is refused leaves nothing behind; after any other failure the store may have been made.
-      if (begun === undefined && isStratalogError(error))
-        await changeStoreFacts(keeper, (now) => withWork(now, from ?? '', null))
+      // What is refused leaves everything as it was; after any other failure the store may have been made.
+      const was = (from: string) => facts.works.find((one) => one.from === from) ?? null
+      if (isStratalogError(error)) await changeStoreFacts(keeper, (now) => withWorks(now, lost, was))
       throw error
     })
-    const returned = store.id === from
-    await changeStoreFacts(keeper, (now) => {
-      const places = [
+    const changed = await changeStoreFacts(keeper, (now) => ({
+      // One that came back instead has nobody's place to take.
+      ...withWorks(now, lost, (from) => (from === store.id ? null : work(from, store.id))),
+      places: [
         ...now.places.filter((one) => one.directory !== place.directory),
         { directory: place.directory, at, id: store.id },
-      ]
-      if (from === null || returned) return { ...withWork(now, from ?? '', null), places }
-      const work = { ...this.#work('replace', from, place.directory, request.bytesPerSecond), to: store.id }
-      return { ...withWork(now, from, work), places, retired: [...new Set([...now.retired, from])] }
-    })
-    return { from: returned ? null : from, to: store.id, location: at }
+      ],
+      retired: [...new Set([...now.retired, ...lost.filter((from) => from !== store.id)])],
+    }))
+    directory.retire(changed.retired)
+    await this.#tellDecisions()
+    return { from: lost.findLast((from) => from !== store.id) ?? null, to: store.id, location: at }
+  }
+
+  /**
+   * A new store gets what was decided at once, not only when the log is opened the next time: until then it would be
+   * one store fewer that an index can be made again from (invariant 12).
+   */
+  async #tellDecisions(): Promise<void> {
+    const { ledger } = this.#parts
+    await spreadDecisions(ledger, await readDecisions(ledger))
   }
 
   /**
    * Takes a store out of use: no new ledger is placed on it, and what it holds is copied to others by the agent; from
    * its peers where it is not there any more. `refused` where too few stores would be left for the quorums.
    */
-  async beginDrain(request: {
-    readonly store: string
-    readonly bytesPerSecond: number | null
-  }): Promise<Begun> {
+  beginDrain(request: DrainRequest): Promise<Begun> {
+    return this.#inTurn(() => this.#beginDrain(request))
+  }
+
+  async #beginDrain(request: DrainRequest): Promise<Begun> {
     const { directory, keeper } = this.#parts
     const { id, location } = await this.#drained(request.store)
-    const facts = await readStoreFacts(keeper)
-    const left: string[] = []
-    for (const other of directory.places()) {
-      if (other.store.id === id || facts.out.includes(other.store.id)) continue
-      if ((await other.store.status()).state === 'writable') left.push(other.at)
-    }
+    const left = (await directory.writable()).filter((other) => other.id !== id)
     const needed = await this.#parts.storesNeeded()
     if (left.length < needed) {
       throw refused(
@@ -220,28 +245,68 @@ export class StoreAdmin {
     )
   }
 
-  /** Which store was there: as remembered, else the one that ledgers name and nobody has. Null: none ever was. */
-  async #lostIdOf(place: OpenPlace, facts: StoreFacts): Promise<string | null> {
-    const remembered = facts.places.find((one) => one.directory === place.directory)?.id ?? null
-    if (remembered !== null && !facts.retired.includes(remembered)) return remembered
-    if (!place.absent) return place.store.id
+  /**
+   * The stores whose copies belong here: those that an unfinished replacement names, and the one that was in this
+   * place last. A successor that is lost in its turn may hold what was already moved to it. None: there never was one.
+   */
+  async #lostHere(
+    place: OpenPlace,
+    facts: StoreFacts,
+    before: readonly StoreWork[],
+  ): Promise<readonly string[]> {
+    const last = place.absent ? this.#rememberedAt(place, facts) : place.store.id
+    const named = [...before.map(({ from }) => from), ...(last === null ? [] : [last])]
+    if (named.length > 0) return [...new Set(named)]
     const there = new Set(this.#parts.directory.all().map(({ id }) => id))
     const working = new Set(facts.works.map(({ from }) => from))
     const lost = [...(await ledgersOn(this.#parts.ledger)).keys()].filter(
       (id) => !there.has(id) && !working.has(id),
     )
-    if (lost.length <= 1) return lost[0] ?? null
+    if (lost.length <= 1) return lost
     throw refused(
       `${lost.length} stores are lost (${lost.join(', ')}) and nothing says which of them was in ${place.directory}: bring back all but one first`,
       { found: lost },
     )
   }
+
+  /** The store that was last seen in a place; one that is in another place now is not lost, its disk was moved. */
+  #rememberedAt(place: Pick<OpenPlace, 'directory'>, facts: StoreFacts): string | null {
+    const id = facts.places.find((one) => one.directory === place.directory)?.id ?? null
+    if (id === null || facts.retired.includes(id)) return null
+    const elsewhere = this.#parts.directory.places().some(({ store, absent }) => store.id === id && !absent)
+    return elsewhere ? null : id
+  }
+
+  /** One command at a time: two that make or take out a store would each decide without what the other is changing. */
+  #inTurn<T>(command: () => Promise<T>): Promise<T> {
+    const done = this.#last.then(command, command)
+    this.#last = done
+    // Whoever gave the command hears of it.
+    done.catch(() => undefined)
+    return done
+  }
+}
+
+/** A replacement that was cut short, with the store that was made for it; none where its place holds another one. */
+function adopted(work: StoreWork, places: readonly OpenPlace[], facts: StoreFacts): readonly StoreWork[] {
+  const place = places.find((one) => one.directory === work.location && !one.absent)
+  if (work.kind !== 'replace' || work.to !== null || place === undefined) return [work]
+  const { id } = place.store
+  // One that was known before came back, or was put there by hand: nothing is to be copied to it.
+  const known = id === work.from || facts.places.some((one) => one.id === id)
+  return known ? [] : [{ ...work, to: id }]
+}
+
+async function isUsable({ store, absent }: OpenPlace): Promise<boolean> {
+  if (absent) return false
+  const { state } = await store.status()
+  return state === 'writable' || state === 'full'
 }
 
 /** A store that works is drained, not replaced; one whose files are in the way is never written over (invariant 8). */
 async function checkMayGo(place: OpenPlace, at: string): Promise<void> {
   const status = await place.store.status()
-  if (status.state === 'writable' || status.state === 'full') {
+  if (await isUsable(place)) {
     throw refused(
       `the store in ${place.at} works (${status.state}): stratalog store drain ${place.directory} takes it out of use`,
       { found: status.state },

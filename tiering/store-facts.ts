@@ -75,6 +75,15 @@ async function changeNow(
   return after
 }
 
+/** The works of several stores changed, or taken away where `work` gives none. */
+export function withWorks(
+  facts: StoreFacts,
+  stores: readonly string[],
+  work: (from: string) => StoreWork | null,
+): StoreFacts {
+  return stores.reduce((changed, from) => withWork(changed, from, work(from)), facts)
+}
+
 /** The works with one of them changed, or taken away. */
 export function withWork(facts: StoreFacts, from: string, work: StoreWork | null): StoreFacts {
   const others = facts.works.filter((one) => one.from !== from)
