@@ -1,5 +1,6 @@
 import type { LedgerContext } from '../src/ledger/context.js'
 import type { ReadRepairs, RepairQueue } from '../src/ledger/repair-queue.js'
+import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { SegmentIndex } from '../src/ports/segment-index.js'
 import { ArchiveCopies } from './cold-copies.js'
@@ -26,6 +27,8 @@ export interface UpkeepContext {
 /** What a pass over the stores in work came to. */
 export interface WorkPass extends PassOutcome {
   readonly works: readonly WorkProgress[]
+  /** Works that could not be gone on with, by the store whose copies they move. */
+  readonly broken: ReadonlyMap<string, StratalogError>
 }
 
 /** How the copies are. */
@@ -107,7 +110,13 @@ export class Upkeep {
   async #workPass(signal: AbortSignal): Promise<WorkPass> {
     const { index, keeper, ledger } = this.#context
     const facts = await readStoreFacts(keeper)
-    const pass = { works: [] as WorkProgress[], failed: [] as unknown[], nextDueMs: null as number | null }
+    const broken = new Map<string, StratalogError>()
+    const pass = {
+      works: [] as WorkProgress[],
+      broken,
+      failed: [] as unknown[],
+      nextDueMs: null as number | null,
+    }
     for (const work of facts.works) {
       // Its store is still to be made: the command that began it does that when it is run again.
       if (work.kind === 'replace' && work.to === null) continue
@@ -115,7 +124,21 @@ export class Upkeep {
       const onProgress = (progress: WorkProgress) => {
         for (const listener of this.#listeners) listener(progress)
       }
-      const progress = await workOff(context, work, { signal, onProgress })
+      const progress = await workOff(context, work, { signal, onProgress }).catch((error: unknown) => {
+        signal.throwIfAborted()
+        if (!isStratalogError(error)) throw error
+        return error
+      })
+      if (progress instanceof StratalogError) {
+        // One store that is in trouble must not keep the copies of the others waiting.
+        broken.set(work.from, progress)
+        pass.failed.push(progress)
+        ledger.logger.warn(
+          { err: progress, store: work.from },
+          'the copies of a store could not be moved now',
+        )
+        continue
+      }
       pass.works.push(progress)
       if (progress.ledgers > 0) pass.nextDueMs = ledger.clock.nowMs() + OPEN_LEDGERS_MS
       if (progress.incompleteLedgers > 0) pass.failed.push(progress.problem)

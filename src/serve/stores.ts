@@ -65,7 +65,10 @@ async function* watch(
       })
     }
   }
-  const done = (await pass).works.find(({ work }) => work.from === begun.from)
+  const { works, broken } = await pass
+  const problem = broken.get(begun.from)
+  if (problem !== undefined) throw problem
+  const done = works.find(({ work }) => work.from === begun.from)
   yield { type: 'end', progress: done === undefined ? null : progressDto(done) }
 }
 
