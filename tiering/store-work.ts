@@ -1,12 +1,12 @@
 import type { LedgerContext } from '../src/ledger/context.js'
-import { type MemberReplacement, replaceMember } from '../src/ledger/rebuild.js'
+import { type MemberReplacement, renameMember, replaceMember } from '../src/ledger/rebuild.js'
 import type { ColdCopies } from '../src/ledger/share-filler.js'
 import type { UnrepairableEntry } from '../src/ledger/share-report.js'
 import { membersOf, shareEntries } from '../src/ledger/shares.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { LedgerMetadata } from '../src/model/ledger.js'
 import type { SegmentIndex } from '../src/ports/segment-index.js'
-import type { SegmentStore } from '../src/ports/segment-store.js'
+import type { ControlFrame, SegmentStore } from '../src/ports/segment-store.js'
 import { isGivenUp, logUnrepairable } from './given-up.js'
 import { Pace } from './pace.js'
 import type { StoreWork } from './store-facts.js'
@@ -15,6 +15,8 @@ import type { StoreWork } from './store-facts.js'
 const LEDGERS_AT_ONCE = 4
 const METADATA_PAGE = 1_000
 const NAMED_MAX = 100
+/** Decisions sent to one store side by side: they share its syncs. */
+const PUTS_AT_ONCE = 64
 
 /** How far the work on one store is. */
 export interface WorkProgress {
@@ -150,11 +152,14 @@ async function moveLedger(
 ): Promise<void> {
   const { work } = progress
   // Its copies go for good: nobody reads them any more, and nothing of it is to be made anew.
+  const to = work.to ?? (await placeFor(context, metadata))?.id ?? null
   if (await isGivenUp(context, ledgerId)) {
     progress.doomedLedgers += 1
+    // A deletion waits for every store that is named, and this one may never answer again.
+    if (to !== null && (await isLost(context, work.from)))
+      await renameMember(context.ledger, ledgerId, { from: work.from, to })
     return
   }
-  const to = work.to ?? (await placeFor(context, metadata))?.id ?? null
   if (to === null) {
     progress.incompleteLedgers += 1
     progress.problem ??= `no store can take ledger ${ledgerId}: each has copies of it already, or can't be written`
@@ -172,6 +177,14 @@ async function moveLedger(
   }
   logUnrepairable(context, moved.unrepairable)
   count(progress, moved, shareBytes(metadata, work.from))
+}
+
+/** Whether a store can't be asked to delete anything, now and as far as we know. */
+async function isLost({ ledger }: WorkContext, storeId: string): Promise<boolean> {
+  const store = ledger.stores.get(storeId)
+  if (store === null) return true
+  const { state } = await store.status()
+  return state === 'unreachable' || state === 'poisoned'
 }
 
 function count(progress: WorkProgress, moved: MemberReplacement, bytes: number): void {
@@ -214,13 +227,20 @@ async function copyDecisions(context: WorkContext, work: StoreWork): Promise<voi
       { retryable: true, expected: work.to },
     )
   }
+  const frames = new Map<string, ControlFrame>()
   for (const source of stores.all()) {
     try {
-      for (const frame of await source.listControls())
-        for (const target of targets) if (target.id !== source.id) await target.putControl(frame)
+      for (const frame of await source.listControls()) frames.set(frame.id, frame)
     } catch (error) {
       if (!isStratalogError(error)) throw error
       logger.warn({ err: error, store: source.id }, 'decisions kept on a store could not be copied now')
     }
+  }
+  // A store that does not take them is no place for copies either: the work fails, and is tried again.
+  for (const target of targets) {
+    const there = new Set((await target.listControls()).map(({ id }) => id))
+    const lacking = [...frames.values()].filter(({ id }) => !there.has(id))
+    for (let at = 0; at < lacking.length; at += PUTS_AT_ONCE)
+      await Promise.all(lacking.slice(at, at + PUTS_AT_ONCE).map((frame) => target.putControl(frame)))
   }
 }

@@ -45,13 +45,35 @@ export async function replaceMember(
     if (membersOf(metadata).includes(to)) return { outcome: 'incomplete', ...twice(to) }
     if (!copied) {
       report = await fillShare(context, { ledgerId, metadata, member: from, target: to }, options)
-      if (!isComplete(report)) return { outcome: 'incomplete', ...report }
       copied = true
+      if (!isComplete(report)) {
+        // Deleted while it was copied: the next round takes back what came to the new store so far.
+        if ((await readOrGone(context, ledgerId)) === 'gone') continue
+        return { outcome: 'incomplete', ...report }
+      }
     }
     if (await commit(context, ledgerId, version, withMember(metadata, from, to)))
       return { outcome: 'replaced', ...report }
   }
   return { outcome: 'incomplete', ...report }
+}
+
+/**
+ * Names one store in the place of another without copying anything: for a ledger that is going to be deleted, whose
+ * deletion must not wait for a store that is lost for good. Nothing where it is gone, or names the new one already.
+ */
+export async function renameMember(
+  context: LedgerContext,
+  ledgerId: bigint,
+  { from, to }: { readonly from: string; readonly to: string },
+): Promise<void> {
+  for (let round = 0; round < ROUNDS_MAX; round += 1) {
+    const current = await readOrGone(context, ledgerId)
+    if (current === 'gone') return
+    const members = membersOf(current.metadata)
+    if (!members.includes(from) || members.includes(to)) return
+    if (await commit(context, ledgerId, current.version, withMember(current.metadata, from, to))) return
+  }
 }
 
 async function commit(

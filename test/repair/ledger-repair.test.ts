@@ -9,6 +9,7 @@ import { repairLedger } from '../../src/ledger/repair.js'
 import { RepairQueue } from '../../src/ledger/repair-queue.js'
 import { type ColdCopies, fillShare } from '../../src/ledger/share-filler.js'
 import { shareEntries, shareOf, withMember } from '../../src/ledger/shares.js'
+import { StratalogError } from '../../src/model/errors.js'
 import type { Quorum } from '../../src/model/quorum.js'
 import { realClock } from '../../src/system/clock.js'
 import { MemoryDisk } from '../helpers/memory-disk.js'
@@ -392,6 +393,21 @@ describe('another store in the place of a lost one (invariant 1)', () => {
     }
     assert.equal((await replaceMember(context, writer.ledgerId, { from: 's1', to: 's4' })).outcome, 'gone')
     assert.equal(replica(4).ledger(writer.ledgerId).entries.size, 0)
+  })
+
+  test('one deleted in the middle of the copying leaves nothing on the new store either', async () => {
+    const ledgerId = await closed(5)
+    let written = false
+    store(4).fault = {
+      before: async (call) => {
+        if (call === 'addEntry') written = true
+        if (call !== 'readEntries' || !written) return
+        await context.metadata.delete(ledgerId)
+        throw new StratalogError('store_unavailable', 'cut off')
+      },
+    }
+    assert.equal((await replaceMember(context, ledgerId, { from: 's1', to: 's4' })).outcome, 'gone')
+    assert.equal(replica(4).ledger(ledgerId).entries.size, 0)
   })
 
   test('a member of the ledger takes no second place in it', async () => {

@@ -210,6 +210,70 @@ describe('store replace, where things go wrong one after the other (invariants 1
     const { stores: listed } = await log.parts.stores.list()
     assert.ok((listed.find(({ location }) => location === storeAt('4'))?.ledgers ?? 0) > 0, 'it is used')
   })
+
+  for (const command of ['replace', 'drain'] as const)
+    test(`${command} of a lost store ends evictions and trims that wait for it`, async () => {
+      const stores = ['1', '2', '3', '4'].map(storeAt)
+      const archive = join(root, 'archive')
+      const defaults = { hot: { for: 0 }, evict: { lag: 0 } } as const
+      {
+        await using log = await open({ stores, archive })
+        await fill(log, 4)
+      }
+      rmSync(storeAt('2'), { recursive: true })
+      {
+        await using log = await open({ stores, archive, defaults })
+        await log.tier.run()
+        await log.tier.run()
+        const { index } = log.parts.segments
+        assert.ok(
+          (await index.segmentsOwing(10)).length > 0,
+          'they can not be deleted on a store that is gone',
+        )
+        if (command === 'replace') await replace(log, '2')
+        else await log.parts.stores.beginDrain({ store: storeAt('2'), bytesPerSecond: null })
+        await work(log)
+        await log.tier.run()
+        assert.deepEqual(await index.segmentsOwing(10), [])
+        await work(log)
+        assert.deepEqual((await log.parts.stores.list()).works, [])
+        assert.deepEqual(await contents(log), expected(200))
+      }
+    })
+
+  test('a store that can not be filled now keeps no other one waiting', async () => {
+    const stores = ['1', '2', '3', '4', '5'].map(storeAt)
+    {
+      await using log = await open({ stores })
+      await fill(log, 6)
+    }
+    rmSync(storeAt('2'), { recursive: true })
+    let lost = ''
+    {
+      await using log = await open({ stores })
+      lost = (await replace(log, '2')).from ?? ''
+    }
+    renameSync(storeAt('2'), join(root, 'unplugged'))
+    {
+      await using log = await open({ stores })
+      await log.parts.stores.beginDrain({ store: storeAt('4'), bytesPerSecond: null })
+      const pass = await work(log)
+      assert.deepEqual([...pass.broken.keys()], [lost])
+      assert.equal(pass.broken.get(lost)?.code, 'store_unavailable')
+      const { works } = await log.parts.stores.list()
+      assert.deepEqual(
+        works.map(({ from }) => from),
+        [lost],
+        'the drain came to its end',
+      )
+    }
+    renameSync(join(root, 'unplugged'), storeAt('2'))
+    await using log = await open({ stores })
+    await work(log)
+    assert.deepEqual((await log.parts.stores.list()).works, [])
+    await allWhole(log)
+    assert.deepEqual(await contents(log), expected(300))
+  })
 })
 
 /** The id of the store in a directory of the log; null where there is none. */
