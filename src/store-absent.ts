@@ -3,20 +3,18 @@ import type { SegmentStore, StoreStatus } from './ports/segment-store.js'
 
 /**
  * Stands for a configured store that could not be opened: a lost disk must not keep the other copies from their
- * readers. `id` is that of the store it stands for, where it is known. Every call fails with `store_unavailable`, which the ledger protocol takes for *unknown*, never *missing*.
+ * readers. `id` is that of the store it stands for, where it is known. Every call
+ * fails with `store_unavailable`, which the ledger protocol takes for *unknown*, never *missing*.
  */
 export function absentStore(
   directory: string,
   cause: StratalogError,
   id: string = `absent:${directory}`,
 ): SegmentStore {
-  const fail = () =>
-    Promise.reject(
-      new StratalogError('store_unavailable', `the store in ${directory} is not there: ${cause.message}`, {
-        cause,
-        retryable: true,
-      }),
-    )
+  const why = cause.message.includes(directory)
+    ? cause.message
+    : `the store in ${directory} is not there: ${cause.message}`
+  const fail = () => Promise.reject(new StratalogError('store_unavailable', why, { cause, retryable: true }))
   const status: StoreStatus = {
     id,
     location: directory,

@@ -37,7 +37,7 @@ async function run(argv: readonly string[], io: ProcessIo): Promise<number> {
     await program.parseAsync(argv, { from: 'user' })
     return io.exitCode
   } catch (error) {
-    if (error instanceof HelpShown) return helpExit(error, argv, io)
+    if (error instanceof HelpShown) return helpExit(error, io)
     if (io.stopped === 'pipe-closed') return io.exitCode
     if (io.stopped === 'interrupted' && io.signal.reason === error) return EXIT_INTERRUPTED
     return io.fail(error)
@@ -46,9 +46,9 @@ async function run(argv: readonly string[], io: ProcessIo): Promise<number> {
   }
 }
 
-function helpExit(shown: HelpShown, argv: readonly string[], io: ProcessIo): number {
+function helpExit(shown: HelpShown, io: ProcessIo): number {
   if (shown.exitCode !== 0)
-    io.note(`stratalog: ${argv.join(' ')} is a group of commands: see "stratalog ${argv[0]} --help"`)
+    io.note(`stratalog: "${shown.path}" is a group of commands: see "${shown.path} --help"`)
   return shown.exitCode
 }
 

@@ -12,9 +12,12 @@ export interface CommandModule {
 /** Help or the version was asked for and has been printed. */
 export class HelpShown extends Error {
   readonly exitCode: number
-  constructor(exitCode: number) {
+  /** Whose help it is. */
+  readonly path: string
+  constructor(exitCode: number, path: string) {
     super('help shown')
     this.exitCode = exitCode
+    this.path = path
   }
 }
 
@@ -59,10 +62,10 @@ function usageError(command: Command, error: CommanderError): Error {
   switch (error.code) {
     case 'commander.helpDisplayed':
     case 'commander.version':
-      return new HelpShown(0)
+      return new HelpShown(0, path)
     case 'commander.help':
       // A group of commands without one of them named; asked for by "help" the exit code is 0.
-      return new HelpShown(error.exitCode === 0 ? 0 : 2)
+      return new HelpShown(error.exitCode === 0 ? 0 : 2, path)
     case 'commander.unknownCommand':
       return usage(unknownCommand(command, quoted))
     case 'commander.unknownOption':

@@ -43,7 +43,7 @@ export function register(program: Command, io: CliIo): void {
     .option('--rate <bytes>', 'copy at most so much a second, as 50 MiB/s')
     .addHelpText(
       'after',
-      '\nWhen no ledger names it any more, take its directory out of "stores" and restart.\n\nExample:\n  stratalog store drain /disk1/strata --rate 50MiB/s',
+      '\nWhen no ledger names it any more, take its directory out of "stores" and restart. To use the disk again, empty the\ndirectory and run: stratalog store replace DIRECTORY\n\nExample:\n  stratalog store drain /disk1/strata --rate 50MiB/s',
     )
     .action(async (store: string, options: { rate?: string }) => drain(io, store, options))
 }
@@ -88,7 +88,12 @@ function listLines(io: CliIo, { stores, works }: StoreListDto): string[] {
 /** Why a store is not what it should be, and the command that helps where it is gone for good. */
 function reasonLine({ id, location, state, role, reason }: StoreLineDto): string {
   const command = role === 'lost' ? `drain ${id}` : `replace ${printable(location)}`
-  const way = state === 'unreachable' ? `; bring it back, or: stratalog store ${command}` : ''
+  // No store was ever seen there: a directory that was added to the configuration.
+  const first = id.startsWith('absent:')
+  const help = first
+    ? `stratalog store ${command} makes a store there`
+    : `bring it back, or: stratalog store ${command}`
+  const way = state === 'unreachable' ? `; ${help}` : ''
   return `${role === 'lost' ? id.slice(0, ID_SHOWN) : printable(location)}: ${printable(reason ?? '')}${way}`
 }
 
@@ -208,7 +213,7 @@ function endLines(progress: StoreProgressDto | null, kind: 'replace' | 'drain', 
   ]
   if (openLedgers > 0)
     lines.push(
-      `${plural(openLedgers, 'ledger')} still open: ${beside ? 'the application goes on with them when they close' : 'an application that has the log open goes on with them, or run this again'}`,
+      `${plural(openLedgers, 'ledger')} still open: ${beside ? `the application goes on with ${openLedgers === 1 ? 'it' : 'them'} at the next seal` : 'an application that has the log open goes on, or run this again'}`,
     )
   if (incompleteLedgers > 0)
     lines.push(

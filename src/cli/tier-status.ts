@@ -89,13 +89,14 @@ function archiveLines(all: TierStatusDto, beside: boolean): string[] {
 
 function storeLines({ stores }: TierStatusDto): string[] {
   const writable = stores.filter((store) => store.state === 'writable').length
-  const devices = new Set(stores.map((store) => store.device)).size
+  const seen = stores.filter((store) => store.totalBytes > 0)
+  const devices = new Set(seen.map((store) => store.device)).size
   const full = stores.map(
     (store) =>
-      `${printable(store.location)} ${store.totalBytes === 0 ? '?' : Math.round(((store.totalBytes - store.freeBytes) / store.totalBytes) * 100)} %`,
+      `${printable(store.location)} ${store.totalBytes === 0 ? '?' : `${Math.round(((store.totalBytes - store.freeBytes) / store.totalBytes) * 100)} %`}`,
   )
   const lines = [
-    `stores   ${writable} of ${stores.length} writable   ${full.join('  ')}   ${plural(stores.length, 'store')} on ${plural(devices, 'device')}`,
+    `stores   ${writable} of ${stores.length} writable   ${full.join('  ')}   ${plural(seen.length, 'store')} on ${plural(devices, 'device')}`,
   ]
   for (const store of stores) {
     if (store.state !== 'writable')
@@ -104,7 +105,7 @@ function storeLines({ stores }: TierStatusDto): string[] {
       )
     if (store.corruptBytes > 0)
       lines.push(
-        `         ${printable(store.location)} has ${formatBytes(store.corruptBytes)} of damaged data`,
+        `         ${printable(store.location)} has ${formatBytes(store.corruptBytes)} of damaged data, found since it was opened: the scrub mends it from other copies`,
       )
   }
   return lines

@@ -40,7 +40,7 @@ export async function openIndex(log: IndexlessLog, identity: Identity): Promise<
   const { makeIndex } = await import('./rebuild-index.js')
   await makeIndex(log, { acceptLoss: false }).catch((cause: unknown) => {
     if (!isStratalogError(cause)) throw cause
-    throw new StratalogError(opened.code, `${opened.message}. ${cause.message}`, {
+    throw new StratalogError(opened.code, `${opened.message}; ${cause.message}`, {
       cause,
       found: opened.found,
     })

@@ -107,7 +107,7 @@ async function openArchiveOf(
   } catch (error) {
     if (!isStratalogError(error)) throw error
     const unused = !used && error.code === 'archive_missing'
-    return { store: null, problem: unused ? null : `the archive at ${opener.location}: ${error.message}` }
+    return { store: null, problem: unused ? null : error.message }
   }
 }
 

@@ -135,7 +135,7 @@ function refuseLosses(report: RebuildReport, { acceptLoss }: RebuildOptions): vo
   const more = report.lossCount > LOSSES_SAID ? `; and ${report.lossCount - LOSSES_SAID} more` : ''
   throw new StratalogError(
     'refused',
-    `the index can't be made again without a loss: ${said}${more}. Bring back what is missing and run it again, or go on without it: stratalog index rebuild --accept-loss`,
+    `the index can't be made again without a loss (${said}${more}): bring back what is missing, or go on without it: stratalog index rebuild --accept-loss`,
     { details: { losses: report.losses } },
   )
 }

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { rename, rm } from 'node:fs/promises'
+import { rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { application, values, Workplace } from '../helpers/cli.js'
@@ -85,5 +85,17 @@ describe('stratalog store', () => {
     const [status] = values(await place.ok(['tier', 'status', '--json']))
     const { scrub } = status as { scrub: { unrepairable: unknown[] } }
     assert.deepEqual(scrub.unrepairable, [])
+  })
+
+  test('a directory that was added to "stores" is named with the command that makes a store there', async () => {
+    const stores = ['1', '2', '3', '4'].map(store)
+    await writeFile(join(place.dir, 'stratalog.yaml'), `version: 1\nstores: ${JSON.stringify(stores)}\n`)
+    const { code, out } = await place.cli(['store', 'list', '--check'])
+    assert.equal(code, 5)
+    assert.ok(out.includes(`stratalog store replace ${store('4')} makes a store there`), out)
+    const status = await place.ok(['tier', 'status'])
+    assert.ok(status.includes(`${store('4')} ?   3 stores on`), status)
+    assert.match(await place.ok(['store', 'replace', store('4')]), /nothing to copy/)
+    assert.equal((await place.cli(['store', 'list', '--check'])).code, 0)
   })
 })
