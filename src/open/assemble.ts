@@ -1,0 +1,188 @@
+import { BlockCache } from '../../archive/block-cache.js'
+import { TieringAgent } from '../../tiering/agent.js'
+import { readStoreFacts, type StoreFactsKeeper } from '../../tiering/store-facts.js'
+import { Upkeep } from '../../tiering/upkeep.js'
+import type { SegmentContext } from '../append/segment-writer.js'
+import { WriterHub } from '../append/writer-hub.js'
+import type { ResolvedConfig } from '../config/resolve.js'
+import { nearest } from '../config/suggest.js'
+import type { LedgerContext } from '../ledger/context.js'
+import { RepairQueue } from '../ledger/repair-queue.js'
+import { StoreHealth } from '../ledger/store-health.js'
+import { Log } from '../log.js'
+import type { LogParts } from '../log-parts.js'
+import { StratalogError } from '../model/errors.js'
+import { policyQuorum } from '../model/quorum.js'
+import type { SegmentRow } from '../model/segment.js'
+import type { FilledOptions, OpenOptions, SystemPorts } from '../options.js'
+import { ColdSource } from '../read/cold.js'
+import { HotSource } from '../read/source.js'
+import { SegmentRecoverer } from '../recoverer.js'
+import { StoreAdmin } from '../store-admin.js'
+import { LocalDirectory } from '../store-directory.js'
+import { type ArchiveOpener, archiveOpener } from './archives.js'
+import { CONFIG_FILE, checkQuorums, policyResolver, storeDirectories, storesNeeded } from './configuration.js'
+import { readIdentity, writeIdentity } from './identity.js'
+import { type OpenIndex, openIndex } from './index-open.js'
+import { LivePolicies } from './live-policies.js'
+import { storeFactsFile } from './store-facts-file.js'
+
+/** A segment that was begun or sealed is looked at by the agent after this long: several often change together. */
+const CHANGE_WAKES_MS = 200
+
+/** A log on its way: its directory is locked, its options are checked. */
+export interface Opening {
+  readonly root: string
+  readonly options: OpenOptions
+  readonly filled: FilledOptions
+  readonly system: SystemPorts
+  readonly config: ResolvedConfig
+  /** What is open so far, to be closed in reverse. */
+  readonly closers: (() => Promise<void> | void)[]
+  readonly close: () => Promise<void>
+}
+
+/** What a log stands on: its stores, its index, its archive. The engines are in here, and nowhere above. */
+interface Ground extends OpenIndex {
+  readonly logId: string
+  readonly directories: readonly string[]
+  readonly keeper: StoreFactsKeeper
+  readonly stores: LocalDirectory
+  readonly archive: ArchiveOpener | null
+}
+
+/** Puts a log together from the ground up: engines, then the two tiers, then what writes, tiers, keeps and reads. */
+export async function assemble(opening: Opening): Promise<Log> {
+  const { root, filled, system, config, closers, close } = opening
+  const ground = await openGround(opening)
+  const { index, keeper, metadata, logId, archive, directories, stores } = ground
+  const { segments, repairs } = tiersOf(opening, ground)
+  const { ledger, openCold } = segments
+
+  const policies = policyResolver(config)
+  const live = new LivePolicies(index, policies.resolve, system.logger)
+  closers.push(() => live.close())
+  const policy = (stream: Parameters<LivePolicies['of']>[0]) => live.of(stream)
+  const hub = new WriterHub(segments, metadata.coordination, async (stream) => {
+    const followed = await live.follow(stream, () => agent.wake(CHANGE_WAKES_MS))
+    return {
+      policy: followed,
+      quorum: () => policyQuorum(followed(), directories.length),
+      inFlightBytesMax: filled.inFlightBytesMax,
+      takenBytesMax: filled.takenBytesMax,
+    }
+  })
+  const open = archive?.open ?? null
+  const { coordination } = metadata
+  const { random, clock, logger } = system
+  const agent = new TieringAgent({
+    logId,
+    ledger,
+    index,
+    coordination,
+    random,
+    archive: open,
+    writers: hub,
+    policy,
+  })
+  const upkeep = new Upkeep({ ledger, index, keeper, archive: open, policy, repairs })
+  const admin = new StoreAdmin({
+    keeper,
+    ledger,
+    directory: stores,
+    storesNeeded: () => storesNeeded(index, policies.resolve),
+  })
+  await admin.remember()
+  const recoverer = new SegmentRecoverer({ hub, index, clock, logger })
+  closers.push(() => hub.close())
+  closers.push(() => recoverer.close())
+  closers.push(() => agent.close())
+  closers.push(() => upkeep.close())
+  const openHot = (row: SegmentRow) => HotSource.open(ledger, row.ledgerId ?? -1n)
+  const parts: LogParts = {
+    logId,
+    directory: root,
+    segments,
+    hub,
+    agent,
+    upkeep,
+    stores: admin,
+    random,
+    archive: open,
+    archiveLocation: archive?.location ?? null,
+    read: {
+      index,
+      clock,
+      logger,
+      openHot,
+      openCold,
+      recover: (row, signal) => recoverer.recover(row, signal),
+    },
+    recoverer,
+    policies,
+    nearest,
+    close,
+  }
+  return new Log(parts)
+}
+
+/** Opens the stores, then the index, which is checked against them, then what leads to the archive. */
+async function openGround({ root, options, filled, system, config, closers }: Opening): Promise<Ground> {
+  const identity = await readIdentity(root)
+  const { logId } = identity
+  const directories = storeDirectories(root, config)
+  checkQuorums(config, directories.length)
+  const keeper = storeFactsFile(root, system.disk)
+  const stores = await LocalDirectory.open(directories, {
+    ...system,
+    logId,
+    fileBytes: filled.storeFileBytes,
+    create: identity.created,
+    remembered: await readStoreFacts(keeper),
+  })
+  closers.push(() => stores.close())
+  const opened = await openIndex({ root, logId, stores, options, config, system }, identity)
+  closers.push(() => opened.metadata.close())
+  if (identity.created) await writeIdentity(root, logId, 'ready')
+  const abort = new AbortController()
+  const { index } = opened
+  const archive = archiveOpener(root, options, config, { logId, index, system, signal: abort.signal })
+  closers.push(async () => {
+    abort.abort(new StratalogError('closed', 'the log is closed'))
+    if (archive !== null) await (await archive.opened())?.close()
+  })
+  return { ...opened, logId, directories, keeper, stores, archive }
+}
+
+/** The hot tier, which mends what its readers find damaged, and the way to the cold one. */
+function tiersOf(
+  { root, system }: Opening,
+  { stores, ledgers, index, archive }: Ground,
+): {
+  readonly segments: SegmentContext & { openCold(row: SegmentRow): Promise<ColdSource> }
+  readonly repairs: RepairQueue
+} {
+  const { clock, logger } = system
+  const ledger: LedgerContext = {
+    stores,
+    metadata: ledgers,
+    clock,
+    logger,
+    health: new StoreHealth(clock, logger),
+    damaged: (copy) => repairs.damaged(copy),
+  }
+  const repairs = new RepairQueue(ledger)
+  const cache = new BlockCache()
+  const openCold = async (row: SegmentRow) => {
+    if (archive === null) throw archiveNeeded(root)
+    return ColdSource.open(await archive.open(), row, cache)
+  }
+  return { segments: { ledger, index, openCold }, repairs }
+}
+
+function archiveNeeded(root: string): StratalogError {
+  return new StratalogError(
+    'archive_missing',
+    `the records asked for are in the archive, and the log in ${root} has none configured: name it under "archive" in ${CONFIG_FILE}`,
+  )
+}
