@@ -159,6 +159,7 @@ export class MetadataService {
     if (name === 'delete' && typeof args[0] === 'bigint') this.#oracle.beforeLedgerDelete(args[0])
     const done = await work()
     this.#forget(args[0])
+    if (name === 'create') this.#oracle.ledgerChanged(args[0] as bigint, args[1])
     if (name === 'compareAndSet') this.#oracle.ledgerChanged(args[0] as bigint, args[2])
     if (name === 'updateSegment') this.#oracle.rowChanged(done as SegmentRow)
     if (name === 'beginSegment') this.#oracle.segmentBegun(done as SegmentRow)

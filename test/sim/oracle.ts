@@ -7,6 +7,7 @@ import type { SegmentRow, StreamRow } from '../../src/model/segment.js'
 import type { ArchiveStore } from '../../src/ports/archive-store.js'
 import type { SegmentPatch } from '../../src/ports/segment-index.js'
 import { userRecords } from '../../src/read/source.js'
+import { Copies } from './copies.js'
 import type { SimDisk } from './disk.js'
 import type { SimOptions } from './options.js'
 import type { Scheduler } from './scheduler.js'
@@ -43,6 +44,7 @@ export class Oracle {
   /** Segments whose state lets their ledger go. */
   readonly #freed = new Set<string>()
   #archive: SimDisk | null = null
+  readonly copies: Copies
   /** Called at each acknowledgement. */
   onAck: () => void = () => {}
   ackedCount = 0
@@ -54,6 +56,7 @@ export class Oracle {
     this.#scheduler = scheduler
     this.#trace = trace
     this.#options = options
+    this.copies = new Copies(trace)
   }
 
   watchArchive(disk: SimDisk): void {
@@ -83,6 +86,7 @@ export class Oracle {
       this.#trace.violate(3, `record ${n} was acknowledged at ${dlsn}, in a segment that is gone`)
       return
     }
+    this.copies.acked(ledgerId, dlsn.entry)
     const end = this.#closed.get(ledgerId)
     if (end !== undefined && dlsn.entry > end)
       this.#trace.violate(3, `record ${n} was acknowledged at ${dlsn}, ledger ${ledgerId} ended at ${end}`)
@@ -146,6 +150,7 @@ export class Oracle {
 
   /** A ledger that closes below what was acknowledged loses it (invariant 1). */
   ledgerChanged(ledgerId: bigint, metadata: unknown): void {
+    this.copies.changed(ledgerId, metadata as LedgerMetadata)
     const { state, lastEntryId } = metadata as LedgerMetadata
     if (state !== 'CLOSED') return
     this.#trace.note(`ledger ${ledgerId} closes at ${lastEntryId}`)

@@ -24,6 +24,8 @@ export class StoreNode {
   /** The id that ensembles name; another one after the disk was formatted. */
   storeId: string | null = null
   #opened: (() => void)[] = []
+  /** Told of each entry that is durable here. */
+  onAdd: (storeId: string, ledgerId: bigint, entryId: bigint) => void = () => {}
   /** Told before a ledger is deleted here. */
   onDelete: (ledgerId: bigint) => void = () => {}
   /** Entries this store acknowledged, and ledgers it deleted: what `missing` may never be said of. */
@@ -146,7 +148,10 @@ export class StoreNode {
     if (name === 'sealLedger' && !this.#ended.has(ledgerId))
       this.#ended.set(ledgerId, (second as LedgerSeal).lastEntryId)
     const done = await this.#planted(name, args, work)
-    if (name === 'addEntry') this.#acknowledged.add(`${ledgerId}/${String(second)}`)
+    if (name === 'addEntry') {
+      this.#acknowledged.add(`${ledgerId}/${String(second)}`)
+      this.onAdd(this.storeId ?? '', ledgerId, second as bigint)
+    }
     if (name === 'readEntry' && (done as { kind: string }).kind === 'missing') {
       const end = this.#ended.get(ledgerId)
       const known = this.#acknowledged.has(`${ledgerId}/${String(second)}`)

@@ -88,7 +88,10 @@ export class SimWorld {
       (_, i) => new StoreNode(`store${i}`, scheduler, this.random.fork(), trace, options),
     )
     // Copies go before the metadata do (decision 0010): by the time those go it is too late to look.
-    for (const node of this.nodes) node.onDelete = (ledgerId) => oracle.beforeLedgerDelete(ledgerId)
+    for (const node of this.nodes) {
+      node.onDelete = (ledgerId) => oracle.beforeLedgerDelete(ledgerId)
+      node.onAdd = (...copy) => oracle.copies.promised(...copy)
+    }
     this.archive = options.archive
       ? new SimDisk('archive', scheduler, this.random.fork(), trace, options.bug)
       : null
