@@ -1,7 +1,7 @@
 import { StratalogError } from '../model/errors.js'
 import type { Quorum } from '../model/quorum.js'
 import type { SegmentStore } from '../ports/segment-store.js'
-import type { LedgerContext } from './context.js'
+import { ask, type LedgerContext } from './context.js'
 
 /**
  * The stores of a new ledger: at most `quorum.ensemble`, at least `quorum.min`. Those that rest (StoreHealth) are left
@@ -47,7 +47,9 @@ async function notEnoughStores(
   quorum: Quorum,
   writable: number,
 ): Promise<StratalogError> {
-  const states = await Promise.all(context.stores.all().map((store) => store.status().catch(() => null)))
+  // A store whose disk hangs must not keep an append from hearing that it failed.
+  const statusOf = ({ id }: SegmentStore) => ask(context, id, (store) => store.status()).catch(() => null)
+  const states = await Promise.all(context.stores.all().map(statusOf))
   const why = states.flatMap((status) =>
     status === null || status.state === 'writable'
       ? []

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { present } from '../../src/model/assert.js'
+import { isStratalogError } from '../../src/model/errors.js'
 import { ManualClock } from '../helpers/manual-clock.js'
 import { failure, type MemoryStore } from '../helpers/memory-store.js'
 import { appendText, newLedger, type Process, QUORUM_322, quiet, World } from '../helpers/protocol.js'
@@ -43,6 +44,21 @@ describe('store health', () => {
     const wide = { ensemble: 5, copies: 2, ack: 1, min: 1 }
     assert.deepEqual((await newLedger(one.context, wide)).members, ['s3', 's4'])
     assert.equal((await newLedger(one.context, { ...QUORUM_322, ensemble: 5 })).members.length, 3)
+  })
+
+  test('too few stores are told of as such also where one of them does not say how it is', async () => {
+    store(0).status = () => new Promise(() => {})
+    const stores = {
+      get: (id: string) => one.context.stores.get(id),
+      all: () => one.stores,
+      writable: async () => [],
+    }
+    const refused = assert.rejects(newLedger({ ...one.context, stores }), (error) =>
+      isStratalogError(error, 'not_enough_stores'),
+    )
+    await quiet()
+    await clock.advance(20_000)
+    await refused
   })
 
   test('one that fails as soon as it is back rests longer each time, to a bound; one that worked begins anew', async () => {
