@@ -1,11 +1,8 @@
-import { type ChildProcess, fork } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import process from 'node:process'
 import { parseArgs } from 'node:util'
-import { optionsOf, PLANTED_BUGS, type PlantedBug } from './options.js'
-import { count, describe, emptyTally, merge, type Tally } from './report.js'
-import { shrink } from './shrink.js'
-import { simulate } from './world.js'
+import { type Job, jobGiven, runJob, runJobs } from './jobs.js'
+import { PLANTED_BUGS } from './options.js'
 
 const USAGE = `npm run sim -- [--seeds N] [--seed S] [--jobs J] [--bug NAME] [--trace LINES] [--no-shrink]
   --seeds N      runs, with the seeds S, S + 1, …          (1000)
@@ -15,47 +12,6 @@ const USAGE = `npm run sim -- [--seeds N] [--seed S] [--jobs J] [--bug NAME] [--
   --trace LINES  lines of the trace shown with a failure   (40)
   --no-shrink    shows failures as they were found
 `
-/** Failures that are shown in full; more of them are counted. */
-const SHOWN_MAX = 5
-
-interface Job {
-  readonly seed: number
-  readonly seeds: number
-  /** Takes every `step`-th seed. */
-  readonly step: number
-  readonly bug: PlantedBug | null
-  readonly trace: number
-  readonly shrink: boolean
-}
-
-async function work(job: Job): Promise<Tally> {
-  const tally = emptyTally()
-  for (let seed = job.seed; seed < job.seed + job.seeds; seed += job.step) {
-    const result = await simulate(optionsOf(seed, job.bug))
-    count(tally, result)
-    if (result.violations.length === 0 || tally.violations > SHOWN_MAX) continue
-    process.stdout.write(`${describe(result, job.trace)}\n`)
-    if (job.shrink) process.stdout.write(`shrunk: ${describe(await shrink(result), job.trace)}\n`)
-  }
-  return tally
-}
-
-function inChild(job: Job): Promise<Tally> {
-  return new Promise((resolve, reject) => {
-    const child: ChildProcess = fork(import.meta.filename, {
-      env: { ...process.env, STRATALOG_SIM: JSON.stringify(job) },
-    })
-    let tally: Tally | null = null
-    child.on('message', (message) => {
-      tally = message as Tally
-    })
-    child.on('exit', (code) => {
-      if (tally === null) reject(new Error(`a process of the simulator ended with ${code}`))
-      else resolve(tally)
-    })
-  })
-}
-
 function jobOf(argv: readonly string[]): Job & { readonly jobs: number } {
   const { values } = parseArgs({
     args: [...argv],
@@ -85,21 +41,14 @@ function jobOf(argv: readonly string[]): Job & { readonly jobs: number } {
 }
 
 async function main(): Promise<void> {
-  const given = process.env.STRATALOG_SIM
-  if (given !== undefined) {
-    process.send?.(await work(JSON.parse(given) as Job))
+  const given = jobGiven()
+  if (given !== null) {
+    process.send?.(await runJob(given))
     return
   }
   const job = jobOf(process.argv.slice(2))
   const startedMs = performance.now()
-  const parts =
-    job.jobs === 1
-      ? [work(job)]
-      : Array.from({ length: job.jobs }, (_, i) =>
-          inChild({ ...job, seed: job.seed + i, seeds: job.seeds - i, step: job.jobs }),
-        )
-  const total = emptyTally()
-  for (const tally of await Promise.all(parts)) merge(total, tally)
+  const total = await runJobs(job, job.jobs)
   const { seeds, violations, faults, ...sums } = total
   const seconds = (performance.now() - startedMs) / 1_000
   process.stdout.write(`${seconds.toFixed(1)} s; ${JSON.stringify(sums)}\n`)

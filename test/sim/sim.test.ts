@@ -1,25 +1,26 @@
 import assert from 'node:assert/strict'
+import { availableParallelism } from 'node:os'
+import process from 'node:process'
 import { describe, test } from 'node:test'
+import { runJobs } from './jobs.js'
 import { FAULT_KINDS, optionsOf } from './options.js'
-import { count, describe as described, emptyTally } from './report.js'
 import { simulate } from './world.js'
 
-const SEEDS = 120
+/** What fits into three minutes of two cores; a machine that somebody waits at runs a few of them. */
+const SEEDS = Number(process.env.TEST_SEEDS ?? (process.env.CI === undefined ? 300 : 5_000))
 
 describe('the simulator', () => {
   test(`${SEEDS} seeds break none of the invariants 1–6 and 8–11, and every kind of fault fires`, async () => {
-    const tally = emptyTally()
-    for (let seed = 1; seed <= SEEDS; seed += 1) {
-      const result = await simulate(optionsOf(seed))
-      assert.deepEqual(result.violations, [], described(result, 40))
-      count(tally, result)
-    }
+    const job = { seed: 1, seeds: SEEDS, step: 1, bug: null, trace: 40, shrink: false }
+    const tally = await runJobs(job, Math.min(2, availableParallelism()))
+    assert.equal(tally.seeds, SEEDS)
+    assert.equal(tally.violations, 0, 'the failures are printed above')
     for (const kind of FAULT_KINDS) assert.ok((tally.faults[kind] ?? 0) > 0, `${kind} never fired`)
     // A world in which nothing happens breaks nothing.
     assert.ok(tally.acked > 10 * SEEDS, `${tally.acked} acknowledged`)
     assert.ok(tally.reads > 20 * SEEDS, `${tally.reads} read`)
     assert.ok(
-      tally.evictions > SEEDS && tally.trims > SEEDS / 4,
+      tally.evictions > SEEDS / 2 && tally.trims > SEEDS / 8,
       `${tally.evictions} evicted, ${tally.trims} trimmed`,
     )
   })
