@@ -1,10 +1,12 @@
 import { BlockCache } from '../../archive/block-cache.js'
 import { directoryArchive } from '../../archive/directory/store.js'
+import type { AppendConditions } from '../../src/append/refusals.js'
 import { WriterHub } from '../../src/append/writer-hub.js'
 import type { LedgerContext, StoreDirectory } from '../../src/ledger/context.js'
+import { present } from '../../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../../src/model/errors.js'
 import { BUILT_IN_POLICY, type Policy, type ResolvedPolicy } from '../../src/model/policy.js'
-import type { LogRecord } from '../../src/model/record.js'
+import type { Ack, LogRecord } from '../../src/model/record.js'
 import type { SegmentRow, StreamRow } from '../../src/model/segment.js'
 import type { ArchiveStore } from '../../src/ports/archive-store.js'
 import type { SegmentStore, StoreStatus } from '../../src/ports/segment-store.js'
@@ -172,13 +174,18 @@ export class Client {
     const ledger: LedgerContext = { stores, metadata: metadata.ledgers, clock: this.clock, logger }
     const { index, coordination } = metadata
     const policy = policyOf(options)
-    const hub = new WriterHub({ ledger, index }, coordination, async () => ({
+    const archive = this.#archiveOpener()
+    const cache = new BlockCache(1 << 20)
+    const openCold = async (row: SegmentRow): Promise<ColdSource> => {
+      if (archive === null) throw new StratalogError('archive_missing', 'there is no archive in this run')
+      return ColdSource.open(await archive(), row, cache)
+    }
+    const hub = new WriterHub({ ledger, index, openCold }, coordination, async () => ({
       policy: () => policy.policy,
       quorum: () => options.quorum,
       inFlightBytesMax: 4_096,
       takenBytesMax: 1 << 20,
     }))
-    const archive = this.#archiveOpener()
     const agent = new TieringAgent({
       logId: '5'.repeat(32),
       ledger,
@@ -189,16 +196,12 @@ export class Client {
       writers: hub,
       policy: async () => policy,
     })
-    const cache = new BlockCache(1 << 20)
     const read: ReadContext = {
       index,
       clock: this.clock,
       logger,
       openHot: (row) => HotSource.open(ledger, row.ledgerId ?? -1n),
-      openCold: async (row: SegmentRow) => {
-        if (archive === null) throw new StratalogError('archive_missing', 'there is no archive in this run')
-        return ColdSource.open(await archive(), row, cache)
-      },
+      openCold,
     }
     return { hub, agent, read, metadata }
   }
@@ -227,20 +230,36 @@ export class Client {
 
   /** Appends some records together. Failures are told to nobody: whoever asks is the oracle. */
   async append(stream: StreamRow, numbers: readonly number[]): Promise<void> {
+    await this.#appending(stream, numbers, null)
+  }
+
+  /** Appends one record on conditions; null: this process does not take it. */
+  async appendIf(stream: StreamRow, n: number, conditions: AppendConditions): Promise<Ack | null> {
+    return (await this.#appending(stream, [n], conditions))[0] ?? null
+  }
+
+  async #appending(
+    stream: StreamRow,
+    numbers: readonly number[],
+    conditions: AppendConditions | null,
+  ): Promise<readonly Ack[]> {
     const running = this.#running
-    if (running === null || this.fenced) return
+    if (running === null || this.fenced || this.host.paused) return []
     const { oracle, trace } = this.#around
     const instance = this.host.instance
     this.pending += 1
     try {
       const writer = await running.hub.writer(stream)
-      await Promise.all(
+      const acks = await Promise.all(
         numbers.map(async (n) => {
           oracle.sent(stream.incarnation, n)
-          oracle.acked(stream.incarnation, n, await writer.append(oracle.payload(stream.name, n), null))
+          const ack = await writer.append(oracle.payload(stream.name, n), null, conditions)
+          oracle.acked(stream.incarnation, n, ack)
+          return ack
         }),
       )
       running.agent.wake(WAKE_MS)
+      return acks
     } catch (error) {
       trace.note(`${this.host.name} append ${numbers.join()} failed: ${String(error).slice(0, 160)}`)
       if (!isStratalogError(error)) trace.violate(0, `append failed with ${String(error)}`)
@@ -249,6 +268,13 @@ export class Client {
     } finally {
       if (instance === this.host.instance) this.pending -= 1
     }
+  }
+
+  /** Ends a stream for ever, as `Stream.finish` does. */
+  async finish(stream: StreamRow): Promise<void> {
+    const { hub, metadata } = present(this.#running, 'a client that runs')
+    const row = await metadata.index.stream(stream.incarnation)
+    if (row?.finishedMs === null) await (await hub.writer(row)).finish()
   }
 
   /** Reads a stream once from the start, or goes on with it for as long as this life lasts. */

@@ -1,4 +1,5 @@
 import { present } from '../../src/model/assert.js'
+import { isStratalogError } from '../../src/model/errors.js'
 import { isClosed, type StreamRow } from '../../src/model/segment.js'
 import type { Client } from './client.js'
 import type { SimWorld } from './world.js'
@@ -43,7 +44,24 @@ async function checkStream(world: SimWorld, client: Client, stream: StreamRow): 
     oracle.checkHistory(present(await metadata.sqlite.index.stream(stream.incarnation), 'stream'), records)
   })
   if (read !== null) trace.violate(1, `${stream.name} can't be read: ${read}`)
+  if (world.options.finishes) await checkFinish(world, client, stream)
   await checkRows(world, stream)
+}
+
+/** A stream that is finished takes nothing more, from nobody, and holds what it held. */
+async function checkFinish(world: SimWorld, client: Client, stream: StreamRow): Promise<void> {
+  const { trace, oracle, metadata } = world
+  const finished = await retried(world, () => client.finish(stream))
+  if (finished !== null) trace.violate(0, `liveness: ${stream.name} can't be finished: ${finished}`)
+  for (const one of [client, present(world.clients[1], 'another client')]) {
+    if (!one.host.up) one.start([])
+    const refused = await one.append(stream, [world.nextRecord()]).catch((error: unknown) => error)
+    // The writer that finished it still has it: no other process gets that far.
+    if (!isStratalogError(refused, 'stream_finished') && !isStratalogError(refused, 'conflict'))
+      trace.violate(3, `${stream.name} is finished, and an append came to ${String(refused)}`)
+  }
+  const records = await client.readAll(stream)
+  oracle.checkHistory(present(await metadata.sqlite.index.stream(stream.incarnation), 'stream'), records)
 }
 
 /** Invariants 4, 5 and 7: what the index says is archived is, whole, and without a hole from the old end on. */

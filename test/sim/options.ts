@@ -61,6 +61,10 @@ export interface SimOptions {
   readonly streams: number
   readonly quorum: Quorum
   readonly appends: number
+  /** Records of a producer that retries, for each stream; 0: there is none. */
+  readonly produced: number
+  /** The streams are finished in the end. */
+  readonly finishes: boolean
   /** How long the phase with faults lasts. */
   readonly safetyMs: number
   readonly rollBytes: number
@@ -122,5 +126,7 @@ export function optionsOf(seed: number, bug: PlantedBug | null = null): SimOptio
     archive: random.chance(0.8),
     faults,
     bug,
+    produced: random.chance(0.4) ? 4 + random.below(8) : 0,
+    finishes: random.chance(0.2),
   }
 }

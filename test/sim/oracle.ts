@@ -51,6 +51,9 @@ export class Oracle {
   evictions = 0
   trims = 0
   reads = 0
+  /** Retries that were told that the record is there, and appends that said where the stream has to end. */
+  duplicates = 0
+  conditional = 0
 
   constructor(scheduler: Scheduler, trace: Trace, options: SimOptions) {
     this.#scheduler = scheduler
@@ -80,6 +83,13 @@ export class Oracle {
     this.onAck()
     const truth = this.#truth(incarnation)
     truth.acked.add(n)
+    // Of a record that was there already it may say where the producer's last one is.
+    if (ack.duplicate) {
+      const place = truth.places.get(n)
+      if (place !== undefined && dlsn.compare(place) < 0)
+        this.#trace.violate(2, `record ${n} is at ${place} and a retry was told ${dlsn}`)
+      return
+    }
     this.#place(truth, n, dlsn)
     const ledgerId = this.#ledgers.get(`${incarnation}/${dlsn.segment}`)
     if (ledgerId === undefined) {
@@ -90,6 +100,12 @@ export class Oracle {
     const end = this.#closed.get(ledgerId)
     if (end !== undefined && dlsn.entry > end)
       this.#trace.violate(3, `record ${n} was acknowledged at ${dlsn}, ledger ${ledgerId} ended at ${end}`)
+  }
+
+  /** What a producer's record came to; for the counts. */
+  produced(ack: Ack, conditional: boolean): void {
+    if (ack.duplicate) this.duplicates += 1
+    if (conditional) this.conditional += 1
   }
 
   /** Invariants 2 and 9: each record a reader is shown is one that was sent, whole, and follows on the last. */
@@ -251,6 +267,9 @@ export class Oracle {
           `record ${n}, ${truth.acked.has(n) ? 'acknowledged' : 'read'} at ${dlsn}, is lost`,
         )
     }
+    for (const n of truth.acked)
+      if (!truth.places.has(n) && !truth.trimmed)
+        this.#trace.violate(1, `record ${n} is nowhere, and a retry was told that it is there already`)
     const first = records[0]
     if (first !== undefined && !truth.trimmed && first.sequenceId !== 0n)
       this.#trace.violate(2, `${stream.name} begins with sequenceId ${first.sequenceId}`)

@@ -10,26 +10,31 @@ export interface Tally {
   reads: number
   evictions: number
   trims: number
+  duplicates: number
+  conditional: number
   readonly faults: Partial<Record<FaultKind, number>>
 }
 
+/** What a run counts. */
+const COUNTS = ['events', 'acked', 'reads', 'evictions', 'trims', 'duplicates', 'conditional'] as const
+
 /** Nothing yet. */
 export function emptyTally(): Tally {
-  return { seeds: 0, violations: 0, events: 0, acked: 0, reads: 0, evictions: 0, trims: 0, faults: {} }
+  const counts = Object.fromEntries(COUNTS.map((key) => [key, 0])) as Record<(typeof COUNTS)[number], number>
+  return { seeds: 0, violations: 0, ...counts, faults: {} }
 }
 
 /** Counts a run; a run with several violations is one that failed. */
 export function count(tally: Tally, result: SimResult): void {
   tally.seeds += 1
   tally.violations += result.violations.length > 0 ? 1 : 0
-  for (const key of ['events', 'acked', 'reads', 'evictions', 'trims'] as const) tally[key] += result[key]
+  for (const key of COUNTS) tally[key] += result[key]
   for (const [kind, times] of result.faults) tally.faults[kind] = (tally.faults[kind] ?? 0) + times
 }
 
 /** Adds what another process counted. */
 export function merge(into: Tally, from: Tally): void {
-  for (const key of ['seeds', 'violations', 'events', 'acked', 'reads', 'evictions', 'trims'] as const)
-    into[key] += from[key]
+  for (const key of ['seeds', 'violations', ...COUNTS] as const) into[key] += from[key]
   for (const [kind, times] of Object.entries(from.faults) as [FaultKind, number][])
     into.faults[kind] = (into.faults[kind] ?? 0) + times
 }

@@ -19,6 +19,8 @@ describe('the simulator', () => {
     // A world in which nothing happens breaks nothing.
     assert.ok(tally.acked > 10 * SEEDS, `${tally.acked} acknowledged`)
     assert.ok(tally.reads > 20 * SEEDS, `${tally.reads} read`)
+    assert.ok(tally.duplicates > SEEDS / 30, `${tally.duplicates} retries found their record`)
+    assert.ok(tally.conditional > SEEDS / 2, `${tally.conditional} appends named the end of the stream`)
     assert.ok(
       tally.evictions > SEEDS / 2 && tally.trims > SEEDS / 8,
       `${tally.evictions} evicted, ${tally.trims} trimmed`,

@@ -122,6 +122,13 @@ export class StoreNode {
     this.kill('stopped')
   }
 
+  /** As a supervisor does with a store that takes no more writes until it is started again. */
+  async restartIfPoisoned(): Promise<void> {
+    if (this.#store === null || (await this.#store.status()).state !== 'poisoned') return
+    this.kill('it is poisoned')
+    this.restartLater(0)
+  }
+
   restartLater(ms: number): void {
     this.#scheduler.after(ms, null, () => {
       if (!this.host.up) this.start()

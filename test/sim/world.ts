@@ -8,6 +8,7 @@ import { loseOne, planAttacks } from './nemesis.js'
 import { Network } from './network.js'
 import { type FaultKind, LOSSES, type SimOptions } from './options.js'
 import { Oracle } from './oracle.js'
+import { Producer } from './producer.js'
 import { SimRandom } from './random.js'
 import { Scheduler } from './scheduler.js'
 import { StoreNode } from './store-node.js'
@@ -37,6 +38,8 @@ export interface SimResult {
   readonly reads: number
   readonly evictions: number
   readonly trims: number
+  readonly duplicates: number
+  readonly conditional: number
 }
 
 /** Runs one simulation. The same options make the same run, to the last line of its trace. */
@@ -70,6 +73,7 @@ export class SimWorld {
   readonly clients: readonly Client[]
   readonly archive: SimDisk | null
   readonly streams: StreamRow[] = []
+  readonly #producers: Producer[] = []
   #next = 0
   #safety = true
   readonly #armed: (() => void)[] = []
@@ -160,6 +164,8 @@ export class SimWorld {
       reads: oracle.reads,
       evictions: oracle.evictions,
       trims: oracle.trims,
+      duplicates: oracle.duplicates,
+      conditional: oracle.conditional,
     }
   }
 
@@ -177,6 +183,7 @@ export class SimWorld {
     for (const client of this.clients) client.start(this.#followedBy(client))
     this.#tick()
     this.#planAppends(options.appends, options.safetyMs)
+    this.#produce(options.produced, options.safetyMs)
     planAttacks(this, options)
     await scheduler.wait(options.safetyMs)
     await this.heal()
@@ -217,6 +224,17 @@ export class SimWorld {
       const burst = Math.min(left, 1 + this.random.below(4))
       left -= burst
       this.scheduler.after(this.random.between(0, 1) * withinMs, null, () => this.#append(burst))
+    }
+  }
+
+  #produce(records: number, withinMs: number): void {
+    if (records === 0) return
+    for (const stream of this.streams) {
+      // Numbers of its own: without producers the rest of the run is as it was.
+      const random = new SimRandom(this.options.seed * 211 + this.#producers.length)
+      const producer = new Producer(this, random, stream, records)
+      this.#producers.push(producer)
+      void producer.run(withinMs)
     }
   }
 
@@ -270,6 +288,10 @@ export class SimWorld {
     const slow = delay !== undefined || stall !== undefined
     await this.scheduler.wait(slow ? CALM_AFTER_SLOWNESS_MS : CALM_MS)
     await this.until('every append settles', () => this.clients.every(({ pending }) => pending === 0))
+    for (const node of this.nodes) await node.restartIfPoisoned()
+    await this.until('every producer is told that all is there', () =>
+      this.#producers.every(({ done }) => done),
+    )
     for (const node of this.nodes) node.restartLater(0)
     await this.until('every store opens', () => this.nodes.every((node) => node.isOpen))
   }
