@@ -42,7 +42,7 @@ export async function replaceMember(
     const { metadata, version } = current
     if (metadata.state !== 'CLOSED') return { outcome: 'open', ...report }
     if (!membersOf(metadata).includes(from)) return { outcome: 'replaced', ...report }
-    if (membersOf(metadata).includes(to)) return { outcome: 'incomplete', ...twice(to) }
+    if (together(metadata, from, to)) return { outcome: 'incomplete', ...twice(to) }
     if (!copied) {
       report = await fillShare(context, { ledgerId, metadata, member: from, target: to }, options)
       copied = true
@@ -102,6 +102,14 @@ async function readOrGone(
     if (isStratalogError(error, 'ledger_not_found')) return 'gone'
     throw error
   }
+}
+
+/**
+ * Whether both are in one ensemble. A writer may have put the new store into a later one of the same ledger already:
+ * where a log has no other to spare, that is the rule.
+ */
+function together({ ensembles }: LedgerMetadata, from: string, to: string): boolean {
+  return ensembles.some(({ members }) => members.includes(from) && members.includes(to))
 }
 
 /** A store twice in one ensemble would count one copy as two. */

@@ -9,6 +9,7 @@ import { repairLedger } from '../../src/ledger/repair.js'
 import { RepairQueue } from '../../src/ledger/repair-queue.js'
 import { type ColdCopies, fillShare } from '../../src/ledger/share-filler.js'
 import { shareEntries, shareOf, withMember } from '../../src/ledger/shares.js'
+import { present } from '../../src/model/assert.js'
 import { StratalogError } from '../../src/model/errors.js'
 import type { Quorum } from '../../src/model/quorum.js'
 import { realClock } from '../../src/system/clock.js'
@@ -361,6 +362,28 @@ describe('another store in the place of a lost one (invariant 1)', () => {
     await assert.rejects(replaceMember(cut, ledgerId, { from: 's1', to: 's4' }))
     assert.equal((await replaceMember(context, ledgerId, { from: 's1', to: 's4' })).outcome, 'replaced')
     await whole(ledgerId)
+  })
+
+  test('a store that the writer went on with takes the place in the ensembles before as well, but never twice', async () => {
+    const writer = await newLedger(context)
+    for (let entry = 0; entry < 4; entry += 1) await appendText(writer, text(entry))
+    store(1).state = 'unreachable'
+    for (let entry = 4; entry < 8; entry += 1) await appendText(writer, text(entry))
+    const { ledgerId } = writer
+    const ensembles = async () => (await context.metadata.read(ledgerId)).metadata.ensembles
+    while ((await ensembles()).length < 2) await context.clock.sleep(5)
+    await writer.close()
+    const to = present((await ensembles())[1]?.members[1], 'the store it went on with')
+    assert.notEqual(to, 's1')
+    assert.equal((await replaceMember(context, ledgerId, { from: 's1', to: 's0' })).outcome, 'incomplete')
+    assert.equal((await replaceMember(context, ledgerId, { from: 's1', to })).outcome, 'replaced')
+    const [before, after] = await ensembles()
+    assert.deepEqual(before?.members, after?.members)
+    await whole(ledgerId)
+    assert.deepEqual(
+      await texts(ledgerId),
+      Array.from({ length: 8 }, (_, entry) => text(entry)),
+    )
   })
 
   test('a share that can not be had whole changes nothing', async () => {
