@@ -3,6 +3,8 @@ import { directoryArchive } from '../../archive/directory/store.js'
 import type { AppendConditions } from '../../src/append/refusals.js'
 import { WriterHub } from '../../src/append/writer-hub.js'
 import type { LedgerContext, StoreDirectory } from '../../src/ledger/context.js'
+import { RepairQueue } from '../../src/ledger/repair-queue.js'
+import { StoreHealth } from '../../src/ledger/store-health.js'
 import { present } from '../../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../../src/model/errors.js'
 import { BUILT_IN_POLICY, type Policy, type ResolvedPolicy } from '../../src/model/policy.js'
@@ -14,6 +16,8 @@ import { ColdSource } from '../../src/read/cold.js'
 import { type ReadContext, readBatches } from '../../src/read/reader.js'
 import { HotSource } from '../../src/read/source.js'
 import { TieringAgent } from '../../tiering/agent.js'
+import type { StoreFactsKeeper } from '../../tiering/store-facts.js'
+import { Upkeep } from '../../tiering/upkeep.js'
 import type { SimDisk } from './disk.js'
 import type { MetadataClient, MetadataService } from './metadata.js'
 import { type Network, remote } from './network.js'
@@ -35,10 +39,12 @@ export interface Surroundings {
   readonly network: Network
   readonly metadata: MetadataService
   readonly nodes: readonly StoreNode[]
+  readonly clients: readonly Client[]
   readonly archive: SimDisk | null
   readonly oracle: Oracle
   readonly trace: Trace
   readonly options: SimOptions
+  readonly keeper: StoreFactsKeeper
 }
 
 /** The segment stores as a process sees them: over the network, by the ids they have now. */
@@ -118,6 +124,8 @@ class RemoteStores implements StoreDirectory {
 interface Running {
   readonly hub: WriterHub
   readonly agent: TieringAgent
+  readonly upkeep: Upkeep
+  readonly ledger: LedgerContext
   readonly read: ReadContext
   readonly metadata: MetadataClient
 }
@@ -149,6 +157,8 @@ export class Client {
     this.pending = 0
     this.#running = this.#assemble()
     this.#running.agent.follow()
+    // In a log one process does this; more of them would only do it more often.
+    if (this.#around.options.upkeep && this.#around.clients[0] === this) this.#running.upkeep.follow()
     for (const stream of streams) void this.#follow(stream, this.#running)
   }
 
@@ -171,7 +181,15 @@ export class Client {
     const metadata = service.client(this.host)
     const logger = trace.logger(this.host.name)
     const stores = new RemoteStores(this.#around, this.host, this.clock)
-    const ledger: LedgerContext = { stores, metadata: metadata.ledgers, clock: this.clock, logger }
+    const ledger: LedgerContext = {
+      stores,
+      metadata: metadata.ledgers,
+      clock: this.clock,
+      logger,
+      health: new StoreHealth(this.clock, logger),
+      damaged: (copy) => repairs.damaged(copy),
+    }
+    const repairs = new RepairQueue(ledger)
     const { index, coordination } = metadata
     const policy = policyOf(options)
     const archive = this.#archiveOpener()
@@ -196,6 +214,14 @@ export class Client {
       writers: hub,
       policy: async () => policy,
     })
+    const upkeep = new Upkeep({
+      ledger,
+      index,
+      keeper: this.#around.keeper,
+      archive,
+      policy: async () => policy,
+      repairs,
+    })
     const read: ReadContext = {
       index,
       clock: this.clock,
@@ -203,7 +229,7 @@ export class Client {
       openHot: (row) => HotSource.open(ledger, row.ledgerId ?? -1n),
       openCold,
     }
-    return { hub, agent, read, metadata }
+    return { hub, agent, upkeep, ledger, read, metadata }
   }
 
   #archiveOpener(): (() => Promise<ArchiveStore>) | null {
@@ -324,6 +350,7 @@ function policyOf(options: SimOptions): ResolvedPolicy {
     roll: { sizeBytes: rollBytes, ageMs: 15_000, idleMs: 10_000 },
     hot: { forMs: hotForMs, maxBytes: null },
     evict: { lagMs: evictLagMs },
+    scrub: { fullPassMs: 60_000 },
     keep: { forMs: keepForMs, maxBytes: null, by: 'completion' },
   }
   const origins = new Proxy({}, { get: () => 'simulated' }) as ResolvedPolicy['origins']

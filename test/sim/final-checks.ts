@@ -1,7 +1,10 @@
 import { present } from '../../src/model/assert.js'
 import { isStratalogError } from '../../src/model/errors.js'
 import { isClosed, type StreamRow } from '../../src/model/segment.js'
+import { changeStoreFacts, withWork } from '../../tiering/store-facts.js'
+import { isFinished } from '../../tiering/store-work.js'
 import type { Client } from './client.js'
+import type { StoreNode } from './store-node.js'
 import type { SimWorld } from './world.js'
 
 const RETRIES_MAX = 40
@@ -28,10 +31,44 @@ export async function finalChecks(world: SimWorld, cutPower: boolean): Promise<v
   client.clock.skewMs = 0
   client.start([])
   for (const stream of world.streams) await checkStream(world, client, stream)
+  for (const node of nodes) if (node.lostId !== null) await checkReplaced(world, client, node, node.lostId)
+}
+
+/**
+ * A store that was formatted is replaced by the one that is there now. With all its copies made again, any other one
+ * may be away (invariant 1).
+ */
+async function checkReplaced(world: SimWorld, client: Client, node: StoreNode, from: string): Promise<void> {
+  const { trace, keeper, nodes, scheduler } = world
+  const to = node.storeId
+  const location = node.host.name
+  const startedMs = client.clock.nowMs()
+  const work = { kind: 'replace', from, to, location, startedMs, bytesPerSecond: null } as const
+  await changeStoreFacts(keeper, (facts) => withWork({ ...facts, retired: [from] }, from, work))
+  const moved = await retried(world, async () => {
+    const { upkeep, hub } = present(client.running, 'a client that runs')
+    // What is open comes when it is closed.
+    for (const stream of world.streams) {
+      const newest = await world.metadata.sqlite.index.newestSegment(stream.incarnation)
+      if (newest !== null && !isClosed(newest.state)) await hub.seal(stream, newest.segment)
+    }
+    const { works, failed } = await upkeep.work(() => {})
+    const left = works.find((progress) => !isFinished(progress))
+    if (failed.length > 0 || left !== undefined)
+      throw new Error(
+        `${String(failed[0])}, incomplete: ${left?.incompleteLedgers}, open: ${left?.openLedgers}`,
+      )
+  })
+  if (moved !== null) trace.violate(0, `liveness: the copies of ${from} are not made again: ${moved}`)
+  const away = world.random.pick(nodes.filter((one) => one !== node))
+  away.kill('another store is away')
+  for (const stream of world.streams) await checkRead(world, client, stream)
+  away.start()
+  await scheduler.wait(5_000)
 }
 
 async function checkStream(world: SimWorld, client: Client, stream: StreamRow): Promise<void> {
-  const { trace, metadata, oracle } = world
+  const { trace } = world
   const appended = await retried(world, () => client.append(stream, [world.nextRecord()]))
   if (appended !== null) trace.violate(0, `liveness: ${stream.name} takes no append: ${appended}`)
   const tiered = await retried(world, async () => {
@@ -39,18 +76,14 @@ async function checkStream(world: SimWorld, client: Client, stream: StreamRow): 
     if (failed.length > 0) throw new Error(JSON.stringify(failed[0]))
   })
   if (tiered !== null) trace.violate(0, `liveness: tiering of ${stream.name} does not settle: ${tiered}`)
-  const read = await retried(world, async () => {
-    const records = await client.readAll(stream)
-    oracle.checkHistory(present(await metadata.sqlite.index.stream(stream.incarnation), 'stream'), records)
-  })
-  if (read !== null) trace.violate(1, `${stream.name} can't be read: ${read}`)
+  await checkRead(world, client, stream)
   if (world.options.finishes) await checkFinish(world, client, stream)
   await checkRows(world, stream)
 }
 
 /** A stream that is finished takes nothing more, from nobody, and holds what it held. */
 async function checkFinish(world: SimWorld, client: Client, stream: StreamRow): Promise<void> {
-  const { trace, oracle, metadata } = world
+  const { trace } = world
   const finished = await retried(world, () => client.finish(stream))
   if (finished !== null) trace.violate(0, `liveness: ${stream.name} can't be finished: ${finished}`)
   for (const one of [client, present(world.clients[1], 'another client')]) {
@@ -60,8 +93,17 @@ async function checkFinish(world: SimWorld, client: Client, stream: StreamRow): 
     if (!isStratalogError(refused, 'stream_finished') && !isStratalogError(refused, 'conflict'))
       trace.violate(3, `${stream.name} is finished, and an append came to ${String(refused)}`)
   }
-  const records = await client.readAll(stream)
-  oracle.checkHistory(present(await metadata.sqlite.index.stream(stream.incarnation), 'stream'), records)
+  await checkRead(world, client, stream)
+}
+
+/** What was ever confirmed is read, from the start, once each. */
+async function checkRead(world: SimWorld, client: Client, stream: StreamRow): Promise<void> {
+  const { trace, metadata, oracle } = world
+  const read = await retried(world, async () => {
+    const records = await client.readAll(stream)
+    oracle.checkHistory(present(await metadata.sqlite.index.stream(stream.incarnation), 'stream'), records)
+  })
+  if (read !== null) trace.violate(1, `${stream.name} can't be read: ${read}`)
 }
 
 /** Invariants 4, 5 and 7: what the index says is archived is, whole, and without a hole from the old end on. */

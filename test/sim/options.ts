@@ -63,6 +63,8 @@ export interface SimOptions {
   readonly appends: number
   /** Records of a producer that retries, for each stream; 0: there is none. */
   readonly produced: number
+  /** One process scrubs and mends copies; all of them mend what they find bad as they read. */
+  readonly upkeep: boolean
   /** The streams are finished in the end. */
   readonly finishes: boolean
   /** How long the phase with faults lasts. */
@@ -127,6 +129,7 @@ export function optionsOf(seed: number, bug: PlantedBug | null = null): SimOptio
     faults,
     bug,
     produced: random.chance(0.4) ? 4 + random.below(8) : 0,
+    upkeep: lossy || random.chance(0.2),
     finishes: random.chance(0.2),
   }
 }

@@ -1,4 +1,5 @@
 import type { FaultKind } from './options.js'
+import type { Work } from './trace.js'
 import type { SimResult } from './world.js'
 
 /** What many runs came to. */
@@ -13,6 +14,7 @@ export interface Tally {
   duplicates: number
   conditional: number
   readonly faults: Partial<Record<FaultKind, number>>
+  readonly works: Partial<Record<Work, number>>
 }
 
 /** What a run counts. */
@@ -21,7 +23,7 @@ const COUNTS = ['events', 'acked', 'reads', 'evictions', 'trims', 'duplicates', 
 /** Nothing yet. */
 export function emptyTally(): Tally {
   const counts = Object.fromEntries(COUNTS.map((key) => [key, 0])) as Record<(typeof COUNTS)[number], number>
-  return { seeds: 0, violations: 0, ...counts, faults: {} }
+  return { seeds: 0, violations: 0, ...counts, faults: {}, works: {} }
 }
 
 /** Counts a run; a run with several violations is one that failed. */
@@ -30,6 +32,7 @@ export function count(tally: Tally, result: SimResult): void {
   tally.violations += result.violations.length > 0 ? 1 : 0
   for (const key of COUNTS) tally[key] += result[key]
   for (const [kind, times] of result.faults) tally.faults[kind] = (tally.faults[kind] ?? 0) + times
+  for (const [work, times] of result.works) tally.works[work] = (tally.works[work] ?? 0) + times
 }
 
 /** Adds what another process counted. */
@@ -37,6 +40,8 @@ export function merge(into: Tally, from: Tally): void {
   for (const key of ['seeds', 'violations', ...COUNTS] as const) into[key] += from[key]
   for (const [kind, times] of Object.entries(from.faults) as [FaultKind, number][])
     into.faults[kind] = (into.faults[kind] ?? 0) + times
+  for (const [work, times] of Object.entries(from.works) as [Work, number][])
+    into.works[work] = (into.works[work] ?? 0) + times
 }
 
 /** A run that failed, for people: how to have it again and what happened last. */

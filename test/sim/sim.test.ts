@@ -4,6 +4,7 @@ import process from 'node:process'
 import { describe, test } from 'node:test'
 import { runJobs } from './jobs.js'
 import { FAULT_KINDS, optionsOf } from './options.js'
+import { WORK_KINDS } from './trace.js'
 import { simulate } from './world.js'
 
 /** What fits into three minutes of two cores; a machine that somebody waits at runs a few of them. */
@@ -16,6 +17,7 @@ describe('the simulator', () => {
     assert.equal(tally.seeds, SEEDS)
     assert.equal(tally.violations, 0, 'the failures are printed above')
     for (const kind of FAULT_KINDS) assert.ok((tally.faults[kind] ?? 0) > 0, `${kind} never fired`)
+    for (const work of WORK_KINDS) assert.ok((tally.works[work] ?? 0) > 0, `there were no ${work}`)
     // A world in which nothing happens breaks nothing.
     assert.ok(tally.acked > 10 * SEEDS, `${tally.acked} acknowledged`)
     assert.ok(tally.reads > 20 * SEEDS, `${tally.reads} read`)

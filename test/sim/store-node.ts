@@ -23,6 +23,8 @@ export class StoreNode {
   #store: SegmentStore | null = null
   /** The id that ensembles name; another one after the disk was formatted. */
   storeId: string | null = null
+  /** The store that was here before the disk was formatted. */
+  lostId: string | null = null
   #opened: (() => void)[] = []
   /** Told of each entry that is durable here. */
   onAdd: (storeId: string, ledgerId: bigint, entryId: bigint) => void = () => {}
@@ -109,6 +111,7 @@ export class StoreNode {
   format(): void {
     this.kill('formatted')
     this.disk.platter.format()
+    this.lostId = this.storeId
     this.storeId = null
     this.#acknowledged.clear()
   }

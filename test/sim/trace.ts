@@ -4,6 +4,20 @@ import type { Scheduler } from './scheduler.js'
 
 const LINES_KEPT = 400
 
+/** What processes do by themselves, by the messages that tell of it: a run counts them, and a test wants to see each. */
+const WORKS = {
+  'ledger goes on with other stores': 'ensemble changes',
+  'files rewritten': 'rewrites',
+  'a copy that was absent or damaged has been repaired': 'repairs on read',
+  'the scrub repaired copies': 'repairs by scrub',
+  'no ledger names the store any more': 'stores replaced',
+} as const
+
+export type Work = (typeof WORKS)[keyof typeof WORKS]
+
+/** All of them. */
+export const WORK_KINDS: readonly Work[] = Object.values(WORKS)
+
 /** A promise of the design that was broken, by its number in DESIGN.md §11; 0: a bug that breaks none by name. */
 export class Violation extends Error {
   readonly invariant: number
@@ -19,6 +33,7 @@ export class Trace {
   readonly #scheduler: Scheduler
   readonly #lines: string[] = []
   readonly faults: Map<FaultKind, number> = new Map()
+  readonly works: Map<Work, number> = new Map()
   readonly violations: Violation[] = []
   hash = 0x811c9dc5
 
@@ -50,14 +65,19 @@ export class Trace {
 
   /** What a process logs from `info` on, as part of the trace. */
   logger(who: string): Logger {
+    const count = (message: string): void => {
+      const work = message in WORKS ? WORKS[message as keyof typeof WORKS] : null
+      if (work !== null) this.works.set(work, (this.works.get(work) ?? 0) + 1)
+    }
     const add = (level: string) => (fields: object, message: string) => {
+      count(message)
       const error = 'err' in fields ? fields.err : 'error' in fields ? fields.error : null
       const why = error instanceof Error ? ` (${error.message.slice(0, 160)})` : ''
       this.note(`${who} ${level} ${message}${why}`)
       if (error instanceof Error && error.name === 'AssertionFailed') this.violate(0, error.message)
     }
     const logger: Logger = {
-      debug: () => {},
+      debug: (_, message) => count(message),
       info: add('info'),
       warn: add('warn'),
       error: add('error'),

@@ -1,5 +1,6 @@
 import process from 'node:process'
 import type { StreamRow } from '../../src/model/segment.js'
+import type { StoreFactsKeeper } from '../../tiering/store-facts.js'
 import { Client } from './client.js'
 import { SimDisk } from './disk.js'
 import { finalChecks } from './final-checks.js'
@@ -12,7 +13,7 @@ import { Producer } from './producer.js'
 import { SimRandom } from './random.js'
 import { Scheduler } from './scheduler.js'
 import { StoreNode } from './store-node.js'
-import { Trace, type Violation } from './trace.js'
+import { Trace, type Violation, type Work } from './trace.js'
 
 /** Far more than any run needs: what exceeds it goes round in circles. */
 const EVENTS_MAX = 400_000
@@ -29,6 +30,7 @@ export interface SimResult {
   readonly options: SimOptions
   readonly violations: readonly Violation[]
   readonly faults: ReadonlyMap<FaultKind, number>
+  readonly works: ReadonlyMap<Work, number>
   readonly hash: number
   readonly lines: readonly string[]
   readonly events: number
@@ -73,6 +75,14 @@ export class SimWorld {
   readonly clients: readonly Client[]
   readonly archive: SimDisk | null
   readonly streams: StreamRow[] = []
+  #facts: string | null = null
+  /** What is remembered of stores; on a disk of its own that loses nothing. */
+  readonly keeper: StoreFactsKeeper = {
+    read: async () => this.#facts,
+    write: async (text) => {
+      this.#facts = text
+    },
+  }
   readonly #producers: Producer[] = []
   #next = 0
   #safety = true
@@ -156,6 +166,7 @@ export class SimWorld {
       options,
       violations: trace.violations,
       faults: trace.faults,
+      works: trace.works,
       hash: trace.hash,
       lines: trace.lines,
       events: scheduler.fired,
