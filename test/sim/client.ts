@@ -125,6 +125,7 @@ interface Running {
   readonly hub: WriterHub
   readonly agent: TieringAgent
   readonly upkeep: Upkeep
+  readonly archive: (() => Promise<ArchiveStore>) | null
   readonly ledger: LedgerContext
   readonly read: ReadContext
   readonly metadata: MetadataClient
@@ -229,7 +230,7 @@ export class Client {
       openHot: (row) => HotSource.open(ledger, row.ledgerId ?? -1n),
       openCold,
     }
-    return { hub, agent, upkeep, ledger, read, metadata }
+    return { hub, agent, upkeep, archive, ledger, read, metadata }
   }
 
   #archiveOpener(): (() => Promise<ArchiveStore>) | null {

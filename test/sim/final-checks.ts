@@ -4,6 +4,7 @@ import { isClosed, type StreamRow } from '../../src/model/segment.js'
 import { changeStoreFacts, withWork } from '../../tiering/store-facts.js'
 import { isFinished } from '../../tiering/store-work.js'
 import type { Client } from './client.js'
+import { checkRestore, rebuild } from './other-logs.js'
 import type { StoreNode } from './store-node.js'
 import type { SimWorld } from './world.js'
 
@@ -32,6 +33,18 @@ export async function finalChecks(world: SimWorld, cutPower: boolean): Promise<v
   client.start([])
   for (const stream of world.streams) await checkStream(world, client, stream)
   for (const node of nodes) if (node.lostId !== null) await checkReplaced(world, client, node, node.lostId)
+  const { restores, rebuilds, finishes } = world.options
+  if (restores && archive !== null) {
+    const failed = await retried(world, () => checkRestore(world, client))
+    if (failed !== null) trace.violate(7, `the archive can't be restored: ${failed}`)
+  }
+  if (rebuilds && !finishes) {
+    const failed = await retried(world, () => rebuild(world, client))
+    if (failed !== null) trace.violate(12, `the index can't be made again: ${failed}`)
+    client.kill('the index is another one')
+    client.start([])
+    for (const stream of world.streams) await checkStream(world, client, stream)
+  }
 }
 
 /**

@@ -53,16 +53,18 @@ const READS: ReadonlySet<string> = new Set([
 /** An index with its tables and nothing in them: to make one takes longer than to run many a seed's faults. */
 let template: Uint8Array | null = null
 
-function emptyIndex(directory: string, options: SqliteMetadataOptions): SqliteMetadata {
-  const file = join(directory, 'index.db')
+function emptyIndex(file: string, options: SqliteMetadataOptions): SqliteMetadata {
   if (template === null) {
-    const made = join(directory, 'template.db')
+    const made = `${file}.template`
     SqliteDatabase.open(made, { migrations: MIGRATIONS }).close()
     template = readFileSync(made)
   }
   writeFileSync(file, template, { mode: 0o600 })
   return openSqliteMetadata(file, options)
 }
+
+/** Logs of one world share its stores, which serve a ledger once. */
+const IDS_OF_A_LOG = 1n << 40n
 
 interface Held {
   readonly host: Host
@@ -83,7 +85,8 @@ export interface MetadataClient {
  */
 export class MetadataService {
   readonly host: Host = new Host('metadata')
-  readonly sqlite: SqliteMetadata
+  #sqlite: SqliteMetadata
+  readonly #all: SqliteMetadata[] = []
   readonly #scheduler: Scheduler
   readonly #network: Network
   readonly #random: SimRandom
@@ -107,17 +110,40 @@ export class MetadataService {
     this.#trace = trace
     this.#oracle = oracle
     scheduler.start(this.host)
-    this.sqlite = emptyIndex(this.#directory, {
-      clock: new HostClock(scheduler, this.host),
-      logger: trace.logger('metadata'),
+    this.#sqlite = this.#empty()
+  }
+
+  get sqlite(): SqliteMetadata {
+    return this.#sqlite
+  }
+
+  #empty(): SqliteMetadata {
+    const sqlite = emptyIndex(join(this.#directory, `index-${this.#all.length}.db`), {
+      clock: new HostClock(this.#scheduler, this.host),
+      logger: this.#trace.logger('metadata'),
       // The service never dies: nothing of it has to be durable or looked at for damage.
       building: true,
       checkBytesMax: 0,
     })
+    this.#all.push(sqlite)
+    return sqlite
+  }
+
+  /** Empty metadata: of this log made again, or of another log, which must give out no id that this one has. */
+  async another(of: 'this log' | 'another log'): Promise<SqliteMetadata> {
+    const sqlite = this.#empty()
+    if (of === 'another log') await sqlite.ledgers.reserveThrough(BigInt(this.#all.length) * IDS_OF_A_LOG)
+    return sqlite
+  }
+
+  /** From here on these are the metadata of the log. */
+  replaceBy(sqlite: SqliteMetadata): void {
+    this.#sqlite = sqlite
+    this.#answers.clear()
   }
 
   async end(): Promise<void> {
-    await this.sqlite.close()
+    for (const sqlite of this.#all) await sqlite.close()
     rmSync(this.#directory, { recursive: true, force: true })
   }
 

@@ -65,6 +65,10 @@ export interface SimOptions {
   readonly produced: number
   /** One process scrubs and mends copies; all of them mend what they find bad as they read. */
   readonly upkeep: boolean
+  /** In the end the archive is restored, twice. */
+  readonly restores: boolean
+  /** In the end the index is made again from stores and archive, and everything checked once more. */
+  readonly rebuilds: boolean
   /** The streams are finished in the end. */
   readonly finishes: boolean
   /** How long the phase with faults lasts. */
@@ -130,6 +134,9 @@ export function optionsOf(seed: number, bug: PlantedBug | null = null): SimOptio
     bug,
     produced: random.chance(0.4) ? 4 + random.below(8) : 0,
     upkeep: lossy || random.chance(0.2),
+    restores: random.chance(0.1),
+    // A store that lost something may have lost what only it knows, and a finished stream takes no append.
+    rebuilds: !lossy && random.chance(0.15),
     finishes: random.chance(0.2),
   }
 }

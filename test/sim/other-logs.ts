@@ -1,0 +1,86 @@
+import { present } from '../../src/model/assert.js'
+import type { StreamRow } from '../../src/model/segment.js'
+import { readBatches } from '../../src/read/reader.js'
+import { HotSource } from '../../src/read/source.js'
+import { recordWhatLacks } from '../../src/rebuild/catch-up.js'
+import { DecisionWriter, foldDecisions } from '../../src/rebuild/decisions.js'
+import { rebuildIndex } from '../../src/rebuild/rebuild.js'
+import { RecordedIndex } from '../../src/rebuild/recorded-index.js'
+import { planRestore, restoreInto } from '../../tiering/restore.js'
+import type { Client } from './client.js'
+import type { ReaderPlace } from './oracle.js'
+import type { SimWorld } from './world.js'
+
+/** Invariant 7: the archive alone makes a log again, twice the same, with every record at its place. */
+export async function checkRestore(world: SimWorld, client: Client): Promise<void> {
+  const digests = [await restored(world, client), await restored(world, client)]
+  if (digests[0] !== digests[1]) world.trace.violate(7, `restored twice: ${digests.join(' and ')}`)
+}
+
+async function restored(world: SimWorld, client: Client): Promise<string> {
+  const { archive, ledger } = present(client.running, 'a client that runs')
+  const source = await present(archive, 'archive')()
+  const { index, ledgers } = await world.metadata.another('another log')
+  const quorum = () => world.options.quorum
+  const target = { ledger: { ...ledger, metadata: ledgers }, index, random: world.random, quorum }
+  const { digest } = await restoreInto(target, source, await planRestore(source))
+  for (const stream of world.streams) {
+    const row = await index.streamByName(stream.name)
+    if (row !== null) await compare(world, client, stream, row, target)
+  }
+  return digest
+}
+
+async function compare(
+  { oracle, trace }: SimWorld,
+  client: Client,
+  stream: StreamRow,
+  row: StreamRow,
+  { ledger, index }: Pick<Parameters<typeof restoreInto>[0], 'ledger' | 'index'>,
+): Promise<void> {
+  const { read } = present(client.running, 'a client that runs')
+  const context = {
+    ...read,
+    index,
+    openHot: (segment: Parameters<typeof read.openHot>[0]) => HotSource.open(ledger, segment.ledgerId ?? -1n),
+  }
+  const place: ReaderPlace = { dlsn: null, sequenceId: null }
+  for await (const batch of readBatches(context, row, {}, { hot: 0, cold: 0 })) {
+    if (Array.isArray(batch)) for (const record of batch) oracle.observed(stream, record, place)
+    else if (batch.gap !== 'trimmed')
+      trace.violate(7, `${stream.name} was restored with a gap (${batch.gap})`)
+  }
+}
+
+/**
+ * Invariant 12: the index is thrown away and made again from what stores and archive hold. What was decided is written
+ * beside the ledgers here, as when a log of 0.1.0 is opened, since the index of a run keeps no decisions.
+ */
+export async function rebuild(world: SimWorld, client: Client): Promise<void> {
+  const { archive, ledger } = present(client.running, 'a client that runs')
+  const { clock } = client
+  const nothing = foldDecisions([])
+  const decisions = new DecisionWriter(ledger, world.random, world.options.quorum.min, 0n)
+  const { index } = world.metadata.sqlite
+  await recordWhatLacks(
+    ledger,
+    new RecordedIndex({ index, decisions, clock, decided: nothing }),
+    decisions,
+    nothing,
+  )
+  client.kill('its index is lost')
+  client.start([])
+  const fresh = await world.metadata.another('this log')
+  const running = present(client.running, 'a client that runs')
+  await rebuildIndex({
+    target: {
+      index: fresh.index,
+      adoptSegments: fresh.adoptSegments,
+      reserveThrough: (id) => fresh.ledgers.reserveThrough(id),
+    },
+    ledger: { ...running.ledger, metadata: fresh.ledgers },
+    archive: archive === null ? null : await present(running.archive, 'archive')(),
+    acceptLoss: false,
+  })
+  world.metadata.replaceBy(fresh)
+}
