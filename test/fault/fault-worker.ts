@@ -1,11 +1,12 @@
-import { readlink, writeSync } from 'node:fs'
-import { basename } from 'node:path'
+import { readdirSync, readlink, rmSync, writeSync } from 'node:fs'
+import { basename, join } from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
 import { isStratalogError, type Log, type OpenOptions, openLog } from 'stratalog'
 import type { Disk } from '../../src/ports/disk.js'
 import { realDisk } from '../../src/system/disk.js'
 import { silentLogger } from '../../src/system/logger.js'
+import { replaceToTheEnd } from '../helpers/replace-store.js'
 import { methodsOf } from '../helpers/store.js'
 import {
   type Acknowledged,
@@ -33,6 +34,8 @@ export interface App {
   readonly log: Log
   append(stream: string, count: number, bytes: number): Promise<void>
   tier(): Promise<void>
+  /** Puts a new store in the place of a lost one and copies to it what there was. */
+  replace(store: string): Promise<void>
   /** A step that may fail with a named error. */
   step(work: () => Promise<unknown>): Promise<void>
 }
@@ -40,6 +43,12 @@ export interface App {
 export interface Scenario {
   /** Whether opening the log, which a killed process left, is part of what faults are injected into. */
   readonly opens: boolean
+  /** What befell the log before its process begins. */
+  readonly before?: (directory: string) => void
+  /** The store that `before` took away, and that `act` begins to replace. */
+  readonly lost?: string
+  /** Every store that is left has to answer, so that a failure of one is told of. */
+  readonly needsAll?: boolean
   readonly act: (app: App) => Promise<void>
 }
 
@@ -75,6 +84,41 @@ export const SCENARIOS: Readonly<Record<string, Scenario>> = {
       await app.append('b', 6, 900_000)
     },
   },
+  // Of what fills the first file most dies and some lives: the stores copy that out of it, in the background.
+  rewrite: {
+    opens: false,
+    act: async (app) => {
+      for (let turn = 0; turn < 4; turn += 1) {
+        await app.append('a', 1, 900_000)
+        await app.append('b', 1, 500)
+      }
+      await app.append('b', 1, 900_000)
+      await app.step(() => app.log.stream('a').seal())
+      await app.tier()
+      await app.append('b', 1, 500)
+      await new Promise((resolve) => setTimeout(resolve, REWRITE_MS))
+    },
+  },
+  rebuild: {
+    opens: false,
+    lost: 'stores/2',
+    needsAll: true,
+    before: (directory) => rmSync(join(directory, 'stores', '2'), { recursive: true }),
+    act: async (app) => {
+      await app.append('a', 1, 500)
+      await app.replace('stores/2')
+      await app.append('b', 1, 500)
+    },
+  },
+  index: {
+    opens: true,
+    needsAll: true,
+    before: (directory) => {
+      const files = readdirSync(directory).filter((name) => name.startsWith('index.db'))
+      for (const name of files) rmSync(join(directory, name))
+    },
+    act: (app) => app.append('a', 1, 500),
+  },
   start: { opens: true, act: (app) => app.append('a', 1, 500) },
   close: {
     opens: false,
@@ -94,6 +138,8 @@ export const WORKER_OPTIONS: OpenOptions = {
   defaults: { hot: { for: '1ms' }, evict: { lag: 0 } },
 }
 
+/** By then what is to be rewritten is. */
+const REWRITE_MS = 400
 /** How often and how long the worker tries to append again after its scenario. */
 const PROBES_MAX = 40
 const PROBE_PAUSE_MS = 100
@@ -153,6 +199,12 @@ class Application implements App {
       const { failed } = await this.log.tier.run()
       for (const { kind, error } of failed) say(`E tier ${kind}: ${oneLine(error)}`)
     })
+  }
+
+  /** What fails of it is told, and gone on with: that is what the command says to do. */
+  async replace(store: string): Promise<void> {
+    const told = (problem: string) => say(`E store ${oneLine(problem)}`)
+    await replaceToTheEnd(this.log, store, told)
   }
 
   /** Appends until it works again. */
