@@ -10,6 +10,7 @@ export interface Disk {
   makeDirectory(path: string): Promise<void>
   /**
    * Opens a file. `create`: fails with `file_exists` if there is one. `write`, `read`: fail with `file_not_found`.
+   * Waits a while where the process has as many files open as it may: that says nothing about the disk.
    */
   open(path: string, mode: 'create' | 'write' | 'read'): Promise<DiskFile>
   /** Atomically gives a file another name, replacing what had it. Durable after `syncDirectory`. */

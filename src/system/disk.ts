@@ -1,6 +1,7 @@
 import { Buffer } from 'node:buffer'
 import fs from 'node:fs'
 import { dirname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { assert, present } from '../model/assert.js'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
 import type { Disk, DiskFile } from '../ports/disk.js'
@@ -8,6 +9,11 @@ import type { Disk, DiskFile } from '../ports/disk.js'
 /** More chunks in one vectored write are refused by the kernel (IOV_MAX of Linux and macOS). */
 const CHUNKS_PER_WRITE_MAX = 1024
 const ZEROS_BYTES = 1 << 20
+/** The process (EMFILE) or the machine (ENFILE) has as many files open as it may. */
+const NO_DESCRIPTOR = ['EMFILE', 'ENFILE']
+/** How long, and how often, a descriptor is waited for. */
+const DESCRIPTOR_WAIT_MS = 30_000
+const DESCRIPTOR_PAUSE_MS = 50
 
 const CODES: Readonly<Record<string, ErrorCode>> = {
   ENOSPC: 'disk_full',
@@ -29,13 +35,13 @@ const HINTS: Partial<Record<ErrorCode, string>> = {
 /** The operating system's files behind the `Disk` port. */
 export function realDisk(): Disk {
   return {
-    list: (path) => promised(path, 'list', (done) => fs.readdir(path, done)),
+    list: (path) => opened<string[]>(path, 'list', (done) => fs.readdir(path, done)),
     makeDirectory: async (path) => {
       await promised(path, 'make directory', (done) => fs.mkdir(path, { recursive: true }, done))
     },
     open: async (path, mode) => {
       const flags = { create: 'wx+', write: 'r+', read: 'r' }[mode]
-      return new RealFile(path, await promised<number>(path, 'open', (done) => fs.open(path, flags, done)))
+      return new RealFile(path, await opened<number>(path, 'open', (done) => fs.open(path, flags, done)))
     },
     rename: (from, to) => promised(from, 'rename', (done) => fs.rename(from, to, done)),
     link: (existing, name) => promised(name, 'link', (done) => fs.link(existing, name, done)),
@@ -57,7 +63,7 @@ async function stat(path: string): Promise<{ sizeBytes: number; directory: boole
 }
 
 async function syncDirectory(path: string): Promise<void> {
-  const fd = await promised<number>(path, 'open', (done) => fs.open(path, 'r', done))
+  const fd = await opened<number>(path, 'open', (done) => fs.open(path, 'r', done))
   try {
     await promised<void>(path, 'sync', (done) => fs.fsync(fd, done))
   } finally {
@@ -88,6 +94,24 @@ function promised<T>(path: string, action: string, call: (done: Callback<T>) => 
       else resolve(value as T)
     })
   })
+}
+
+/**
+ * A call that opens something. Where no descriptor is left it is made again: nothing has happened to the disk, and a
+ * store would take the failure for one of the disk and write nothing any more until a restart (invariant 10). Whoever
+ * waits for the store meanwhile treats it as one that is slow.
+ */
+async function opened<T>(path: string, action: string, call: (done: Callback<T>) => void): Promise<T> {
+  const untilMs = performance.now() + DESCRIPTOR_WAIT_MS
+  for (;;) {
+    try {
+      return await promised(path, action, call)
+    } catch (error) {
+      const errno = error instanceof StratalogError ? error.details.errno : null
+      if (!NO_DESCRIPTOR.includes(String(errno)) || performance.now() >= untilMs) throw error
+    }
+    await sleep(DESCRIPTOR_PAUSE_MS)
+  }
 }
 
 /** What the system said, as the port names it. */
