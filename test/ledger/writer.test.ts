@@ -457,6 +457,15 @@ describe('ledger writer', () => {
     })
   })
 
+  test('too few stores are said so, also where one does not even say how it is', async () => {
+    for (const at of [0, 1, 2, 3]) store(at).state = 'poisoned'
+    store(2).status = () => new Promise(() => {})
+    const created = watched(newLedger(one.context))
+    await clock.advance(25_000)
+    assert.ok(isStratalogError(created.error, 'not_enough_stores'))
+    assert.match(created.error.message, /memory:s0: the test made it poisoned/)
+  })
+
   test('abandoning rejects what is pending with its cause and closes nothing', async () => {
     hold(0, 1, 2)
     const writer = await newLedger(one.context)
