@@ -120,6 +120,21 @@ describe('ensemble change', () => {
     four.open()
   })
 
+  test('the late answer of a store that was replaced is no copy of the one in its place (invariant 1)', async () => {
+    const held = [hold(1), hold(2), hold(3), hold(4)]
+    const writer = await newLedger(one.context)
+    const first = watched(appendText(writer, 'a'))
+    await clock.advance(50_000)
+    assert.equal(first.settled, false)
+    assert.deepEqual(await ensembles(writer), ['0: s0 s3 s4'])
+    for (const gate of held.splice(0, 2)) gate.open()
+    await quiet()
+    assert.equal(first.settled, false, 'store 0 alone has it, of those that are asked for it')
+    for (const gate of held) gate.open()
+    await quiet()
+    assert.equal(first.value?.copies, 2)
+  })
+
   test('nothing is acknowledged while the change is being committed, then all at once and in order', async () => {
     const gate = new Gate()
     one.metadata.fault = { before: () => gate.wait() }

@@ -325,6 +325,38 @@ describe('ledger recovery', () => {
     assert.equal(replica(2).ledger(writer.ledgerId).fenced, true)
   })
 
+  test('every store that can be asked is fenced before the end is looked for (invariant 3)', async () => {
+    const writer = await crashed(['a', 'b'], STRIPED)
+    const seen: boolean[][] = []
+    const fenced = () => [0, 1, 2].map((at) => replica(at).ledger(writer.ledgerId).fenced)
+    for (const store of two.stores)
+      store.fault = {
+        before: (call) => {
+          if (call === 'readEntry') seen.push(fenced())
+        },
+      }
+    await recover(writer)
+    assert.deepEqual(seen[0], [true, true, true], 'also those that hold no copy of what is read first')
+  })
+
+  test('an ensemble says by its beginning what was acknowledged: those before it need not be asked', async () => {
+    const writer = await newLedger(one.context, { ensemble: 2, copies: 2, ack: 2, min: 2 })
+    for (const at of [0, 1])
+      present(one.stores[at], 'store').fault = {
+        before: async (call, _, entryId) => {
+          if (call !== 'addEntry' || entryId !== 1n) return
+          await quiet()
+          throw failure('io_failed', 'broken disk')
+        },
+      }
+    // Together, so that the second does not carry the LAC of the first.
+    await Promise.all([appendText(writer, 'a'), appendText(writer, 'b')])
+    assert.deepEqual([...writer.members].sort(), ['s2', 's3'])
+    for (const one of world.replicas) one.restart()
+    for (const at of [0, 1]) present(two.stores[at], 'store').state = 'unreachable'
+    assert.deepEqual(await recover(writer), { lastEntryId: 1n, lengthBytes: 2 })
+  })
+
   test('an unknown ledger is ledger_not_found', async () => {
     await assert.rejects(recoverLedger(two.context, 77n), code('ledger_not_found'))
   })
