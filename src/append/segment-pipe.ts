@@ -316,6 +316,7 @@ export class SegmentPipe {
   }
 
   #send(batch: Batch, open: CurrentSegment): void {
+    this.#context.ledger.room?.look()
     const bytes = batch.recordBytes
     const timeMs = this.#context.ledger.clock.nowMs()
     const entryId = open.entries

@@ -256,8 +256,10 @@ export class StreamWriter {
     return this.#refuseRoom(conditions?.togetherBytes ?? payloadBytes)
   }
 
-  /** More than may wait for the disks (invariant 11). */
+  /** Nearly full disks, or more than may wait for them (invariants 10, 11). */
   #refuseRoom(bytes: number): StratalogError | null {
+    const full = this.#context.ledger.room?.refusal(() => this.#options.quorum().min)
+    if (full) return full
     if (this.#pipe.takenBytes === 0 || this.#pipe.takenBytes + bytes <= this.#options.takenBytesMax)
       return null
     return refuseBytes(this.#stream.name, this.#pipe.takenBytes, this.#options.takenBytesMax)

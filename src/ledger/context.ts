@@ -4,6 +4,7 @@ import type { LedgerMetadataStore } from '../ports/ledger-metadata.js'
 import type { Logger } from '../ports/logger.js'
 import type { SegmentStore } from '../ports/segment-store.js'
 import type { StoreHealth } from './store-health.js'
+import type { StoreRoom } from './store-room.js'
 
 /** The segment stores there are, by the names ensembles list. */
 export interface StoreDirectory {
@@ -36,6 +37,8 @@ export interface LedgerContext {
   readonly logger: Logger
   /** What writers learn about stores, shared by all of them; without it stores are taken as they come. */
   readonly health?: StoreHealth
+  /** Whether disks have room for what is appended; without it that shows when they are full. */
+  readonly room?: StoreRoom
   /**
    * Hears of copies that reads found damaged or absent, so that they can be mended. Never awaited, and it must not
    * throw: reading goes on with the good copy.

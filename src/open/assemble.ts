@@ -9,6 +9,7 @@ import { nearest } from '../config/suggest.js'
 import type { LedgerContext } from '../ledger/context.js'
 import { RepairQueue } from '../ledger/repair-queue.js'
 import { StoreHealth } from '../ledger/store-health.js'
+import { StoreRoom } from '../ledger/store-room.js'
 import { Log } from '../log.js'
 import type { LogParts } from '../log-parts.js'
 import { StratalogError } from '../model/errors.js'
@@ -169,6 +170,7 @@ function tiersOf(
     clock,
     logger,
     health: new StoreHealth(clock, logger),
+    room: new StoreRoom(stores, clock, logger),
     damaged: (copy) => repairs.damaged(copy),
   }
   const repairs = new RepairQueue(ledger)
