@@ -86,6 +86,7 @@ export class Replica {
   send(add: PendingAdd): void {
     this.#owed.push(add)
     this.#owedBytes += add.payloadBytes
+    this.#health?.owes(this.store.id, add.payloadBytes)
     this.#sender.send(add)
   }
 
@@ -147,6 +148,7 @@ export class Replica {
     if (at === 0) this.#owed.shift()
     else this.#owed.splice(at, 1)
     this.#owedBytes -= add.payloadBytes
+    this.#health?.owes(this.store.id, -add.payloadBytes)
     return true
   }
 }

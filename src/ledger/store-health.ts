@@ -48,6 +48,7 @@ interface Condition {
   samples: number
   restMs: number
   restUntilMs: number
+  owedBytes: number
 }
 
 /**
@@ -97,6 +98,16 @@ export class StoreHealth {
     if (condition.samples % SAMPLES === 0) this.#compare(id, condition)
   }
 
+  /** A ledger sent so many bytes to the store, or, below 0, need not hold them any more. */
+  owes(id: string, bytes: number): void {
+    this.#condition(id).owedBytes += bytes
+  }
+
+  /** Payload bytes that all ledgers together, closed ones too, sent to the store and it has not answered. */
+  owedBytes(id: string): number {
+    return this.#conditions.get(id)?.owedBytes ?? 0
+  }
+
   /** The stores in their order, but those that rest apart, the one that comes back first at the head. */
   sorted(stores: readonly SegmentStore[]): { fit: SegmentStore[]; resting: SegmentStore[] } {
     const nowMs = this.#clock.monotonicMs()
@@ -127,6 +138,7 @@ export class StoreHealth {
         samples: 0,
         restMs: 0,
         restUntilMs: Number.NEGATIVE_INFINITY,
+        owedBytes: 0,
       }
       this.#conditions.set(id, condition)
     }

@@ -16,6 +16,8 @@ import { sealOnStores } from './sealing.js'
 
 /** How far a store may stay behind what is acknowledged: its entries are held in memory until it answers. */
 const REPLICA_LAG_BYTES_MAX = 64 * 2 ** 20
+/** And how far behind its peers with all ledgers of the process together: many small ones must not add up to more. */
+const STORE_LAG_BYTES_MAX = 256 * 2 ** 20
 /** A ledger that found no store to replace another looks again after this long. */
 const LOOK_AGAIN_MS = 10_000
 
@@ -184,6 +186,11 @@ export class LedgerWriter {
     this.#closing = true
     await this.#queue.drained()
     while (this.#changing) await this.#change
+    // Nobody looks after a closed ledger that a store still owes much: it takes its place in the bound now.
+    for (const replica of this.#replicas) {
+      const error = this.#lagOf(replica)
+      if (error !== null) replica.putOut(error)
+    }
     const mayClose = options.evenFailed === true && this.#failure?.code !== 'fenced'
     if (this.#failure !== null && !mayClose) throw this.#failure
     const seal = { lastEntryId: this.lac, lengthBytes: this.lengthBytes }
@@ -247,14 +254,26 @@ export class LedgerWriter {
   /** Goes on without a store that is far behind what the others acknowledged: memory is bounded (invariant 11). */
   #leaveLaggards(): void {
     for (const replica of this.#replicas) {
-      const { owedBytes, store } = replica
-      if (owedBytes - this.#queue.inFlightBytes <= REPLICA_LAG_BYTES_MAX) continue
-      const message = `segment store ${store.id} is ${owedBytes} bytes behind the other stores`
-      this.#replicaFailed(
-        replica,
-        new StratalogError('timeout', message, { retryable: true, found: owedBytes }),
-      )
+      const error = this.#lagOf(replica)
+      if (error !== null) this.#replicaFailed(replica, error)
     }
+  }
+
+  /** That a store is too far behind, null while it is not. What all stores have yet to write is no lag. */
+  #lagOf({ owedBytes, store, out }: Replica): StratalogError | null {
+    const behindBytes = owedBytes - this.#queue.inFlightBytes
+    if (out !== null || behindBytes <= 0) return null
+    if (behindBytes <= REPLICA_LAG_BYTES_MAX && this.#lagOfAll(store) <= STORE_LAG_BYTES_MAX) return null
+    const message = `segment store ${store.id} is ${owedBytes} bytes behind the other stores`
+    return new StratalogError('timeout', message, { retryable: true, found: owedBytes })
+  }
+
+  /** How far a store is behind the best of its peers here, with all ledgers of the process. */
+  #lagOfAll(store: SegmentStore): number {
+    const { health } = this.#context
+    if (health === undefined) return 0
+    const peers = this.#replicas.flatMap((peer) => (peer.out === null ? health.owedBytes(peer.store.id) : []))
+    return health.owedBytes(store.id) - Math.min(...peers)
   }
 
   #acknowledge(): void {

@@ -365,6 +365,26 @@ describe('ledger writer', () => {
     assert.equal((await writer.close()).lastEntryId, 79n)
   })
 
+  test('what many ledgers hold for one store is bounded too, open and closed ones (invariant 11)', async () => {
+    const gates = hold(2)
+    const [open, closing] = [await newLedger(one.context), await newLedger(one.context)]
+    await Promise.all([appendText(open, 'a'), appendText(closing, 'b')])
+    // As if others had sent it.
+    for (const { id } of one.stores) one.health.owes(id, 300 * 2 ** 20)
+    await appendText(open, 'c')
+    assert.equal(open.degraded, false, 'all are equally far behind')
+    one.health.owes('s2', 300 * 2 ** 20)
+    await appendText(open, 'd')
+    await quiet()
+    assert.equal(open.members.includes('s2'), false)
+    const closed = watched(closing.close())
+    await quiet()
+    assert.deepEqual(closed.value, { lastEntryId: 0n, lengthBytes: 1 }, 'not waited for')
+    for (const gate of gates) gate.open()
+    await quiet()
+    assert.equal(one.health.owedBytes('s2'), 600 * 2 ** 20, 'what was given up or answered is owed no more')
+  })
+
   test('backpressure is no failure: it waits, resends in entry order, and all stores end up with all', async () => {
     const writer = await newLedger(one.context, { ...QUORUM_322, ack: 3, min: 3 })
     let room = 2
