@@ -2,7 +2,6 @@ import { StratalogError } from '../model/errors.js'
 import type { Clock } from '../ports/clock.js'
 import type { Logger } from '../ports/logger.js'
 import type { SegmentStore, StoreStatus } from '../ports/segment-store.js'
-import type { StoreDirectory } from './context.js'
 
 /** How often stores are asked how much room they have, while there are appends. */
 const LOOK_MS = 1_000
@@ -17,7 +16,7 @@ const ROOM_SHARE = 1 / 20
  * is full all at once fails its ledgers instead. Advice only: nothing is acknowledged or lost by it (invariant 10).
  */
 export class StoreRoom {
-  readonly #stores: StoreDirectory
+  readonly #stores: { all(): readonly SegmentStore[] }
   readonly #clock: Clock
   readonly #logger: Logger
   readonly #statuses = new Map<string, StoreStatus>()
@@ -26,7 +25,7 @@ export class StoreRoom {
   #lookedMs = Number.NEGATIVE_INFINITY
   #tight = false
 
-  constructor(stores: StoreDirectory, clock: Clock, logger: Logger) {
+  constructor(stores: { all(): readonly SegmentStore[] }, clock: Clock, logger: Logger) {
     this.#stores = stores
     this.#clock = clock
     this.#logger = logger
