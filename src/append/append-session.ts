@@ -26,7 +26,10 @@ export interface AppendOptions extends ConditionOptions {
   readonly txid?: bigint
   /** Who appends: a record of the same producer with the same or a lower `sequence` is not appended again. */
   readonly producer?: string
-  /** The producer's own number of this record; numbers grow, with or without gaps. */
+  /**
+   * The producer's own number of this record; numbers grow, with or without gaps. Send them in order: one that was
+   * refused counts as appended once a higher one was.
+   */
   readonly sequence?: bigint
 }
 

@@ -237,6 +237,7 @@ export class SegmentPipe {
   }
 
   async #begin(head: Batch): Promise<void> {
+    this.#context.ledger.room?.look()
     assert(head.firstPosition === 1, 'a segment begins with its first record')
     const newest = this.#newest
     const preceding =
