@@ -22,6 +22,11 @@ export class Doubt {
     this.#directory = directory
   }
 
+  /** Whether anything that was here may be lost. */
+  get exists(): boolean {
+    return this.#uncleanGeneration > 0n || this.#corruptGeneration > 0n
+  }
+
   /** Throws `corrupt` where it is not known what the entry's absence means. */
   absent(ledgerId: bigint, ledger: Ledger | null, entryId: bigint): EntryAnswer {
     if (ledger?.deleted || (ledger !== null && ledger.seal !== null && entryId > ledger.seal.lastEntryId)) {

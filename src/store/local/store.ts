@@ -172,11 +172,11 @@ class LocalStore implements SegmentStore, TableEvents {
     if (known === null) this.#health.checkSpace()
     const body = encodeLedgerHeader(header)
     const ledger = known ?? table.obtain(header.ledgerId)
-    // Nothing was known of it, so nothing of it can be lost here. A ledger that is known without a header is
-    // old.
-    if (known === null) ledger.bornGeneration = this.#doubt.firstFreeOf
-    const bornGeneration =
-      known === null ? null : ledger.bornGeneration === this.#doubt.firstFreeOf ? null : 0n
+    // New where it begins: nothing of it can be lost here. A store that joins it later may have been a member before and
+    // have lost all that said so; a ledger that is known without a header is old.
+    const isNew = header.firstEntryId === 0n || !this.#doubt.exists
+    if (known === null && isNew) ledger.bornGeneration = this.#doubt.firstFreeOf
+    const bornGeneration = ledger.bornGeneration === this.#doubt.firstFreeOf ? null : 0n
     ledger.headerAsked = header
     try {
       await this.#once(`ledger ${ledger.id}`, {
