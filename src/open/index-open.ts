@@ -87,12 +87,8 @@ async function record(log: IndexlessLog, { metadata, found }: Sound): Promise<Op
     await catchUp(metadata.index, found, logger)
     const decided = foldDecisions(found.recorded)
     const storesMin = policyQuorum(config.policyFor('').policy, stores.all().length).min
-    const decisions = new DecisionWriter(
-      context,
-      random,
-      storesMin,
-      await lastSequence(metadata.index, decided),
-    )
+    const sequence = await lastSequence(metadata.index, found)
+    const decisions = new DecisionWriter(context, random, storesMin, sequence)
     const index = new RecordedIndex({ index: metadata.index, decisions, clock, decided })
     await recordWhatLacks(context, index, decisions, decided)
     const ledgers = new RecordedLedgers(metadata.ledgers, decisions, decided.idsThrough)

@@ -17,6 +17,10 @@ import { gapOf, MARK_FACT, type RecordedIndex, SEQUENCE_FACT, trimOf } from './r
 const STREAMS_PAGE = 1_000
 /** Gaps looked at in one start; what is beyond has its turn when these are written down. */
 const GAPS_MAX = 10_000
+/** More decisions than anybody attempts in one life of a log while stores are away. */
+const SEQUENCES_LEFT_OUT = 2n ** 20n
+/** The fact that is the last number left out so far. */
+const LEFT_OUT_FACT = 'sequences-left-out'
 
 /** The sequence of the newest decision an index knows of; 0n: it is from before there were any. */
 async function knownSequence(index: SegmentIndex): Promise<bigint> {
@@ -28,10 +32,24 @@ export async function knownMark(index: SegmentIndex): Promise<bigint> {
   return BigInt((await index.fact(MARK_FACT)) ?? '0')
 }
 
-/** The highest sequence that index or stores know of: a mark that only the index knows of must not be drawn again. */
-export async function lastSequence(index: SegmentIndex, decided: DecidedState): Promise<bigint> {
-  const known = [decided.sequence, await knownSequence(index), await knownMark(index)]
-  return known.reduce((a, b) => (a > b ? a : b))
+/**
+ * The highest sequence that may have been used: a mark that only the index knows of must not be drawn again. Where a
+ * store could not be read many are left out: it may hold decisions that failed for want of other stores, and one of
+ * those under the number of a later decision could outvote it.
+ */
+export async function lastSequence(
+  index: SegmentIndex,
+  found: Pick<FoundDecisions, 'recorded' | 'unread'>,
+): Promise<bigint> {
+  const leftOut = BigInt((await index.fact(LEFT_OUT_FACT)) ?? '0')
+  const decided = foldDecisions(found.recorded).sequence
+  const known = [decided, await knownSequence(index), await knownMark(index), leftOut]
+  const highest = known.reduce((a, b) => (a > b ? a : b))
+  if (found.unread.length === 0) return highest
+  // Noted first: the next life with a store away must not leave out the same numbers and begin where this one did.
+  const through = highest + SEQUENCES_LEFT_OUT
+  await index.setFact(LEFT_OUT_FACT, through.toString())
+  return through
 }
 
 /**

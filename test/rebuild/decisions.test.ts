@@ -3,12 +3,13 @@ import { afterEach, beforeEach, describe, test } from 'node:test'
 import { type Decision, decodeDecision, encodeDecision } from '../../src/format/control-frame.js'
 import { Dlsn } from '../../src/model/dlsn.js'
 import type { NewStream } from '../../src/ports/segment-index.js'
-import { catchUp, recordWhatLacks } from '../../src/rebuild/catch-up.js'
+import { catchUp, lastSequence, recordWhatLacks } from '../../src/rebuild/catch-up.js'
 import { DecisionWriter, foldDecisions, readDecisions } from '../../src/rebuild/decisions.js'
 import { RecordedIndex } from '../../src/rebuild/recorded-index.js'
 import { RecordedLedgers } from '../../src/rebuild/recorded-ledgers.js'
 import { realClock } from '../../src/system/clock.js'
 import { countingRandom, INCARNATION, memoryLogger } from '../helpers/archive.js'
+import { failure } from '../helpers/memory-store.js'
 import { type Process, World } from '../helpers/protocol.js'
 
 const OTHER = 'f'.repeat(32)
@@ -214,6 +215,26 @@ describe('a recorded index', () => {
     assert.equal((await few.stream(INCARNATION))?.finishedMs, null)
     // Epochs are derived: no decision, no stores needed.
     assert.equal((await few.updateStream(INCARNATION, row.version, { epoch: 7n })).epoch, 7n)
+  })
+
+  test('a decision that failed on a store that is away never outvotes a later one when it comes back', async () => {
+    const [first, second] = [world.process(), world.process()]
+    const fail = () => Promise.reject(failure('store_unavailable', 'away'))
+    const away = { putControl: fail, listControls: fail }
+    const setPolicy = async (of: Process, storesMin: number, policy: string) => {
+      const found = await readDecisions(of.context)
+      const last = await lastSequence(world.metadata.index, found)
+      const writer = new DecisionWriter(of.context, countingRandom(policy), storesMin, last)
+      await writer.write({ kind: 'policy', incarnation: INCARNATION, policy })
+    }
+    // Only the third store takes the first decision; it is away when the second one is made.
+    for (const store of first.stores.slice(0, 2)) Object.assign(store, away)
+    await assert.rejects(setPolicy(first, 2, 'failed'), { code: 'not_enough_stores' })
+    for (const store of second.stores.slice(2)) Object.assign(store, away)
+    await setPolicy(second, 2, 'acknowledged')
+    assert.equal((await state()).policies.get(INCARNATION), 'acknowledged')
+    const sequences = (await readDecisions(process.context)).recorded.map(({ sequence }) => sequence)
+    assert.equal(new Set(sequences).size, sequences.length)
   })
 
   test('a change the index refuses is not decided', async () => {
