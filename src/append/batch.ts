@@ -6,15 +6,12 @@ import { assert } from '../model/assert.js'
 import { Dlsn } from '../model/dlsn.js'
 import type { ProducerRecord } from '../model/producer.js'
 import { type Ack, ENTRY_BYTES_MAX, RECORD_HEADER_BYTES } from '../model/record.js'
+import { giveBuffer, takeBuffer } from './entry-buffers.js'
 
 /** Bytes in front of the records: the ledger's header and digest, then the envelope's header. */
 const RESERVED_BYTES = entryHeaderBytes('CRC32C') + ENVELOPE_HEADER_BYTES
 /** Room a new batch has beyond what is known to come. */
 const SPARE_BYTES = 1_024
-/** Batches up to this share a slab: a buffer of its own for each lone record costs more than the record. */
-const SLICE_BYTES_MAX = 8 * 1_024
-/** Small enough that a slab which one slow store still holds is no loss, and comes from the allocator's heap. */
-const SLAB_BYTES = 64 * 1_024
 const BUFFER_BYTES_MAX = RESERVED_BYTES + ENTRY_BYTES_MAX
 /** Kept free behind the records for a control record that names no producer. */
 const CONTROL_BYTES = RECORD_HEADER_BYTES + producersBytes(0, 0)
@@ -82,7 +79,7 @@ export class Batch {
   constructor(plan: SegmentPlan, expectedBytes = 0, firstBytes = 0, late: LateWaiter[] = []) {
     this.late = late
     const wanted = Math.max(expectedBytes, RESERVED_BYTES + RECORD_HEADER_BYTES + firstBytes)
-    this.#buffer = allocate(Math.min(wanted + SPARE_BYTES, BUFFER_BYTES_MAX))
+    this.#buffer = takeBuffer(Math.min(wanted + SPARE_BYTES, BUFFER_BYTES_MAX))
     this.plan = plan
     this.firstPosition = plan.records + 1
   }
@@ -235,27 +232,12 @@ export class Batch {
   #reserve(bytes: number): void {
     const needed = this.#end + bytes
     if (needed <= this.#buffer.length) return
-    const grown = allocate(Math.min(Math.max(needed, this.#buffer.length * 4), BUFFER_BYTES_MAX))
+    const grown = takeBuffer(Math.min(Math.max(needed, this.#buffer.length * 4), BUFFER_BYTES_MAX))
     this.#buffer.copy(grown, 0, 0, this.#end)
+    // Only the last one goes to the stores.
+    giveBuffer(this.#buffer)
     this.#buffer = grown
   }
-}
-
-let slab = Buffer.allocUnsafeSlow(0)
-let slabUsed = 0
-
-/**
- * Bytes that nobody else has. Small ones are cut from a slab, each byte of which is handed out once; its memory goes
- * back when the last of them does.
- */
-function allocate(sizeBytes: number): Buffer {
-  if (sizeBytes > SLICE_BYTES_MAX) return Buffer.allocUnsafeSlow(sizeBytes)
-  if (slabUsed + sizeBytes > slab.length) {
-    slab = Buffer.allocUnsafeSlow(SLAB_BYTES)
-    slabUsed = 0
-  }
-  slabUsed += sizeBytes
-  return slab.subarray(slabUsed - sizeBytes, slabUsed)
 }
 
 /** An acknowledgement that makes its bigints only when somebody looks: there are hundreds of thousands a second. */

@@ -7,6 +7,7 @@ import type { Quorum } from '../model/quorum.js'
 import { RECORD_HEADER_BYTES } from '../model/record.js'
 import type { SegmentRow, StreamRow } from '../model/segment.js'
 import { Batch, SegmentPlan, type Waiter } from './batch.js'
+import { giveBuffer } from './entry-buffers.js'
 import { type KnownProducers, type ProducerChanges, ProducerTable } from './producers.js'
 import { asFailure, mayGoOn } from './refusals.js'
 import {
@@ -258,6 +259,7 @@ export class SegmentPipe {
       waiter: {
         acknowledged: (entryId, copies) => this.#entryAcknowledged(current, entryId, copies),
         failed: (error) => this.#ledgerFailed(current, asFailure(error, this.#stream.name)),
+        released: giveBuffer,
       },
     }
     this.#open = current

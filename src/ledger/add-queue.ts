@@ -17,6 +17,11 @@ export interface EntryAck {
 export interface EntryWaiter {
   acknowledged(entryId: bigint, copies: number): void
   failed(error: StratalogError): void
+  /**
+   * The entry is acknowledged and every store it was sent to has it: its bytes are the caller's again. Never called where
+   * a store failed or was given up, which may read them still.
+   */
+  released?(bytes: Uint8Array): void
 }
 
 /** An entry that was sent and is not acknowledged. */
@@ -29,6 +34,8 @@ export class PendingAdd {
   /** A bit for each ensemble index whose store, a member of the entry's ensemble, has it durably. */
   #stored = 0
   #copies = 0
+  /** Who needs the bytes: the queue, and each store that it was sent to. */
+  #users = 1
 
   constructor(
     entryId: bigint,
@@ -47,6 +54,18 @@ export class PendingAdd {
   /** Stores of its ensemble that have it durably. */
   get copies(): number {
     return this.#copies
+  }
+
+  /** It is sent to a store. */
+  lend(): void {
+    this.#users += 1
+  }
+
+  /** A store has it durably, or it is acknowledged. */
+  giveBack(): void {
+    this.#users -= 1
+    assert(this.#users >= 0, `entry ${this.entryId} is given back too often`)
+    if (this.#users === 0) this.waiter.released?.(this.entry.bytes)
   }
 
   /** The store at that place of the ensemble has it. */
@@ -131,7 +150,10 @@ export class AddQueue {
     if (count === 0) return
     const done = this.#adds.splice(0, count)
     confirmed()
-    for (const { waiter, entryId, copies } of done) waiter.acknowledged(entryId, copies)
+    for (const add of done) {
+      add.waiter.acknowledged(add.entryId, add.copies)
+      add.giveBack()
+    }
     this.#checkDrained()
   }
 

@@ -87,6 +87,7 @@ export class Replica {
     this.#owed.push(add)
     this.#owedBytes += add.payloadBytes
     this.#health?.owes(this.store.id, add.payloadBytes)
+    add.lend()
     this.#sender.send(add)
   }
 
@@ -115,6 +116,7 @@ export class Replica {
     this.#progress.answered(sentMs, nowMs)
     this.#health?.answered(this.store.id, nowMs - sentMs)
     this.#events.stored(this, add)
+    add.giveBack()
   }
 
   #failed(add: PendingAdd, error: unknown): void {

@@ -144,7 +144,8 @@ export class LedgerWriter {
 
   /**
    * Sends an entry. `buffer` has `entryHeaderBytes(digestType)` free bytes in front of the payload, which this fills
-   * in; it belongs to the ledger from here on, also after the acknowledgement (a slower store may still write it).
+   * in; it belongs to the ledger from here on, also after the acknowledgement (a slower store may still write it):
+   * see `EntryWaiter.released`.
    * Resolves in entry order; rejects with the ledger's failure.
    */
   append(buffer: Buffer, payloadBytes: number): Promise<EntryAck> {
