@@ -85,11 +85,17 @@ export function packageEntryInPlace(
 ): void {
   const headerBytes = entryHeaderBytes(type)
   assert(buffer.length >= headerBytes, 'an entry is packaged in a buffer without room for its header')
-  buffer.writeBigInt64BE(ledgerId, 0)
-  buffer.writeBigInt64BE(entryId, 8)
-  buffer.writeBigInt64BE(lac, 16)
-  buffer.writeBigInt64BE(lengthBytes, 24)
+  writeEntryHeader(buffer, { ledgerId, entryId, lac, lengthBytes })
   writeDigest(buffer, FIELDS_BYTES, type, buffer.subarray(headerBytes), key)
+}
+
+/** Writes what stands before an entry's digest; returns where that goes. */
+export function writeEntryHeader(buffer: Buffer, header: EntryHeader): number {
+  buffer.writeBigInt64BE(header.ledgerId, 0)
+  buffer.writeBigInt64BE(header.entryId, 8)
+  buffer.writeBigInt64BE(header.lac, 16)
+  buffer.writeBigInt64BE(header.lengthBytes, 24)
+  return FIELDS_BYTES
 }
 
 /** Packages a bare payload, which is copied. */

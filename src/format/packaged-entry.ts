@@ -1,4 +1,8 @@
-import { crc32c } from './checksum.js'
+import { assert } from '../model/assert.js'
+import { crc32c, crc32cJoined, crc32cOfFew } from './checksum.js'
+import { type EntryHeader, entryHeaderBytes, writeEntryHeader } from './ledger-digest.js'
+
+const HEADER_BYTES = entryHeaderBytes('CRC32C')
 
 /**
  * A packaged ledger entry (header, digest, payload) on its way to several stores. They share the bytes and the
@@ -8,8 +12,25 @@ export class PackagedEntry {
   readonly bytes: Uint8Array
   #crc32c: number | null = null
 
-  constructor(bytes: Uint8Array) {
+  constructor(bytes: Uint8Array, crc: number | null = null) {
     this.bytes = bytes
+    this.#crc32c = crc
+  }
+
+  /**
+   * Packages an entry with a CRC32C digest as `packageEntryInPlace` does. The payload is read once for both checksums,
+   * the digest and the one over all bytes.
+   */
+  static inPlace(buffer: Buffer, header: EntryHeader): PackagedEntry {
+    assert(buffer.length >= HEADER_BYTES, 'an entry is packaged in a buffer without room for its header')
+    const payload = crc32c(buffer.subarray(HEADER_BYTES))
+    const payloadBytes = buffer.length - HEADER_BYTES
+    const at = writeEntryHeader(buffer, header)
+    buffer.writeUInt32BE(crc32cJoined(crc32cOfFew(buffer, 0, at), payload, payloadBytes), at)
+    return new PackagedEntry(
+      buffer,
+      crc32cJoined(crc32cOfFew(buffer, 0, HEADER_BYTES), payload, payloadBytes),
+    )
   }
 
   /** CRC32C over all bytes; unsigned. */

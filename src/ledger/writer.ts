@@ -1,4 +1,3 @@
-import { packageEntryInPlace } from '../format/ledger-digest.js'
 import { PackagedEntry } from '../format/packaged-entry.js'
 import { assert, present } from '../model/assert.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
@@ -165,9 +164,10 @@ export class LedgerWriter {
     }
     const entryId = this.#queue.nextEntryId
     const lengthBytes = BigInt(this.#queue.pushedBytes + payloadBytes)
-    packageEntryInPlace(buffer, this.digestType, this.ledgerId, entryId, this.lac, lengthBytes)
+    const { ledgerId, lac } = this
+    const entry = PackagedEntry.inPlace(buffer, { ledgerId, entryId, lac, lengthBytes })
     const sentMs = this.#context.clock.monotonicMs()
-    const add = new PendingAdd(entryId, new PackagedEntry(buffer), payloadBytes, sentMs, waiter)
+    const add = new PendingAdd(entryId, entry, payloadBytes, sentMs, waiter)
     this.#queue.push(add)
     for (const replica of this.#holders(entryId)) if (replica.out === null) replica.send(add)
     this.#leaveLaggards()

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { crc32 as zlibCrc32 } from 'node:zlib'
 import fc from 'fast-check'
-import { crc32, crc32c } from '../../src/format/checksum.js'
+import { crc32, crc32c, crc32cJoined, crc32cOfFew } from '../../src/format/checksum.js'
 
 describe('checksum', () => {
   test('known values', () => {
@@ -24,6 +24,21 @@ describe('checksum', () => {
         assert.equal(crc32(b, crc32(a)), crc32(both))
       }),
     )
+  })
+
+  test('of a few bytes by table, and of two pieces joined, as in one', () => {
+    fc.assert(
+      fc.property(fc.uint8Array(), fc.uint8Array(), fc.nat(), (a, b, seed) => {
+        const both = Buffer.concat([a, b])
+        assert.equal(crc32cOfFew(both, a.length, both.length, seed), crc32c(b, seed))
+        assert.equal(crc32cJoined(crc32c(a), crc32c(b), b.length), crc32c(both))
+      }),
+    )
+    const long = Buffer.alloc(1_100_000, 'a long entry')
+    for (const bytes of [0, 1, 36, 65_536, 100_001, 1_099_999]) {
+      const [first, second] = [long.subarray(0, -bytes || undefined), long.subarray(long.length - bytes)]
+      assert.equal(crc32cJoined(crc32c(first), crc32c(second), bytes), crc32c(long), `${bytes} bytes`)
+    }
   })
 
   test('takes views as what they show, and is zlib’s CRC-32', () => {

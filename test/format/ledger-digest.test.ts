@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
+import { crc32c } from '../../src/format/checksum.js'
 import {
   digestBytes,
   encodeLacPacket,
@@ -13,6 +14,7 @@ import {
   packageEntryInPlace,
   readEntryHeader,
 } from '../../src/format/ledger-digest.js'
+import { PackagedEntry } from '../../src/format/packaged-entry.js'
 import { AssertionFailed } from '../../src/model/assert.js'
 import type { DigestType } from '../../src/model/ledger.js'
 import { hex, refuses, survivesDamage, toHex, vector, vectors } from './vectors.js'
@@ -71,6 +73,36 @@ describe('ledger digest', () => {
       refuses('corrupt', () => openLacPacket(encodeLacPacket(type, 12345n, 6n, KEY), type, 1n, KEY))
     })
   }
+
+  test('both checksums of an entry from one reading of its payload', () => {
+    fc.assert(
+      fc.property(
+        int64,
+        int64,
+        int64,
+        int64,
+        fc.uint8Array(),
+        (ledgerId, entryId, lac, lengthBytes, payload) => {
+          const buffer = Buffer.alloc(entryHeaderBytes('CRC32C') + payload.length, 0xaa)
+          buffer.set(payload, entryHeaderBytes('CRC32C'))
+          const { bytes, crc32c: whole } = PackagedEntry.inPlace(buffer, {
+            ledgerId,
+            entryId,
+            lac,
+            lengthBytes,
+          })
+          assert.equal(
+            toHex(bytes),
+            toHex(packageEntry(payload, 'CRC32C', ledgerId, entryId, lac, lengthBytes)),
+          )
+          assert.equal(whole, crc32c(bytes))
+        },
+      ),
+    )
+    const small = Buffer.alloc(35)
+    const header = { ledgerId: 1n, entryId: 1n, lac: 0n, lengthBytes: 0n }
+    assert.throws(() => PackagedEntry.inPlace(small, header), AssertionFailed)
+  })
 
   test('every changed bit and every cut of an entry is found', () => {
     for (const type of ['CRC32', 'HMAC', 'CRC32C'] as const) {
