@@ -3,31 +3,33 @@ import { isStratalogError, type StratalogError } from '../model/errors.js'
 import type { Clock } from '../ports/clock.js'
 import type { SegmentStore } from '../ports/segment-store.js'
 import type { PendingAdd } from './add-queue.js'
+import type { RoomLine } from './room-line.js'
 
 /** Pauses between attempts while a store says `backpressure`: from the first to the last, doubling. */
 const PAUSE_MS = 5
 const PAUSE_MS_MAX = 100
 /** An add that did not come back for this long was taken: a store says `backpressure` before it does any work. */
 const TAKEN_MS = 1
+/** Adds sent again in one turn before other ledgers have theirs. */
+const TURN_ADDS = 64
 
-/** What becomes of adds: one of the first two is called for each. */
+/** What becomes of adds: one of these is called for each. */
 export interface SenderEvents {
   stored(add: PendingAdd): void
   failed(add: PendingAdd, error: unknown): void
-  /** The store has no room for it. Null: it is tried again; else what it fails with. */
-  refused(add: PendingAdd): StratalogError | null
 }
 
 /**
  * Sends the adds of one ledger to one store. Backpressure is no failure: all ledgers share the store's queue, and
  * a store that has too much to do now still gets its copy later. What it sent back is sent again, and while
  * anything waits later adds queue behind it, in entry order. How much may wait is bounded by the ledger's writer
- * (invariant 11), how long by who hears of what is refused.
+ * (invariant 11), which also gives a store up that makes no progress (`stop`).
  */
 export class AddSender {
   readonly #store: SegmentStore
   readonly #ledgerId: bigint
   readonly #clock: Clock
+  readonly #room: RoomLine
   readonly #events: SenderEvents
   /** By entry id. The head stays here while it is tried again, so that nothing overtakes it. */
   readonly #waiting: PendingAdd[] = []
@@ -38,7 +40,8 @@ export class AddSender {
   #pauseMs = 0
   #idle: (() => void)[] = []
 
-  constructor(store: SegmentStore, ledgerId: bigint, clock: Clock, events: SenderEvents) {
+  constructor(store: SegmentStore, ledgerId: bigint, clock: Clock, room: RoomLine, events: SenderEvents) {
+    this.#room = room
     this.#store = store
     this.#ledgerId = ledgerId
     this.#clock = clock
@@ -93,31 +96,40 @@ export class AddSender {
     const before = this.#waiting.findIndex((other) => other.entryId > add.entryId)
     this.#waiting.splice(before < 0 ? this.#waiting.length : before, 0, add)
     this.#pauseMs = Math.max(PAUSE_MS, this.#pauseMs)
+    this.#startRetrying()
+  }
+
+  #startRetrying(): void {
     if (this.#retrying) return
     this.#retrying = true
     void this.#retry()
   }
 
   async #retry(): Promise<void> {
+    await this.#room.turn()
     try {
-      await this.#retryAll()
+      await this.#retrySome()
     } finally {
+      this.#room.end()
       this.#retrying = false
+      // What is left, or was held since the last look.
+      if (this.#waiting.length > 0) this.#startRetrying()
       this.#checkIdle()
     }
   }
 
-  /** Ends in the turn in which nothing waits any more. */
-  async #retryAll(): Promise<void> {
-    for (let head = this.#waiting[0]; head !== undefined; head = this.#waiting[0]) {
+  async #retrySome(): Promise<void> {
+    for (let sent = 0; sent < TURN_ADDS; ) {
+      let head = this.#waiting[0]
+      if (head === undefined) return
       if (this.#pauseMs > 0 && !(await this.#pause())) return
       // While it paused an earlier one may have come back.
       head = present(this.#waiting[0], 'add that waits')
       if ((await this.#again(head)) === 'refused') {
         this.#pauseMs = Math.min(PAUSE_MS_MAX, Math.max(PAUSE_MS, 2 * this.#pauseMs))
-        this.#expire(head)
         continue
       }
+      sent += 1
       this.#pauseMs = 0
       this.#forget(head)
     }
@@ -163,13 +175,6 @@ export class AddSender {
       if (this.#stopped === null) throw error
       return false
     }
-  }
-
-  #expire(add: PendingAdd): void {
-    const error = this.#events.refused(add)
-    if (error === null) return
-    this.#forget(add)
-    this.#events.failed(add, error)
   }
 
   #forget(add: PendingAdd): void {

@@ -32,6 +32,7 @@ export class Replica {
   /** Entries it has not answered, in the order they were sent. */
   readonly #owed: PendingAdd[] = []
   #owedBytes = 0
+  #lookedHung = false
   #out: StratalogError | null = null
 
   constructor(
@@ -48,10 +49,9 @@ export class Replica {
     this.#health = context.health
     this.#progress = context.health?.progress(store.id) ?? new StoreProgress()
     this.#sinceMs = context.clock.monotonicMs()
-    this.#sender = new AddSender(store, ledgerId, context.clock, {
+    this.#sender = new AddSender(store, ledgerId, context.clock, this.#progress.room, {
       stored: (add) => this.#stored(add),
       failed: (add, error) => this.#failed(add, error),
-      refused: (add) => this.#refused(add),
     })
   }
 
@@ -71,10 +71,17 @@ export class Replica {
   }
 
   /**
-   * Whether it owes an entry and there is no hope that it comes. A store with much to do may take its time: what counts
-   * is whether it gets on, with this ledger or another.
+   * Whether it owes an entry and there is no hope that it comes: found by two looks one after the other, for a process
+   * that was stopped or busy wakes up with answers it has not heard yet.
    */
-  get hung(): boolean {
+  looksHung(): boolean {
+    const before = this.#lookedHung
+    this.#lookedHung = this.#getsNowhere()
+    return before && this.#lookedHung
+  }
+
+  /** A store with much to do may take its time: what counts is whether it gets on, with this ledger or another. */
+  #getsNowhere(): boolean {
     const oldest = this.#owed[0]
     if (oldest === undefined) return false
     const nowMs = this.#clock.monotonicMs()
@@ -122,19 +129,6 @@ export class Replica {
   #failed(add: PendingAdd, error: unknown): void {
     this.#settled(add)
     this.#events.failed(this, asError(error, this.store))
-  }
-
-  /** Why an entry that there was no room for is not tried again; null: it is. */
-  #refused(add: PendingAdd): StratalogError | null {
-    const sentMs = this.#sentMs(add)
-    const nowMs = this.#clock.monotonicMs()
-    if (!this.#progress.standsStill(sentMs, nowMs, ADD_TIMEOUT_MS)) return null
-    const waitedMs = Math.round(nowMs - sentMs)
-    return new StratalogError(
-      'timeout',
-      `segment store ${this.store.id} had no room for entry ${add.entryId} for ${waitedMs} ms: look at its disk`,
-      { retryable: true },
-    )
   }
 
   /** An entry that was pending when the store came into the ensemble was sent to it then. */

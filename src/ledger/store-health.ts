@@ -2,6 +2,7 @@ import { StratalogError } from '../model/errors.js'
 import type { Clock } from '../ports/clock.js'
 import type { Logger } from '../ports/logger.js'
 import type { SegmentStore } from '../ports/segment-store.js'
+import { RoomLine } from './room-line.js'
 
 /** How long a store is left out of new ensembles: doubled each time it fails soon after it came back. */
 const REST_MS = 5_000
@@ -14,8 +15,9 @@ const SLOW_MS_MIN = 20
 /** Weight of one answer in the running mean. */
 const WEIGHT = 1 / 16
 
-/** How far a store has come with the adds that were sent to it, by whatever ledger. */
+/** How far a store has come with the adds that were sent to it, by whatever ledger, and who waits for room there. */
 export class StoreProgress {
+  readonly room: RoomLine = new RoomLine()
   /** When it last made an entry durable. */
   #answeredMs = Number.NEGATIVE_INFINITY
   /** When the latest of these was sent. */

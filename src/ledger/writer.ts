@@ -440,12 +440,12 @@ export class LedgerWriter {
   /** A store that hangs must neither hold the head of the queue nor stay unnoticed behind faster ones. */
   #watch(): void {
     if (this.#watchdog !== null) return
-    this.#watchdog = this.#context.clock.setTimer(ADD_TIMEOUT_MS / 2, () => {
+    this.#watchdog = this.#context.clock.setTimer(ADD_TIMEOUT_MS / 3, () => {
       this.#watchdog = null
       if (this.#failure !== null) return
       for (const replica of this.#replicas) {
-        if (replica.out !== null || !replica.hung) continue
-        const message = `segment store ${replica.store.id} did not make an entry durable within ${ADD_TIMEOUT_MS} ms`
+        if (replica.out !== null || !replica.looksHung()) continue
+        const message = `segment store ${replica.store.id} made no progress with entries for ${ADD_TIMEOUT_MS} ms: look at its disk`
         this.#replicaFailed(replica, new StratalogError('timeout', message, { retryable: true }))
       }
       const owing = this.#replicas.some(({ out, owedEntries }) => out === null && owedEntries > 0)

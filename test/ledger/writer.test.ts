@@ -283,60 +283,6 @@ describe('ledger writer', () => {
     assert.equal((await appendText(other, 'a')).copies, 2)
   })
 
-  test('a store that gets on with its queue is not hung, however long an entry waits; one that stands still is', async () => {
-    noSpare()
-    const [gate] = hold(2)
-    const busy = await newLedger(one.context)
-    const other = await newLedger(one.context)
-    for (let id = 0; id < 20; id += 1) await appendText(busy, `${id}`)
-    await appendText(other, 'waits behind them')
-    for (let id = 0; id < 10; id += 1) {
-      await clock.advance(20_000)
-      gate?.release()
-    }
-    assert.equal(other.degraded, false, '200 seconds behind others')
-    assert.equal(busy.degraded, false)
-    await clock.advance(50_000)
-    assert.ok(other.degraded && busy.degraded)
-  })
-
-  test('a store that answers what was sent long after an entry has lost that entry', async () => {
-    noSpare()
-    const losing = await newLedger(one.context)
-    const gate = new Gate()
-    store(2).fault = {
-      before: (call, ledgerId) =>
-        call === 'addEntry' && ledgerId === losing.ledgerId ? gate.wait() : undefined,
-    }
-    const other = await newLedger(one.context)
-    await appendText(losing, 'lost')
-    for (let at = 0; at < 8; at += 1) {
-      await clock.advance(8_000)
-      await appendText(other, `${at}`)
-    }
-    assert.ok(losing.degraded)
-    assert.equal(other.degraded, false)
-  })
-
-  test('backpressure is waited out while the store gets on with what others gave it', async () => {
-    noSpare()
-    const refused = await newLedger(one.context)
-    store(2).fault = {
-      before: (call, ledgerId) => {
-        if (call === 'addEntry' && ledgerId === refused.ledgerId) throw failure('backpressure', 'busy')
-      },
-    }
-    const other = await newLedger(one.context)
-    await appendText(refused, 'a')
-    for (let at = 0; at < 8; at += 1) {
-      await clock.advance(20_000)
-      await appendText(other, `${at}`)
-    }
-    assert.equal(refused.degraded, false, 'it has work to do for others, and does it')
-    await clock.advance(50_000)
-    assert.ok(refused.degraded)
-  })
-
   test('a store that hangs on the header or the seal holds up neither adds nor close for long', async () => {
     noSpare()
     const gate = new Gate()
