@@ -11,7 +11,7 @@ import { simulate } from './world.js'
 const SEEDS = Number(process.env.TEST_SEEDS ?? (process.env.CI === undefined ? 300 : 5_000))
 
 describe('the simulator', () => {
-  test(`${SEEDS} seeds break none of the invariants 1–6 and 8–11, and every kind of fault fires`, async () => {
+  test(`${SEEDS} seeds break no invariant, and every kind of fault fires`, async () => {
     const job = { seed: 1, seeds: SEEDS, step: 1, bug: null, trace: 40, shrink: false }
     const tally = await runJobs(job, Math.min(2, availableParallelism()))
     assert.equal(tally.seeds, SEEDS)
