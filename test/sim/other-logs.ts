@@ -13,7 +13,11 @@ import type { SimWorld } from './world.js'
 
 /** Invariant 7: the archive alone makes a log again, twice the same, with every record at its place. */
 export async function checkRestore(world: SimWorld, client: Client): Promise<void> {
+  const source = await present(present(client.running, 'a client that runs').archive, 'archive')()
+  const before = await planRestore(source)
   const digests = [await restored(world, client), await restored(world, client)]
+  // The agent goes on meanwhile: what it archived or trimmed in between is another history.
+  if ((await planRestore(source)).digest !== before.digest) throw new Error('the archive has changed')
   if (digests[0] !== digests[1]) world.trace.violate(7, `restored twice: ${digests.join(' and ')}`)
 }
 

@@ -7,7 +7,7 @@ import { FAULT_KINDS, optionsOf } from './options.js'
 import { WORK_KINDS } from './trace.js'
 import { simulate } from './world.js'
 
-/** What fits into three minutes of two cores; a machine that somebody waits at runs a few of them. */
+/** About three minutes of two cores; a machine that somebody waits at runs a few of them. */
 const SEEDS = Number(process.env.TEST_SEEDS ?? (process.env.CI === undefined ? 300 : 5_000))
 
 describe('the simulator', () => {
