@@ -65,6 +65,9 @@ export interface ConfigLayers {
   readonly code?: CodeConfig | null | undefined
 }
 
+/** Policies kept as they were resolved, each for streams that match the same patterns. */
+const RESOLVED_MAX = 1_000
+
 type Said = { [F in PolicyField]: Sourced<PolicyFieldValues[F]> }
 interface NamedLayer {
   readonly name: LayerName
@@ -93,6 +96,7 @@ export function resolveConfig(layers: ConfigLayers): ResolvedConfig {
     ...matching(streamName),
     ...defaults,
   ]
+  const resolved = new Map<string, ResolvedPolicy>()
   const archive = nearestSetting<string | null>(named, (layer) => layer.archive, null)
   // Each alone over the defaults: faults that need no two patterns to match one stream are told at once.
   combine(defaults)
@@ -105,7 +109,19 @@ export function resolveConfig(layers: ConfigLayers): ResolvedConfig {
       ...named.flatMap(({ layer }) => layer.later),
       ...[...policies, ...defaults].flatMap((layer) => layer.later),
     ],
-    policyFor: (streamName, override) => combine(said(streamName, override)),
+    policyFor: (streamName, override) => {
+      if (override) return combine(said(streamName, override))
+      // Ten thousand streams share few policies: one object for all that match the same patterns.
+      const key = matching(streamName)
+        .map((policy) => policies.indexOf(policy))
+        .join()
+      const known = resolved.get(key)
+      if (known !== undefined) return known
+      if (resolved.size >= RESOLVED_MAX) resolved.clear()
+      const policy = combine(said(streamName, null))
+      resolved.set(key, policy)
+      return policy
+    },
     losers: (streamName, override) => outvoted(said(streamName, override)),
     archiveFor: (streamName) => matching(streamName).find(namesArchive)?.archive ?? archive,
     laterFor: (streamName) => firstOfEach(said(streamName, null).flatMap((layer) => layer.later)),

@@ -55,6 +55,33 @@ describe('resolving', () => {
     assert.equal(config.laterFor('sensors/t1')[0]?.field, 'archive')
   })
 
+  test('streams that match the same patterns share a policy, and an override is nobody else’s', () => {
+    const config = resolveConfig({
+      code: {
+        hot: { for: '1h' },
+        policies: [
+          { match: 'a/**', hot: { for: '2h' } },
+          { match: '**/b', keep: { for: '9h' } },
+        ],
+      },
+    })
+    assert.equal(config.policyFor('x'), config.policyFor('y'))
+    assert.equal(config.policyFor('a/x'), config.policyFor('a/y'))
+    const hours = (name: string) => {
+      const { hot, keep } = config.policyFor(name).policy
+      return [hot.forMs, keep.forMs].map((ms) => (ms === null ? null : ms / 3_600_000))
+    }
+    assert.deepEqual(['x', 'a/x', 'x/b', 'a/b'].map(hours), [
+      [1, null],
+      [2, null],
+      [1, 9],
+      [2, 9],
+    ])
+    const overridden = config.policyFor('a/x', { hot: { for: '5h' } })
+    assert.equal(overridden.policy.hot.forMs, 5 * 3_600_000)
+    assert.deepEqual(hours('a/x'), [2, null])
+  })
+
   test('keep: forever is not undone by a limit from further away, a stream can lift every limit', () => {
     const file = yaml(
       'defaults:',
