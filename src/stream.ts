@@ -232,8 +232,15 @@ export class Stream<T = Uint8Array | string> {
         yield [batch]
         continue
       }
-      yield batch.map((record) => ({ ...record, value: this.#codec.decode(record.payload) }))
+      yield this.#decoded(batch)
     }
+  }
+
+  /** The same records with what the codec makes of them: they are this reader's own, and copying each takes time. */
+  #decoded(batch: LogRecord[]): LogRecord<T>[] {
+    const records = batch as LogRecord<unknown>[] as { value: unknown; readonly payload: Uint8Array }[]
+    for (const record of records) record.value = this.#codec.decode(record.payload)
+    return batch as LogRecord<unknown>[] as LogRecord<T>[]
   }
 
   /**

@@ -140,15 +140,19 @@ export function openEntry(
 ): OpenedEntry {
   const headerBytes = entryHeaderBytes(type)
   if (bytes.length < headerBytes) throw tooShort('an entry', headerBytes, bytes.length)
+  const buffer = asBuffer(bytes)
   const payload = bytes.subarray(headerBytes)
-  const what = `entry ${entryId ?? '(last)'} of ledger ${ledgerId}`
-  checkDigest(asBuffer(bytes), FIELDS_BYTES, type, payload, what, key)
-  const header = readEntryHeader(bytes)
-  if (header.ledgerId !== ledgerId) throw otherThanAsked(what, 'ledger', ledgerId, header.ledgerId)
-  if (entryId !== null && header.entryId !== entryId) {
-    throw otherThanAsked(what, 'entry', entryId, header.entryId)
+  // Readers come through here for each entry: words are made only for an error.
+  const what = () => `entry ${entryId ?? '(last)'} of ledger ${ledgerId}`
+  checkDigest(buffer, FIELDS_BYTES, type, payload, what, key)
+  const found = buffer.readBigInt64BE(0)
+  if (found !== ledgerId) throw otherThanAsked(what(), 'ledger', ledgerId, found)
+  const foundEntry = buffer.readBigInt64BE(8)
+  if (entryId !== null && foundEntry !== entryId) {
+    throw otherThanAsked(what(), 'entry', entryId, foundEntry)
   }
-  return { ...header, payload }
+  const lac = buffer.readBigInt64BE(16)
+  return { ledgerId, entryId: foundEntry, lac, lengthBytes: buffer.readBigInt64BE(24), payload }
 }
 
 /** The packet that publishes a LAC which no entry carried yet. */
@@ -173,12 +177,12 @@ export function openLacPacket(
   key?: Uint8Array,
 ): bigint {
   const expected = LAC_FIELDS_BYTES + digestBytes(type)
-  const what = `the LAC of ledger ${ledgerId}`
+  const what = () => `the LAC of ledger ${ledgerId}`
   if (bytes.length !== expected) throw tooShort('a LAC packet', expected, bytes.length)
   const buffer = asBuffer(bytes)
   checkDigest(buffer, LAC_FIELDS_BYTES, type, NOTHING, what, key)
   const found = buffer.readBigInt64BE(0)
-  if (found !== ledgerId) throw otherThanAsked(what, 'ledger', ledgerId, found)
+  if (found !== ledgerId) throw otherThanAsked(what(), 'ledger', ledgerId, found)
   return buffer.readBigInt64BE(8)
 }
 
@@ -214,7 +218,7 @@ function checkDigest(
   at: number,
   type: DigestType,
   payload: Uint8Array,
-  what: string,
+  what: () => string,
   key?: Uint8Array,
 ): void {
   const fields = buffer.subarray(0, at)
@@ -222,13 +226,13 @@ function checkDigest(
   if (type === 'HMAC') {
     const stored = buffer.subarray(at, at + digestBytes(type))
     // Constant time, and no digest in the error: here it is a secret of who has the password.
-    if (!timingSafeEqual(stored, hmac(fields, payload, key))) throw wrongDigest(what, type)
+    if (!timingSafeEqual(stored, hmac(fields, payload, key))) throw wrongDigest(what(), type)
     return
   }
   const wide = type === 'CRC32'
   const expected = wide ? crc32(payload, crc32(fields)) : crc32c(payload, crc32c(fields))
   const found = wide ? Number(buffer.readBigUInt64BE(at)) : buffer.readUInt32BE(at)
-  if (found !== expected) throw wrongDigest(what, type, expected, found)
+  if (found !== expected) throw wrongDigest(what(), type, expected, found)
 }
 
 function hmac(fields: Uint8Array, payload: Uint8Array, key?: Uint8Array): Buffer {

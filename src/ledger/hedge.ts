@@ -23,6 +23,9 @@ export class HedgeDelay {
   }
 }
 
+/** Made once: an `AbortError` of its own, with its stack, for each read costs more than the read of a small segment. */
+const ANSWERED = new Error('another replica has answered')
+
 /** The first answer that was good, and who had been asked before and had not answered by then. */
 export interface FirstAnswer<T> {
   readonly value: T
@@ -49,7 +52,7 @@ export function firstAnswer<T>(
     const end = (settle: () => void): void => {
       timer?.cancel()
       signal?.removeEventListener('abort', aborted)
-      stop.abort()
+      stop.abort(ANSWERED)
       settle()
     }
     const aborted = (): void => end(() => reject(signal?.reason))

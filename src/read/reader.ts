@@ -402,12 +402,13 @@ class SegmentWalk {
   #decode(row: SegmentRow, entries: readonly SourceEntry[]): { records: LogRecord[]; ended: boolean } {
     const records: LogRecord[] = []
     const { until, untilTxid, untilSequenceId, fromTxid, fromSequenceId } = this.#bounds
+    const before = row.startSequenceId - 1n
     for (const entry of entries) {
       for (const record of userRecords(entry.payload)) {
         const slot = BigInt(record.slot)
         if (entry.entryId === this.#at.entry && slot < this.#at.slot) continue
         const dlsn = new Dlsn(row.segment, entry.entryId, slot)
-        const sequenceId = row.startSequenceId + BigInt(record.position) - 1n
+        const sequenceId = before + BigInt(record.position)
         const beyond =
           (until !== null && dlsn.compare(until) >= 0) ||
           (untilTxid !== null && record.txid >= untilTxid) ||
