@@ -86,6 +86,7 @@ export class StreamWorld {
   failing: { hot?: Error; cold?: Error } = {}
   readonly #cold = new Map<string, readonly SourceEntry[]>()
   readonly #services: StreamServices
+  readonly #creating = new Map<string, Promise<StreamRow>>()
   #made = 0
 
   /**
@@ -122,7 +123,7 @@ export class StreamWorld {
       hub: this.hub,
       read: this.read,
       find: (name) => index.streamByName(name),
-      ensure: async (name) => (await index.streamByName(name)) ?? this.create(name),
+      ensure: async (name) => (await index.streamByName(name)) ?? this.#createOnce(name),
       notFound: async (name) => new StratalogError('stream_not_found', `there is no ${name}`),
       policy: () => Promise.reject(new Error('not in this world')),
       setPolicy: () => Promise.reject(new Error('not in this world')),
@@ -132,6 +133,13 @@ export class StreamWorld {
 
   get stores(): readonly MemoryStore[] {
     return this.process.stores
+  }
+
+  /** Appends made together create one stream, as in a log. */
+  #createOnce(name: string): Promise<StreamRow> {
+    const creating = this.#creating.get(name) ?? this.create(name)
+    this.#creating.set(name, creating)
+    return creating
   }
 
   create(name: string, txidMode: TxidMode = 'ms'): Promise<StreamRow> {
