@@ -9,6 +9,8 @@ import type { DecidedState } from '../rebuild/decisions.js'
 /** Ledgers a store lists at once: each page costs it one look over its whole table. */
 const STORE_PAGE = 100_000
 const METADATA_PAGE = 10_000
+/** Segments that owe a deletion, looked at; with more of them the index may be made again, which loses nothing. */
+const OWING_MAX = 1_000_000
 
 /** What is compared. */
 export interface IndexAndStores {
@@ -23,15 +25,15 @@ export interface IndexAndStores {
  * Refuses an index that is older than what the stores hold, as a backup is that was put back: it would give ids and
  * positions out a second time, over acknowledged records. Nothing has been written when this throws `index_missing`.
  *
- * A ledger without metadata tells. Its metadata is durable before a store hears of it, and deleting takes the
- * metadata away first, while a row of the stream at or above that segment stays (the newest row is never removed). So
+ * A ledger without metadata tells. Its metadata is durable before a store hears of it, and when it is deleted a row of
+ * the stream at or above that segment stays (the newest row is never removed). So
  * a segment's ledger that has no metadata, and that lies above the newest row or belongs to an unknown stream, was
  * made after this index was.
  *
  * A mark that the stores have and the index does not know tells that copies were given up since: what was open then,
  * or not begun, left no ledger that could tell (`RecordedIndex`). Closed metadata without a ledger tell the same of what
- * was closed: the stores forget a ledger only after its metadata are gone. Other decisions make no index old: they are
- * caught up with.
+ * was closed, unless a row says that the ledger is owed its deletion: that takes the copies first, the metadata then,
+ * and a kill may come between. Other decisions make no index old: they are caught up with.
  */
 export async function checkIndexAge(root: string, compared: IndexAndStores): Promise<void> {
   const { index, ledgers, stores, decided } = compared
@@ -52,13 +54,21 @@ export async function checkIndexAge(root: string, compared: IndexAndStores): Pro
     }
     absent = absent === null ? absentHere : intersection(absent, absentHere)
   }
+  const owed = absent === null || absent.size === 0 ? null : await owedLedgers(index)
   for (const id of absent ?? []) {
+    if (owed?.has(id)) continue
     const { metadata } = await ledgers.read(id)
     const unread = metadata.ensembles.some(({ members }) => members.some((one) => !readable.includes(one)))
     // An open one may not have become durable anywhere before a crash.
     const held = metadata.state === 'CLOSED' && metadata.lastEntryId >= 0n
     if (!unread && held) throw older(root, `ledger ${id} is on no store any more`, id.toString(), null)
   }
+}
+
+/** Ledgers that are being deleted, as the index knows. */
+async function owedLedgers(index: SegmentIndex): Promise<Set<bigint>> {
+  const rows = await index.segmentsOwing(OWING_MAX)
+  return new Set(rows.flatMap(({ ledgerId }) => (ledgerId === null ? [] : [ledgerId])))
 }
 
 async function checkUnknown(root: string, index: SegmentIndex, ledger: LedgerSummary): Promise<void> {

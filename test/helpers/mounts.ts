@@ -46,6 +46,11 @@ export class SmallDisk {
     command('mount', '-t', 'tmpfs', '-o', `size=${sizeBytes}`, 'stratalog-test', path)
   }
 
+  /** Changes how it is mounted: `ro`, `rw`, `nr_inodes=N`. */
+  remount(options: string): void {
+    command('mount', '-o', `remount,${options}`, this.path)
+  }
+
   remove(): void {
     command('umount', this.path)
     rmSync(this.path, { recursive: true })

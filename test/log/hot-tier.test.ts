@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import type { Log } from '../../src/log.js'
-import { isStratalogError } from '../../src/model/errors.js'
+import { isStratalogError, StratalogError } from '../../src/model/errors.js'
 import { openLog } from '../../src/open.js'
-import type { SystemPorts } from '../../src/options.js'
+import type { OpenOptions, SystemPorts } from '../../src/options.js'
 import { LocalDirectory } from '../../src/store-directory.js'
 import { realClock } from '../../src/system/clock.js'
 import { realDisk } from '../../src/system/disk.js'
@@ -20,13 +20,14 @@ beforeEach(() => {
 })
 afterEach(() => rmSync(root, { recursive: true, force: true }))
 
-const open = (system: Partial<SystemPorts> = {}): Promise<Log> =>
+const open = (system: Partial<SystemPorts> = {}, more: OpenOptions = {}): Promise<Log> =>
   openLog(join(root, 'log'), {
     tiering: 'off',
     control: 'off',
     config: 'none',
     storeFileBytes: 4 * 1024 * 1024,
     system: { logger: silentLogger(), ...system },
+    ...more,
   })
 
 async function contents(log: Log, stream = 'a'): Promise<string[]> {
@@ -90,6 +91,21 @@ describe('an older index that was put back', () => {
     }
     await using log = await open()
     assert.equal((await log.stream('a').append('three')).dlsn.segment, 3n)
+  })
+
+  test('is not what a kill leaves between the deletion of copies and of their metadata', async () => {
+    const archived = { archive: join(root, 'archive'), defaults: { hot: { for: '1ms' }, evict: { lag: 0 } } }
+    {
+      await using log = await open({}, archived)
+      await log.stream('a').append('one')
+      await log.stream('a').seal()
+      const { metadata } = log.parts.segments.ledger
+      metadata.delete = () => Promise.reject(new StratalogError('io_failed', 'killed'))
+      assert.match((await log.tier.run()).failed[0]?.error ?? '', /killed/)
+    }
+    await using log = await open({}, archived)
+    assert.ok(!index().some((name) => name.includes('.old-')), 'it was not made again')
+    assert.deepEqual(await contents(log), ['one'])
   })
 })
 
