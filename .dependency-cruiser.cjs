@@ -45,6 +45,14 @@ module.exports = {
       FORMAT,
       MODEL,
     ]),
+    only('stores-see-tiering-and-rebuild', '^src/stores/', [
+      '^src/(stores|rebuild|ledger|store)/',
+      '^src/options\\.ts$',
+      '^tiering/',
+      PORTS,
+      FORMAT,
+      MODEL,
+    ]),
     only('rebuild-sees-append-and-archive', '^src/rebuild/', [
       '^src/rebuild/',
       '^src/append/',

@@ -1,4 +1,5 @@
 import type { TieringAgent } from '../tiering/agent.js'
+import type { SegmentRecoverer } from '../tiering/recoverer.js'
 import type { Upkeep } from '../tiering/upkeep.js'
 import type { SegmentContext } from './append/segment-writer.js'
 import type { WriterHub } from './append/writer-hub.js'
@@ -7,8 +8,7 @@ import type { PolicyInput } from './model/policy-input.js'
 import type { ArchiveStore } from './ports/archive-store.js'
 import type { Random } from './ports/random.js'
 import type { ReadContext } from './read/reader.js'
-import type { SegmentRecoverer } from './recoverer.js'
-import type { StoreAdmin } from './store-admin.js'
+import type { StoreAdmin } from './stores/admin.js'
 
 /** What `openLog` puts together; the log itself names no engine. */
 export interface LogParts {

@@ -2,7 +2,7 @@ import type { WorkProgress } from '../../tiering/store-work.js'
 import type { UnrepairableEntry } from '../ledger/share-report.js'
 import type { LogParts } from '../log-parts.js'
 import type { StoreProgressDto, StoreWorkPart, UnrepairableDto } from '../model/control-api.js'
-import type { Begun } from '../store-admin.js'
+import type { Begun } from '../stores/admin.js'
 
 /** What is asked of a store's copies. */
 interface StoreRequest {

@@ -1,10 +1,17 @@
-import { PassLoop, type PassOutcome, raced } from '../tiering/pass-loop.js'
-import type { WriterHub } from './append/writer-hub.js'
-import { type ErrorCode, isStratalogError, StratalogError } from './model/errors.js'
-import { isClosed, type SegmentRow } from './model/segment.js'
-import type { Clock } from './ports/clock.js'
-import type { Logger } from './ports/logger.js'
-import type { SegmentIndex } from './ports/segment-index.js'
+import { type ErrorCode, isStratalogError, StratalogError } from '../src/model/errors.js'
+import { isClosed, type SegmentRow } from '../src/model/segment.js'
+import type { Clock } from '../src/ports/clock.js'
+import type { Logger } from '../src/ports/logger.js'
+import type { SegmentIndex } from '../src/ports/segment-index.js'
+import { PassLoop, type PassOutcome, raced } from './pass-loop.js'
+
+/** The writers of this process, as far as recovery needs them (WriterHub in src/append). */
+interface RecoveringWriters {
+  /** The stream's writer if it is open and well: its open segment is not to be recovered. */
+  ready(incarnation: string): object | null
+  /** Fences and closes a segment that no writer of this process has. */
+  recover(row: SegmentRow): Promise<void>
+}
 
 /** Segments recovered side by side. */
 const RECOVERIES_MAX = 8
@@ -25,7 +32,7 @@ const LASTING: readonly ErrorCode[] = [
 
 /** What recovers segments, and what tells which there are. */
 export interface RecovererParts {
-  readonly hub: WriterHub
+  readonly hub: RecoveringWriters
   readonly index: SegmentIndex
   readonly clock: Clock
   readonly logger: Logger

@@ -1,5 +1,5 @@
-import { StratalogError } from './model/errors.js'
-import type { SegmentStore, StoreStatus } from './ports/segment-store.js'
+import { StratalogError } from '../model/errors.js'
+import type { SegmentStore, StoreStatus } from '../ports/segment-store.js'
 
 /**
  * Stands for a configured store that could not be opened: a lost disk must not keep the other copies from their

@@ -6,13 +6,13 @@ import {
   type StoreWork,
   withWork,
   withWorks,
-} from '../tiering/store-facts.js'
-import type { LedgerContext } from './ledger/context.js'
-import { ledgersOn, type StoreHoldings } from './ledger/holdings.js'
-import { isStratalogError, StratalogError } from './model/errors.js'
-import type { StoreStatus } from './ports/segment-store.js'
-import { readDecisions, spreadDecisions } from './rebuild/decisions.js'
-import type { LocalDirectory, OpenPlace } from './store-directory.js'
+} from '../../tiering/store-facts.js'
+import type { LedgerContext } from '../ledger/context.js'
+import { ledgersOn, type StoreHoldings } from '../ledger/holdings.js'
+import { isStratalogError, StratalogError } from '../model/errors.js'
+import type { StoreStatus } from '../ports/segment-store.js'
+import { readDecisions, spreadDecisions } from '../rebuild/decisions.js'
+import type { LocalDirectory, OpenPlace } from './directory.js'
 
 /** Characters of an id that are enough to name a store, where only one begins so. */
 const ID_PREFIX_MIN = 4
