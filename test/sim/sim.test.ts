@@ -7,8 +7,8 @@ import { FAULT_KINDS, optionsOf } from './options.js'
 import { WORK_KINDS } from './trace.js'
 import { simulate } from './world.js'
 
-/** About three minutes of two cores; a machine that somebody waits at runs a few of them. */
-const SEEDS = Number(process.env.TEST_SEEDS ?? (process.env.CI === undefined ? 300 : 5_000))
+/** About three minutes of two cores (docs/simulator.md); a machine that somebody waits at runs a few of them. */
+const SEEDS = Number(process.env.TEST_SEEDS ?? (process.env.CI === undefined ? 300 : 2_500))
 
 describe('the simulator', () => {
   test(`${SEEDS} seeds break no invariant, and every kind of fault fires`, async () => {
