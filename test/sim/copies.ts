@@ -14,6 +14,8 @@ export class Copies {
   readonly #promised = new Map<string, Set<string>>()
   /** Entries of a ledger with acknowledged records. */
   readonly #acked = new Map<bigint, Set<bigint>>()
+  /** Ledgers whose segment is in the archive or trimmed: what is left of them is to be deleted. */
+  readonly #freed = new Set<bigint>()
 
   constructor(trace: Trace) {
     this.#trace = trace
@@ -39,10 +41,18 @@ export class Copies {
       this.#check(ledgerId, entryId, 'is below the end')
   }
 
+  /**
+   * The copies of a ledger may go from here on. Its metadata may then name a store that never had any: the one that took
+   * a lost store's place, so that the deletion need not wait for the lost one (decision 0012).
+   */
+  freed(ledgerId: bigint): void {
+    this.#freed.add(ledgerId)
+  }
+
   /** Invariant 1: what counts is on Qa stores of its write set, so the loss of Qa − 1 leaves one. */
   #check(ledgerId: bigint, entryId: bigint, why: string): void {
     const metadata = this.#metadata.get(ledgerId)
-    if (metadata === undefined) return
+    if (metadata === undefined || this.#freed.has(ledgerId)) return
     const { ensembleSize, writeQuorum, ackQuorum } = metadata
     const members = ensembleAt(metadata, entryId)
     const holders = writeSet(entryId, ensembleSize, writeQuorum).map((at) => present(members[at], 'a member'))

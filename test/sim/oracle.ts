@@ -218,7 +218,11 @@ export class Oracle {
 
   /** Marks what a row's state allows to be deleted. Told by the metadata service after each change of a row. */
   rowChanged(row: SegmentRow): void {
-    if (row.state === 'cold' || row.state === 'trimmed') this.#freed.add(`${row.incarnation}/${row.segment}`)
+    if (row.state !== 'cold' && row.state !== 'trimmed') return
+    const key = `${row.incarnation}/${row.segment}`
+    this.#freed.add(key)
+    const ledgerId = this.#ledgers.get(key)
+    if (ledgerId !== undefined) this.copies.freed(ledgerId)
   }
 
   /** The object an eviction relies on, as a power cut would leave it, holds what was acknowledged (4, 6). */
