@@ -53,7 +53,9 @@ export async function finalChecks(world: SimWorld, cutPower: boolean): Promise<v
  */
 async function checkReplaced(world: SimWorld, client: Client, node: StoreNode, from: string): Promise<void> {
   const { trace, keeper, nodes, scheduler } = world
-  const to = node.storeId
+  // A replacement without a new store is one that is not begun yet: nothing would be copied.
+  await world.until('the store that takes the place of a formatted one opens', () => node.isOpen)
+  const to = present(node.storeId, 'the id of the new store')
   const location = node.host.name
   const startedMs = client.clock.nowMs()
   const work = { kind: 'replace', from, to, location, startedMs, bytesPerSecond: null } as const

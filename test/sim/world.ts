@@ -320,12 +320,22 @@ export class SimWorld {
     const { scheduler, clients } = this
     const victim = this.random.pick(clients)
     const lossMs = this.random.between(2_000, 8_000)
+    let lost = false
+    const lose = (): void => {
+      if (lost) return
+      lost = true
+      loseOne(kind, node, this.random, this.trace)
+    }
     // Right behind an acknowledgement, before anything marks it as durable: the worst moment to have lied.
-    const lose = (): void => loseOne(kind, node, this.random, this.trace)
     scheduler.after(lossMs, null, () => this.#armed.push(lose))
     scheduler.after(lossMs + this.random.between(-50, 500), null, () => victim.kill('loss'))
     this.restartClient(victim, lossMs + 2_000)
     await scheduler.wait(20_000)
+    if (!lost) {
+      // Nothing was acknowledged any more. Left armed, it would come in the reckoning, which takes it for done.
+      lose()
+      await scheduler.wait(10_000)
+    }
     Object.assign(node.disk.faults, { lies: false, misdirected: 0 })
   }
 
