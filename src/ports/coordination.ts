@@ -13,6 +13,8 @@ export interface Coordination {
   /**
    * Takes the lease or rejects with `conflict` (naming the holder) when another holds it after `waitMs`.
    * The epoch is durable before this resolves.
+   * What rejects holds nothing, at the latest soon after: where the answer to a grant may get lost, who asks this
+   * port can't know of the lease and won't release it.
    */
   acquire(
     name: string,

@@ -168,8 +168,22 @@ export class MetadataService {
       {},
       (name, args, work) => call(name, () => this.#observed(name, args, work)),
     )
-    const acquire: Coordination['acquire'] = (name) =>
-      call(`acquire ${name}`, async () => this.#acquire(name, from))
+    const acquire: Coordination['acquire'] = async (name) => {
+      const { instance } = from
+      const granted: Lease[] = []
+      const grant = async (): Promise<Lease> => {
+        const lease = this.#acquire(name, from, instance)
+        granted.push(lease)
+        return lease
+      }
+      try {
+        return await call(`acquire ${name}`, grant)
+      } catch (error) {
+        // Its answer got lost. Nobody would ever release it, and the session that has it lives on.
+        for (const lease of granted) await lease.release()
+        throw error
+      }
+    }
     return { index, ledgers, coordination: { acquire, close: async () => {} } }
   }
 
@@ -222,14 +236,18 @@ export class MetadataService {
     })
   }
 
-  #acquire(name: string, host: Host): Lease {
+  /** For the life of the process that asked: its session ends with it, also for what arrives later. */
+  #acquire(name: string, host: Host, instance: number): Lease {
+    // Given to the life that came after, it would be held by a process that does not know of it.
+    if (host.instance !== instance)
+      throw new StratalogError('lease_lost', `the session of ${host.name} has ended`)
     const held = this.#leases.get(name)
     if (held !== undefined && held.host.instance === held.instance) {
       throw new StratalogError('conflict', `${name} is held by ${held.host.name}`, { retryable: true })
     }
     const epoch = (this.#epochs.get(name) ?? 0n) + 1n
     this.#epochs.set(name, epoch)
-    const mine: Held = { host, instance: host.instance, lost: new AbortController() }
+    const mine: Held = { host, instance, lost: new AbortController() }
     this.#leases.set(name, mine)
     const release = async (): Promise<void> => {
       // Fire and forget, as a session that ends: nobody waits for a service that may not be reachable.
