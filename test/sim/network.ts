@@ -26,6 +26,8 @@ interface Request<T> {
 
 interface Outstanding {
   readonly to: Host
+  /** Tells the life that asked something after a time. One that came after it never asked, and gets no answer. */
+  readonly tell: (ms: number, settle: () => void) => void
   readonly reject: (error: Error) => void
 }
 
@@ -71,14 +73,13 @@ export class Network {
   /** Calls `work` on the other host, perhaps twice, perhaps without an answer, perhaps never. */
   call<T>(request: Request<T>): Promise<T> {
     const { from, to, what } = request
+    const { instance } = from
     return new Promise((resolve, reject) => {
-      const call: Outstanding = {
-        to,
-        reject: (error) => this.#scheduler.after(0.5, from, () => reject(error)),
+      const tell: Outstanding['tell'] = (ms, settle) => {
+        if (from.instance === instance) this.#scheduler.after(ms, from, settle)
       }
-      const later = (ms: number, error: Error): void => {
-        this.#scheduler.after(ms, from, () => reject(error))
-      }
+      const call: Outstanding = { to, tell, reject: (error) => tell(0.5, () => reject(error)) }
+      const later = (ms: number, error: Error): void => tell(ms, () => reject(error))
       if (this.#link(from, to).cut) {
         const kind = request.mayLoseRequest ? 'partition' : 'metadata-partition'
         this.#trace.fault(kind, `${from.name} → ${to.name} ${what}`)
@@ -109,7 +110,7 @@ export class Network {
     const { to } = request
     if (!this.#outstanding.has(call)) return
     const answer = (settle: () => void): void => {
-      if (this.#outstanding.delete(call)) this.#answer(request, settle, reject)
+      if (this.#outstanding.delete(call)) this.#answer(request, call, settle, reject)
     }
     const work = (): void => {
       request.work().then(
@@ -123,16 +124,21 @@ export class Network {
     else work()
   }
 
-  #answer<T>(request: Request<T>, settle: () => void, reject: (error: unknown) => void): void {
+  #answer<T>(
+    request: Request<T>,
+    call: Outstanding,
+    settle: () => void,
+    reject: (error: unknown) => void,
+  ): void {
     const { from, to, what } = request
     const cut = this.#link(from, to).cut
     if (cut || this.#happens(request.lostAnswer)) {
       const kind = cut ? (request.mayLoseRequest ? 'partition' : 'metadata-partition') : request.lostAnswer
       this.#trace.fault(kind, `${to.name} → ${from.name} answer to ${what}`)
-      this.#scheduler.after(GIVE_UP_MS, from, () => reject(unknown(`no answer from ${to.name}`)))
+      call.tell(GIVE_UP_MS, () => reject(unknown(`no answer from ${to.name}`)))
       return
     }
-    this.#scheduler.after(this.#delayMs(from, to, what), from, settle)
+    call.tell(this.#delayMs(from, to, what), settle)
   }
 
   /** The same request once more, much later, over another connection; nobody waits for its answer. */
