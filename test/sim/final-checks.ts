@@ -34,16 +34,19 @@ export async function finalChecks(world: SimWorld, cutPower: boolean): Promise<v
   for (const stream of world.streams) await checkStream(world, client, stream)
   for (const node of nodes) if (node.lostId !== null) await checkReplaced(world, client, node, node.lostId)
   const { restores, rebuilds, finishes } = world.options
-  if (restores && archive !== null) {
-    const failed = await retried(world, () => checkRestore(world, client))
-    if (failed !== null) trace.violate(7, `the archive can't be restored: ${failed}`)
-  }
   if (rebuilds && !finishes) {
     const failed = await retried(world, () => rebuild(world, client))
     if (failed !== null) trace.violate(12, `the index can't be made again: ${failed}`)
     client.kill('the index is another one')
     client.start([])
     for (const stream of world.streams) await checkStream(world, client, stream)
+  }
+  // Last: what is restored is written to the stores of this log, where a log of its own would have its own. Those
+  // ledgers bear the names of its streams and no decision tells of them: an index made from these stores after that
+  // would be refused, and rightly so.
+  if (restores && archive !== null) {
+    const failed = await retried(world, () => checkRestore(world, client))
+    if (failed !== null) trace.violate(7, `the archive can't be restored: ${failed}`)
   }
 }
 
