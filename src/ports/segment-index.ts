@@ -12,6 +12,13 @@ export interface NewStream {
 /** What a change of a segment row may touch; `state` only along SEGMENT_TRANSITIONS. */
 export type SegmentPatch = Partial<Omit<SegmentRow, 'incarnation' | 'segment' | 'epoch' | 'version'>>
 
+/**
+ * The row a change is meant for: `conflict` if it has another version by now. The number of a segment that was found
+ * empty is used again and its versions begin anew, so the ledger, where it is given, tells that it is another's row.
+ */
+export type ExpectedSegment = Pick<SegmentRow, 'incarnation' | 'segment' | 'version'> &
+  Partial<Pick<SegmentRow, 'ledgerId'>>
+
 /** A subscription; ending it twice is fine. */
 export interface Watch {
   close(): void
@@ -45,15 +52,12 @@ export interface SegmentIndex {
   /** Adds a segment that is closed already (restore, index rebuild), in order. Same conflicts but for the epoch. */
   adoptSegment(row: SegmentRow): Promise<SegmentRow>
   /** Changes a row if it still has `expectedVersion`, else `conflict`. A state moves only along the table. */
-  updateSegment(
-    row: Pick<SegmentRow, 'incarnation' | 'segment' | 'version'>,
-    patch: SegmentPatch,
-  ): Promise<SegmentRow>
+  updateSegment(row: ExpectedSegment, patch: SegmentPatch): Promise<SegmentRow>
   /**
    * Removes the newest segment when recovery found it empty, or a trimmed row that owes nothing any more
    * (no ledger, no object). Anything else is an assertion.
    */
-  removeSegment(row: Pick<SegmentRow, 'incarnation' | 'segment' | 'version'>): Promise<void>
+  removeSegment(row: ExpectedSegment): Promise<void>
 
   segment(incarnation: Incarnation, segment: bigint): Promise<SegmentRow | null>
   /** Ascending from `from`, at most `limit`. */

@@ -4,7 +4,14 @@ import type { Dlsn } from '../model/dlsn.js'
 import type { Incarnation, SegmentRow, StreamRow } from '../model/segment.js'
 import { isClosed } from '../model/segment.js'
 import type { Clock } from '../ports/clock.js'
-import type { NewStream, SegmentIndex, SegmentPatch, SegmentTotals, Watch } from '../ports/segment-index.js'
+import type {
+  ExpectedSegment,
+  NewStream,
+  SegmentIndex,
+  SegmentPatch,
+  SegmentTotals,
+  Watch,
+} from '../ports/segment-index.js'
 import type { DecidedState, DecisionWriter } from './decisions.js'
 
 /** Named facts of the log that its safety hangs on; the others can be found out again. */
@@ -96,10 +103,7 @@ export class RecordedIndex implements SegmentIndex {
     return { nextSequenceId: row.startSequenceId + row.recordCount, lastTxid: row.lastTxid }
   }
 
-  async updateSegment(
-    row: Pick<SegmentRow, 'incarnation' | 'segment' | 'version'>,
-    patch: SegmentPatch,
-  ): Promise<SegmentRow> {
+  async updateSegment(row: ExpectedSegment, patch: SegmentPatch): Promise<SegmentRow> {
     // From here on a copy may be deleted: an index that is put back later must not look as if it were the newest.
     if (patch.state === 'cold' || patch.state === 'trimmed') await this.#markBefore(row)
     const change = () => this.#index.updateSegment(row, patch)
@@ -191,7 +195,7 @@ export class RecordedIndex implements SegmentIndex {
     return this.#index.adoptSegment(row)
   }
 
-  removeSegment(row: Pick<SegmentRow, 'incarnation' | 'segment' | 'version'>): Promise<void> {
+  removeSegment(row: ExpectedSegment): Promise<void> {
     return this.#index.removeSegment(row)
   }
 

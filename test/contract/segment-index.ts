@@ -325,7 +325,12 @@ function removeTests(index: () => SegmentIndex): void {
     await index().removeSegment(recovering)
     assert.equal(await index().segment(incarnation, 2n), null)
     assert.equal((await index().newestSegment(incarnation))?.segment, 1n)
-    await index().beginSegment(openRow(incarnation, 2n))
+    const again = await index().beginSegment({ ...openRow(incarnation, 2n), ledgerId: 77n })
+    // Who recovered the empty one with others and comes late must not take the row of the next one for it.
+    const now = await index().updateSegment(again, { state: 'recovering' })
+    assert.equal(now.version, recovering.version)
+    await assert.rejects(index().removeSegment(recovering), code('conflict'))
+    assert.deepEqual(await index().segment(incarnation, 2n), now)
   })
 
   test('the only segment goes when it is empty, and 1 comes again', async () => {

@@ -325,7 +325,10 @@ describe(`faults at system calls (seed ${SEED})`, { skip: missing ?? false }, ()
             `${failures.length} of ${chosen.length} cases failed:\n\n${failures.join('\n\n')}`,
           )
           // Calls differ from run to run, by how appends fall into groups: of a few cases few may meet theirs.
-          assert.ok(fired >= Math.max(1, chosen.length * 0.7 - 2), `${fired} of ${chosen.length} faults met their call`)
+          assert.ok(
+            fired >= Math.max(1, chosen.length * 0.7 - 2),
+            `${fired} of ${chosen.length} faults met their call`,
+          )
         })
       }
     })

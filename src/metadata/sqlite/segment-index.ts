@@ -4,6 +4,7 @@ import type { Incarnation, SegmentRow, StreamRow } from '../../model/segment.js'
 import { isClosed } from '../../model/segment.js'
 import type { Logger } from '../../ports/logger.js'
 import type {
+  ExpectedSegment,
   NewStream,
   SegmentIndex,
   SegmentPatch,
@@ -11,7 +12,6 @@ import type {
   Watch,
 } from '../../ports/segment-index.js'
 import type { SqliteDatabase } from './database.js'
-import type { ExpectedSegment } from './segments.js'
 import { SegmentTable } from './segments.js'
 import type { StreamPatch } from './streams.js'
 import { StreamTable } from './streams.js'

@@ -2,7 +2,7 @@ import { assert, present } from '../../model/assert.js'
 import { StratalogError } from '../../model/errors.js'
 import type { SegmentRow, SegmentState, StreamRow } from '../../model/segment.js'
 import { canTransition, checkSegmentRow, isClosed, SEGMENT_TRANSITIONS } from '../../model/segment.js'
-import type { SegmentPatch } from '../../ports/segment-index.js'
+import type { ExpectedSegment, SegmentPatch } from '../../ports/segment-index.js'
 import type { SqliteDatabase, SqlRow, SqlStatement, SqlValue } from './database.js'
 import {
   ColumnReader,
@@ -17,9 +17,6 @@ import {
   whole,
 } from './rows.js'
 import type { SumsTable } from './sums.js'
-
-/** Which row a compare-and-set is about. */
-export type ExpectedSegment = Pick<SegmentRow, 'incarnation' | 'segment' | 'version'>
 
 const OPEN_STATES: readonly SegmentState[] = ['open', 'recovering']
 const UNTRIMMED_STATES = (Object.keys(SEGMENT_TRANSITIONS) as SegmentState[]).filter(
@@ -150,7 +147,9 @@ export class SegmentTable {
 
   #expect(stream: bigint, expected: ExpectedSegment): SegmentRow {
     const found = this.get(stream, expected.segment)
-    if (found === null || found.version !== expected.version) {
+    // The number of an empty segment is used again, and versions begin anew: the ledger tells the lives apart.
+    const another = expected.ledgerId !== undefined && found?.ledgerId !== expected.ledgerId
+    if (found === null || found.version !== expected.version || another) {
       const became = found === null ? 'is gone' : `was changed by another and is ${found.state}`
       throw new StratalogError(
         'conflict',
