@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { cpus, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import process from 'node:process'
@@ -66,6 +66,7 @@ function refuse(text: string): void {
 async function runMember(name: string, { short, scale, parent }: Options): Promise<void> {
   const [member] = membersNamed(name)
   if (member === undefined) throw new Error(`no member ${name}`)
+  mkdirSync(parent, { recursive: true })
   const directory = mkdtempSync(join(parent, 'stratalog-bench-'))
   const remove = () => rmSync(directory, { recursive: true, force: true })
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
