@@ -7,7 +7,7 @@ import { LedgerWriter } from '../ledger/writer.js'
 import { present } from '../model/assert.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { Quorum } from '../model/quorum.js'
-import { isClosed, type SegmentRow, type StreamRow } from '../model/segment.js'
+import { isClosed, NOT_CLOSED, type SegmentRow, type StreamRow } from '../model/segment.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
 import type { LedgerSeal } from '../ports/segment-store.js'
 import { asFailure, mayGoOn } from './refusals.js'
@@ -74,19 +74,9 @@ export async function beginSegment(
     state: 'open',
     epoch: stream.epoch,
     ledgerId: ledger.ledgerId,
+    ...NOT_CLOSED,
     ...start,
     openedMs,
-    lastTxid: -1n,
-    lastEntryId: -1n,
-    lastSlot: -1n,
-    recordCount: 0n,
-    lengthBytes: 0,
-    sealedMs: null,
-    contentDigest: null,
-    object: null,
-    archivedMs: null,
-    evictedMs: null,
-    version: 0,
   })
   return { row, ledger }
 }
@@ -99,8 +89,8 @@ export interface SegmentEnd {
 }
 
 /**
- * Closes the ledger at its last acknowledged entry, also where it failed, then the row. A crash between the two leaves an open row over a closed ledger: recovery finds
- * the ledger CLOSED and finishes the row. Null where nothing was ever acknowledged: the segment is gone.
+ * Closes the ledger at its last acknowledged entry, also where it failed, then the row. A crash between the two leaves
+ * an open row over a closed ledger: recovery finds the ledger CLOSED and finishes the row. Null where nothing was ever acknowledged: the segment is gone.
  */
 export async function sealSegment(
   context: SegmentContext,

@@ -96,6 +96,34 @@ export interface SegmentRow {
   readonly version: number
 }
 
+/** What a row says of a segment whose end is not known, and which is in no archive. */
+export const NOT_CLOSED: Pick<
+  SegmentRow,
+  | 'lastTxid'
+  | 'lastEntryId'
+  | 'lastSlot'
+  | 'recordCount'
+  | 'lengthBytes'
+  | 'sealedMs'
+  | 'contentDigest'
+  | 'object'
+  | 'archivedMs'
+  | 'evictedMs'
+  | 'version'
+> = {
+  lastTxid: -1n,
+  lastEntryId: -1n,
+  lastSlot: -1n,
+  recordCount: 0n,
+  lengthBytes: 0,
+  sealedMs: null,
+  contentDigest: null,
+  object: null,
+  archivedMs: null,
+  evictedMs: null,
+  version: 0,
+}
+
 /** Asserts what must hold of any row; called by index engines before a row is written. */
 export function checkSegmentRow(row: SegmentRow): void {
   const where = `segment ${row.segment} of ${row.incarnation}`

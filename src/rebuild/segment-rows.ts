@@ -5,27 +5,17 @@ import type { DecidedTrim } from '../format/control-frame.js'
 import type { LedgerContext } from '../ledger/context.js'
 import { recoverLedger } from '../ledger/recovery.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
-import type { SegmentRow } from '../model/segment.js'
+import { NOT_CLOSED, type SegmentRow } from '../model/segment.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import type { LedgerSeal } from '../ports/segment-store.js'
 import type { SegmentLedger } from './segment-plan.js'
 
 /** What a row that has neither copy nor end says. */
 const NOTHING: Omit<SegmentRow, 'incarnation' | 'segment' | 'state' | 'startSequenceId' | 'openedMs'> = {
+  ...NOT_CLOSED,
   epoch: 0n,
   ledgerId: null,
   firstTxid: 0n,
-  lastTxid: -1n,
-  lastEntryId: -1n,
-  lastSlot: -1n,
-  recordCount: 0n,
-  lengthBytes: 0,
-  sealedMs: null,
-  contentDigest: null,
-  object: null,
-  archivedMs: null,
-  evictedMs: null,
-  version: 0,
 }
 
 /** The row of a segment whose writer had not closed it: it is recovered before anything is appended. */

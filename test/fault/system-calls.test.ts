@@ -308,11 +308,15 @@ describe(`faults at system calls (seed ${SEED})`, { skip: missing ?? false }, ()
           const failures: string[] = []
           await inLanes(chosen, async (one) => {
             try {
-              const outcome = await run(one)
-              fired += outcome.hit === null ? 0 : 1
-              const found = await judge(one, outcome)
-              if (kind === 'lie') [lies, given] = [lies + 1, given + found]
-              rmSync(outcome.directory, { recursive: true })
+              // Calls differ from run to run, by how appends fall into groups: who misses his has two more tries.
+              for (let attempt = 0, hit = false; attempt < 3 && !hit; attempt += 1) {
+                const outcome = await run(one)
+                hit = outcome.hit !== null
+                const found = await judge(one, outcome)
+                if (kind === 'lie') [lies, given] = [lies + 1, given + found]
+                rmSync(outcome.directory, { recursive: true })
+                if (hit) fired += 1
+              }
             } catch (error) {
               const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
               failures.push(text)
@@ -324,11 +328,7 @@ describe(`faults at system calls (seed ${SEED})`, { skip: missing ?? false }, ()
             failures.length === 0,
             `${failures.length} of ${chosen.length} cases failed:\n\n${failures.join('\n\n')}`,
           )
-          // Calls differ from run to run, by how appends fall into groups: of a few cases few may meet theirs.
-          assert.ok(
-            fired >= Math.max(1, chosen.length * 0.7 - 2),
-            `${fired} of ${chosen.length} faults met their call`,
-          )
+          assert.ok(fired >= chosen.length * 0.7, `${fired} of ${chosen.length} faults met their call`)
         })
       }
     })
