@@ -140,16 +140,16 @@ async function readBody(
   sizeBytes: number,
   signal: AbortSignal | undefined,
 ): Promise<Readonly<Record<string, unknown>>> {
-  if (sizeBytes > BODY_BYTES_MAX) throw damaged(key, `it has ${sizeBytes} bytes`)
+  if (sizeBytes > BODY_BYTES_MAX) throw damagedControl(key, `it has ${sizeBytes} bytes`)
   const bytes = await store.readRange(key, 0, sizeBytes, signal)
   let body: unknown
   try {
     body = JSON.parse(Buffer.from(bytes).toString('utf8'))
   } catch (cause) {
-    throw damaged(key, 'it is not JSON', cause)
+    throw damagedControl(key, 'it is not JSON', cause)
   }
   if (typeof body !== 'object' || body === null || !('format' in body))
-    throw damaged(key, 'it states no format')
+    throw damagedControl(key, 'it states no format')
   if (typeof body.format === 'number' && body.format > FORMAT) {
     throw unsupportedVersion(
       `${key} has format ${body.format}; this stratalog reads ${FORMAT}: use a newer one`,
@@ -160,12 +160,13 @@ async function readBody(
     )
   }
   if (body.format !== FORMAT || !('kind' in body) || body.kind !== parsed.kind) {
-    throw damaged(key, 'it is another one than its name says')
+    throw damagedControl(key, 'it is another one than its name says')
   }
   return body as Readonly<Record<string, unknown>>
 }
 
-function damaged(key: string, why: string, cause?: unknown): StratalogError {
+/** The error of a control object that does not say what it must. */
+export function damagedControl(key: string, why: string, cause?: unknown): StratalogError {
   return corrupt(`control object ${key} is damaged: ${why}; put a copy of it back from a backup`, { cause })
 }
 
@@ -184,7 +185,7 @@ export function bindingOf(controls: readonly ControlObject[]): NameBinding | nul
   if (control === null) return null
   const { name, txidMode, parent } = control.body
   if (typeof name !== 'string' || name === '' || (txidMode !== 'ms' && txidMode !== 'custom')) {
-    throw damaged(control.key, 'it gives no name')
+    throw damagedControl(control.key, 'it gives no name')
   }
   return { name, txidMode, parent: parentOf(control, parent) }
 }
@@ -193,7 +194,7 @@ function parentOf(control: ControlObject, parent: unknown): NameBinding['parent'
   if (parent === null || parent === undefined) return null
   const { incarnation, fork } = parent as { incarnation?: unknown; fork?: unknown }
   if (typeof incarnation !== 'string' || !/^[0-9a-f]{32}$/.test(incarnation)) {
-    throw damaged(control.key, 'its parent is no incarnation')
+    throw damagedControl(control.key, 'its parent is no incarnation')
   }
   return { incarnation, fork: fork === null || fork === undefined ? null : dlsnOf(control, fork) }
 }
@@ -216,7 +217,7 @@ function dlsnOf(control: ControlObject, value: unknown): Dlsn {
   try {
     return Dlsn.parse(typeof value === 'string' ? value : '')
   } catch (cause) {
-    throw damaged(control.key, `${JSON.stringify(value)} is no position`, cause)
+    throw damagedControl(control.key, `${JSON.stringify(value)} is no position`, cause)
   }
 }
 
@@ -231,7 +232,8 @@ export async function ownerOf(
   const control = latest(await readControls(store, null, undefined, signal), 'owner')
   if (control === null) return null
   const { logId, epoch } = control.body
-  if (typeof logId !== 'string' || logId === '') throw damaged(control.key, 'it names no log')
-  if (typeof epoch !== 'string' || !/^\d{1,19}$/.test(epoch)) throw damaged(control.key, 'it has no epoch')
+  if (typeof logId !== 'string' || logId === '') throw damagedControl(control.key, 'it names no log')
+  if (typeof epoch !== 'string' || !/^\d{1,19}$/.test(epoch))
+    throw damagedControl(control.key, 'it has no epoch')
   return { logId, epoch: BigInt(epoch), number: control.number }
 }
