@@ -10,7 +10,7 @@ import type { LocalStoreOptions } from '../../src/store/local/options.js'
 import { readSuperblock, type Superblock } from '../../src/store/local/superblock.js'
 import { ManualClock } from '../helpers/manual-clock.js'
 import { type DiskCall, MemoryDisk } from '../helpers/memory-disk.js'
-import { afterPowerCut, cloneOf, entryOf, header, openStore } from '../helpers/store.js'
+import { afterPowerCut, cloneOf, entryOf, header, methodsOf, openStore } from '../helpers/store.js'
 
 const DIRECTORY = '/store'
 const FILE_BYTES = 64 << 10
@@ -125,6 +125,40 @@ describe('rewriting', () => {
       assert.equal((await store.readEntries(1n, 0n, 9n, 1 << 20)).length, 5)
       await store.close()
     }
+  })
+
+  test('uses up no spare: a log that frees what it writes soon fills no file with zeros', async () => {
+    const disk = new MemoryDisk()
+    let filled = 0
+    const counted: MemoryDisk['open'] = async (path, mode) => {
+      if (mode === 'create' && path.includes('spare')) filled += 1
+      return disk.open(path, mode)
+    }
+    const counting = { ...methodsOf(disk), open: counted }
+    const store = await openStore(DIRECTORY, {
+      disk: counting,
+      fileBytes: FILE_BYTES,
+      rewriteBytesPerSecond: 2 ** 40,
+    })
+    await store.openLedger(header(1n))
+    let deleted = 2n
+    const cycle = async () => {
+      await store.openLedger(header(deleted))
+      for (let id = 0n; id < 40n; id += 1n) await store.addEntry(deleted, id, entryOf(deleted, id, 4_000))
+      await store.addEntry(1n, deleted, entryOf(1n, deleted, SIZE))
+      await store.deleteLedger(deleted)
+      deleted += 1n
+      const made = (await superblockOf(disk)).generation
+      // Long enough for what is to be rewritten and freed.
+      for (let turn = 0; turn < 200; turn += 1) await setImmediate()
+      return made
+    }
+    for (let at = 0; at < 4; at += 1) await cycle()
+    const before = filled
+    for (let at = 0; at < 8; at += 1) await cycle()
+    assert.ok((await superblockOf(disk)).rewritten.length > 0, 'nothing was rewritten')
+    assert.equal(filled, before, 'a spare was made while files are freed all the time')
+    await store.close()
   })
 
   test('does not make a ledger younger: what may be lost of it is still suspect', async () => {

@@ -152,7 +152,9 @@ export class Space {
     return this.#exclusive(async () => {
       const generation = this.#superblock.generation + 1n
       const file = this.#files.make(generation, rank, 0)
-      const recycled = this.#spares.length > (reserved ? 0 : SPARES_AHEAD) ? this.#spares.shift() : undefined
+      // What is rewritten is mostly smaller and is cut to its size, which would use a spare up for ever: the next file of
+      // the log would have to be filled with zeros while writers wait for the same disk.
+      const recycled = reserved ? this.#spares.shift() : undefined
       if (recycled !== undefined) await this.#disk.rename(recycled, file.path)
       // An attempt that could not open the file may have left it; its generation was never handed out.
       else await removeIfThere(this.#disk, file.path)
