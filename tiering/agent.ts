@@ -9,7 +9,9 @@ import { copySegment } from './copy.js'
 import { evictSegment, settleDebts } from './evict.js'
 import { PassLoop, raced } from './pass-loop.js'
 import { dueActions, nextDueMs, type PlannedAction, plan } from './plan.js'
+import { SteadyTime } from './steady-time.js'
 import { trimThrough } from './trim.js'
+import { UploadLimits } from './upload-limits.js'
 import { windowAt } from './window.js'
 
 /** A step that gets no answer for this long is given up and tried again; a copy counts each byte as an answer. */
@@ -59,11 +61,15 @@ export class TieringAgent {
   /** Seals need no archive, and must not wait for one. */
   readonly #seals: PassLoop<PassReport>
   readonly #moves: PassLoop<PassReport>
+  readonly #steady: SteadyTime
+  readonly #uploads: UploadLimits
   #state: AgentState
 
   constructor(context: TieringContext) {
     this.#context = context
     const { clock, logger } = context.ledger
+    this.#steady = new SteadyTime(clock, logger)
+    this.#uploads = new UploadLimits(clock)
     this.#seals = new PassLoop(clock, logger, (signal) => this.#sealPass(signal))
     this.#moves = new PassLoop(clock, logger, (signal) => this.#movePass(signal))
     this.#state = {
@@ -324,7 +330,12 @@ export class TieringAgent {
         answered()
         this.#tell({ kind: 'copy', phase: 'progress', stream: stream.name, segment: action.segment, bytes })
       }
-      const archived = await copySegment(this.#context, lease, stream, row, { signal, onProgress })
+      const archived = await copySegment(this.#context, lease, stream, row, {
+        signal,
+        onProgress,
+        answered,
+        uploads: this.#uploads,
+      })
       report.copied += 1
       return archived
     }
@@ -346,6 +357,8 @@ export class TieringAgent {
       unlistedBytes,
       open: this.#context.writers.openSegment(stream),
       nowMs,
+      steadyMs: this.#steady.nowMs(),
+      holds: [],
       txidMode: stream.txidMode,
       archiveConfigured: this.#context.archive !== null,
       windowOpen: window.open,

@@ -13,15 +13,26 @@ import { LedgerReader } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { ArchivedObject, SegmentRow, StreamRow } from '../src/model/segment.js'
-import type { ArchiveStore } from '../src/ports/archive-store.js'
+import type { ArchiveStore, ReplayableBody, StorageWishes } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
 import { announceStream } from './announce.js'
 import type { TieringContext } from './context.js'
+import type { UploadLimits } from './upload-limits.js'
 
 /** Bytes read from the hot tier at a time while copying. */
 const COPY_READ_BYTES = 1024 * 1024
 /** Objects of one segment that did not read back whole, after which no more are written. */
 const ATTEMPTS_MAX = 4
+
+/** How a copy is carried out. */
+export interface CopyOptions {
+  readonly signal: AbortSignal
+  readonly onProgress?: (bytes: number) => void
+  /** The copy is alive, though nothing is written while it keeps to its rate. */
+  readonly answered?: () => void
+  /** What all copies of this process keep to. */
+  readonly uploads?: UploadLimits
+}
 
 /**
  * Copies a sealed segment into the archive: read (each digest checked) → object under a name of its own → every byte
@@ -35,7 +46,7 @@ export async function copySegment(
   lease: Lease,
   stream: StreamRow,
   row: SegmentRow,
-  options: { readonly signal: AbortSignal; readonly onProgress?: (bytes: number) => void },
+  options: CopyOptions,
 ): Promise<SegmentRow> {
   assert(row.state === 'sealed', `segment ${row.segment} is ${row.state} and can't be copied`)
   const { signal } = options
@@ -49,7 +60,14 @@ export async function copySegment(
   }
   const object =
     (await storedBefore(archive, row, planned, verify)) ??
-    (await store(context, archive, row, planned, entries, verify))
+    (await store(
+      context,
+      archive,
+      row,
+      planned,
+      await uploadOf(context, stream, planned, entries, options),
+      verify,
+    ))
   // Invariant 3 for agents: one that lost its lease commits nothing.
   lease.lost.throwIfAborted()
   return context.index.updateSegment(row, {
@@ -60,18 +78,45 @@ export async function copySegment(
   })
 }
 
+/** What goes to the archive, and what is asked of it for the object. */
+interface Upload {
+  readonly body: ReplayableBody
+  readonly storage: StorageWishes
+}
+
+/** The object's bytes at the rate of the stream's policy, and the storage that policy asks for. */
+async function uploadOf(
+  context: TieringContext,
+  stream: StreamRow,
+  planned: PlannedObject,
+  entries: EntrySource,
+  { uploads, signal, answered }: CopyOptions,
+): Promise<Upload> {
+  const policy = await context.policy(stream)
+  const { class: storageClass, kmsKey, tags } = policy.policy.storage
+  const body = segmentObjectBody(planned, entries)
+  return {
+    body: uploads?.limited(body, stream, policy, signal, answered) ?? body,
+    storage: {
+      ...(storageClass === null ? {} : { storageClass }),
+      ...(kmsKey === null ? {} : { kmsKey }),
+      ...(Object.keys(tags).length === 0 ? {} : { tags }),
+    },
+  }
+}
+
 /** Writes the object under a name of its own and reads every byte back. */
 async function store(
   context: TieringContext,
   archive: ArchiveStore,
   row: SegmentRow,
   planned: PlannedObject,
-  entries: EntrySource,
+  upload: Upload,
   verify: VerifyOptions & { readonly signal: AbortSignal },
 ): Promise<ArchivedObject> {
   const parsed = keyOf(row, planned, attemptOf(context.random.bytes(ATTEMPT_BYTES)))
   const key = encodeSegmentKey(parsed)
-  await archive.putIfAbsent(key, segmentObjectBody(planned, entries), { signal: verify.signal })
+  await archive.putIfAbsent(key, upload.body, { ...upload.storage, signal: verify.signal })
   await verifySegmentObject(archive, key, parsed, verify)
   return { key, sizeBytes: planned.sizeBytes, indexBytes: parsed.indexBytes }
 }

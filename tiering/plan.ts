@@ -1,8 +1,10 @@
+import { binds, type Hold } from '../archive/decisions.js'
 import { assert } from '../src/model/assert.js'
-import { type PolicyField, type ResolvedPolicy, rollDue } from '../src/model/policy.js'
+import { type PolicyField, type PolicyHold, type ResolvedPolicy, rollDue } from '../src/model/policy.js'
 import { isClosed, isHot, type SegmentRow, type TxidMode } from '../src/model/segment.js'
 import { formatBytes } from '../src/model/units.js'
 import { ageReason, sealReason, timeText } from './plan-reasons.js'
+import { windowAt } from './window.js'
 
 /** Beyond any time that comes: an action whose time is not known. */
 export const NEVER_MS: number = Number.MAX_SAFE_INTEGER
@@ -19,6 +21,13 @@ export interface PlanInput {
   /** What the writer knows of the open segment; null when there is no writer here. */
   readonly open: { readonly lengthBytes: number; readonly lastAppendMs: number } | null
   readonly nowMs: number
+  /**
+   * What time it is for retention: behind `nowMs` for a while after the clock jumped ahead (steady-time.ts), so that a
+   * wrong clock ends no history. Default: `nowMs`.
+   */
+  readonly steadyMs?: number
+  /** Holds and pins that stand, beside those the policy states. */
+  readonly holds: readonly Hold[]
   /** Whether txids are times: `keep.by: event` goes by completion where they are not. */
   readonly txidMode: TxidMode
   readonly archiveConfigured: boolean
@@ -42,10 +51,12 @@ export interface PlannedAction {
   readonly origin: string
   readonly bytes: number
   /**
-   * What must happen first: the window opens, the copy is verified, the segment is sealed, the archive
-   * answers.
+   * What must happen first: the window opens, the copy is verified, the segment is sealed, the archive answers, a hold
+   * is released, the clock has been steady for a while.
    */
-  readonly blockedBy: null | 'window' | 'verify' | 'seal' | 'archive'
+  readonly blockedBy: null | 'window' | 'verify' | 'seal' | 'archive' | 'hold' | 'clock'
+  /** The hold that keeps this segment, or one before it, from being trimmed. */
+  readonly hold?: string
 }
 
 type Found = Omit<PlannedAction, 'kind' | 'segment' | 'origin' | 'bytes'>
@@ -61,9 +72,9 @@ const KIND_ORDER = { seal: 0, copy: 1, evict: 2, trim: 3 } as const
 /**
  * What is to be done for a stream, now and later, in order of time; at most one action of each kind for a
  * segment. Pure. What it promises: nothing is evicted that is not verified in the archive (invariant 4); only
- * closed segments are evicted and trimmed; trims run from the old end without a hole (invariant 5); hot and
- * total limits free the oldest first; and an action that is due stays due until it is done, is overtaken by a
- * trim, or the window closes.
+ * closed segments are evicted and trimmed; nothing is trimmed that a hold binds, nor anything behind it; trims run from
+ * the old end without a hole (invariant 5); hot and total limits free the oldest first; and an action that is due stays
+ * due until it is done, is overtaken by a trim, or the window closes.
  */
 export function plan(input: PlanInput): PlannedAction[] {
   const { segments } = input
@@ -83,8 +94,8 @@ export function plan(input: PlanInput): PlannedAction[] {
     const copy = planCopy(input, row, seal)
     const evict = planEvict(input, row, overLimit, seal, copy)
     // What is trimmed first is neither worth copying nor freeing on its own.
-    const beforeTrim = (found: Found | null) =>
-      found !== null && trim !== null && trim.dueMs <= found.dueMs ? null : found
+    const trimmedMs = trim === null || trim.blockedBy !== null ? Number.POSITIVE_INFINITY : trim.dueMs
+    const beforeTrim = (found: Found | null) => (found !== null && trimmedMs <= found.dueMs ? null : found)
     add('seal', seal)
     add('copy', beforeTrim(copy))
     add('evict', beforeTrim(evict))
@@ -145,25 +156,34 @@ function planCopy(input: PlanInput, row: SegmentRow, seal: Found | null): Found 
   const { afterMs } = input.policy.policy.copy
   const field = 'copy.after' as const
   if (seal !== null) {
-    return blocked(
-      input,
-      { dueMs: seal.dueMs + afterMs, field, reason: `copy.after ${timeText(afterMs)}` },
-      'seal',
-    )
+    const sealed = { dueMs: later(seal.dueMs, afterMs), field, reason: `copy.after ${timeText(afterMs)}` }
+    return blocked(input, inWindow(input, sealed), 'seal')
   }
   if (row.state !== 'sealed' || row.sealedMs === null) return null
-  const dueMs = row.sealedMs + afterMs
   const reason = ageReason('sealed', input.nowMs - row.sealedMs, field, afterMs)
-  if (!input.windowOpen) {
-    const nextMs = input.nextWindowMs ?? NEVER_MS
-    const why =
-      dueMs <= nextMs
-        ? { field: 'copy.window' as const, reason: `copy.window closed, ${reason}` }
-        : { field, reason }
-    return blocked(input, { dueMs: Math.max(dueMs, nextMs), ...why }, 'window')
+  const moment = inWindow(input, { dueMs: later(row.sealedMs, afterMs), field, reason })
+  if (!input.windowOpen) return blocked(input, moment, 'window')
+  if (input.archiveAnswers === false) return blocked(input, moment, 'archive')
+  return { ...moment, blockedBy: null }
+}
+
+/** The moment, or when the window opens after it. */
+function inWindow(input: PlanInput, moment: Moment): Moment {
+  const { nowMs, windowOpen, nextWindowMs } = input
+  const { window } = input.policy.policy.copy
+  const openNowMs = windowOpen ? nowMs : (nextWindowMs ?? NEVER_MS)
+  if (moment.dueMs <= openNowMs)
+    return windowOpen
+      ? moment
+      : { dueMs: openNowMs, field: 'copy.window', reason: `copy.window closed, ${moment.reason}` }
+  // The window that is open now, or opens next, may have closed again by then.
+  const then = moment.dueMs < NEVER_MS ? windowAt(window, moment.dueMs) : { open: true, nextMs: null }
+  if (then.open) return moment
+  return {
+    dueMs: then.nextMs ?? NEVER_MS,
+    field: 'copy.window',
+    reason: `copy.window closed by then, ${moment.reason}`,
   }
-  if (input.archiveAnswers === false) return blocked(input, { dueMs, field, reason }, 'archive')
-  return { dueMs, field, reason, blockedBy: null }
 }
 
 function planEvict(
@@ -187,14 +207,14 @@ function planEvict(
   if (limit !== undefined) reasons.push({ dueMs: archivedMs, field: 'hot.max', reason: limit })
   if (hot.forMs !== null) {
     const reason = ageReason('age', input.nowMs - sealedMs, 'hot.for', hot.forMs)
-    reasons.push({ dueMs: sealedMs + hot.forMs, field: 'hot.for', reason })
+    reasons.push({ dueMs: later(sealedMs, hot.forMs), field: 'hot.for', reason })
   }
   const first = reasons.reduce<Moment | null>(
     (least, next) => (least === null || next.dueMs < least.dueMs ? next : least),
     null,
   )
   if (first === null) return null
-  const lagMs = archivedMs + evict.lagMs
+  const lagMs = later(archivedMs, evict.lagMs)
   const lag = `${ageReason('verified', input.nowMs - archivedMs, 'evict.lag', evict.lagMs)}, ${first.reason}`
   const moment: Moment =
     lagMs > first.dueMs && evict.lagMs > 0 && first.field !== 'hot.max'
@@ -229,19 +249,31 @@ function evictedByLimit(input: PlanInput): ReadonlyMap<bigint, string> {
   return found
 }
 
-/** From the old end on, closed segments without a hole; each no sooner than the one before it. */
+/** That much later, as far as time goes. */
+function later(atMs: number, byMs: number): number {
+  return Math.min(NEVER_MS, atMs + byMs)
+}
+
+/**
+ * From the old end on, closed segments without a hole; each no sooner than the one before it. Behind the first that is
+ * held all wait for the hold.
+ */
 function planTrims(input: PlanInput): ReadonlyMap<bigint, Found> {
   const found = new Map<bigint, Found>()
+  const { steadyMs = input.nowMs } = input
   const { keep } = input.policy.policy
   if (keep.forMs === null && keep.maxBytes === null) return found
   const kept = input.segments.filter((row) => row.state !== 'trimmed')
   const totalBytes = kept.reduce((sum, row) => sum + keptBytes(input, row), input.unlistedBytes ?? 0)
   let excessBytes = keep.maxBytes === null ? 0 : totalBytes - keep.maxBytes
+  const holds = [...input.holds, ...input.policy.policy.holds.map(statedHold)]
+  let restraint: Restraint | null = null
   let previous: { row: SegmentRow; dueMs: number } | null = null
   for (const row of kept) {
     const hole: boolean = previous !== null && row.segment !== previous.row.segment + 1n
     if (!isClosed(row.state) || hole) break
     const byTime = trimByTime(input, row)
+    const early = byTime !== null && byTime.dueMs <= input.nowMs && byTime.dueMs > steadyMs
     const byLimit: Moment | null =
       keep.maxBytes === null || excessBytes <= 0
         ? null
@@ -251,16 +283,41 @@ function planTrims(input: PlanInput): ReadonlyMap<bigint, Found> {
             reason: `${formatBytes(totalBytes)} > keep.max ${formatBytes(keep.maxBytes)}`,
           }
     const own: Moment | null =
-      byTime === null || (byLimit !== null && byLimit.dueMs < byTime.dueMs) ? byLimit : byTime
+      byTime === null || (byLimit !== null && (early || byLimit.dueMs < byTime.dueMs)) ? byLimit : byTime
     if (own === null) break
     const dueMs: number = Math.max(own.dueMs, previous?.dueMs ?? own.dueMs)
     const waits = previous !== null && dueMs > own.dueMs && dueMs > input.nowMs
     const reason = waits ? `${own.reason}, after segment ${previous?.row.segment}` : own.reason
-    found.set(row.segment, { ...own, dueMs, reason, blockedBy: null })
+    const holding = holds.find((one) => binds(one, row, input.txidMode))
+    // The first hold stays: whatever comes behind it waits for that one.
+    if (restraint?.blockedBy !== 'hold') {
+      if (holding !== undefined) restraint = heldBy(holding.id)
+      else if (early && own === byTime) restraint = CLOCK_JUMPED
+    }
+    found.set(row.segment, restrained(input, { ...own, dueMs, reason }, restraint))
     excessBytes -= keptBytes(input, row)
     previous = { row, dueMs }
   }
   return found
+}
+
+/** Why a trim that is due has to wait, and every one behind it. */
+type Restraint = { readonly why: string } & Pick<PlannedAction, 'blockedBy' | 'hold'>
+const CLOCK_JUMPED: Restraint = { blockedBy: 'clock', why: 'but the clock jumped ahead' }
+
+function heldBy(id: string): Restraint {
+  return { blockedBy: 'hold', hold: id, why: `held by ${id}` }
+}
+
+function restrained(input: PlanInput, moment: Moment, restraint: Restraint | null): Found {
+  if (restraint === null) return { ...moment, blockedBy: null }
+  const { why, blockedBy, ...rest } = restraint
+  return { ...blocked(input, { ...moment, reason: `${moment.reason}, ${why}` }, blockedBy), ...rest }
+}
+
+/** A hold of the policy as those of the archive are. */
+function statedHold(hold: PolicyHold): Hold {
+  return { ...hold, kind: 'hold', atMs: 0, by: null }
 }
 
 function keptBytes(input: PlanInput, row: SegmentRow): number {
@@ -275,5 +332,5 @@ function trimByTime(input: PlanInput, row: SegmentRow): Moment | null {
   const event = by === 'event' && input.txidMode === 'ms' && row.recordCount > 0n
   const sinceMs = event ? Number(row.lastTxid) : row.sealedMs
   const reason = ageReason(event ? 'event age' : 'age', input.nowMs - sinceMs, 'keep.for', forMs)
-  return { dueMs: Math.min(NEVER_MS, sinceMs + forMs), field: 'keep.for', reason }
+  return { dueMs: later(sinceMs, forMs), field: 'keep.for', reason }
 }

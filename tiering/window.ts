@@ -28,6 +28,8 @@ export interface WindowState {
 interface Compiled {
   readonly cron: CronHours
   readonly wallTime: (ms: number) => WallTime
+  /** A time in which it is known to be closed: until the next opening, which may be years away and slow to find. */
+  closed: { readonly fromMs: number; readonly nextMs: number } | null
 }
 
 const compiled = new Map<string, Compiled>()
@@ -39,12 +41,18 @@ const compiled = new Map<string, Compiled>()
  */
 export function windowAt(window: CopyWindow | null, nowMs: number): WindowState {
   if (window === null) return { open: true, nextMs: null }
-  const { cron, wallTime } = compile(window)
+  const found = compile(window)
+  const { cron, wallTime, closed } = found
+  if (closed !== null && nowMs >= closed.fromMs && nowMs < closed.nextMs)
+    return { open: false, nextMs: closed.nextMs }
   if (namesHour(cron, wallTime(nowMs))) return { open: true, nextMs: null }
   let at = Math.floor(nowMs / QUARTER_MS) * QUARTER_MS
   while (at <= nowMs + HORIZON_MS) {
     const wall = wallTime(at)
-    if (namesHour(cron, wall)) return { open: false, nextMs: at }
+    if (namesHour(cron, wall)) {
+      found.closed = { fromMs: nowMs, nextMs: at }
+      return { open: false, nextMs: at }
+    }
     at += stepMs(cron, wall)
   }
   return { open: false, nextMs: null }
@@ -65,7 +73,7 @@ function compile(window: CopyWindow): Compiled {
   const key = `${window.cron}\n${window.zone}`
   let found = compiled.get(key)
   if (found === undefined) {
-    found = { cron: parseCronHours(window.cron), wallTime: wallClock(checkZone(window.zone)) }
+    found = { cron: parseCronHours(window.cron), wallTime: wallClock(checkZone(window.zone)), closed: null }
     // The agent hands the same expression to node-cron to be woken: what one of them reads both must.
     if (!validate(window.cron)) {
       const why = `the scheduler can't read the copy window ${JSON.stringify(window.cron)}`

@@ -6,6 +6,8 @@ const BLOCKED: Readonly<Record<string, string>> = {
   verify: 'needs verify',
   seal: 'after seal',
   archive: 'archive down',
+  hold: 'held',
+  clock: 'clock jumped',
 }
 
 /** When an action falls due, and what must come first: `now`, `in 3h at 2025-01-01T01:10:04Z, needs verify`. */
@@ -15,6 +17,8 @@ export function dueText(action: PlannedDto, nowMs: number): string {
 }
 
 function whenText(action: PlannedDto, nowMs: number): string[] {
+  // It may have been due for long: when is no matter while the hold stands.
+  if (action.blockedBy === 'hold' || action.blockedBy === 'clock') return []
   if (action.never) return action.blockedBy === null ? ['not in sight'] : []
   if (action.dueMs <= nowMs) return action.blockedBy === null ? ['now'] : []
   return [`in ${formatDuration(action.dueMs - nowMs)} at ${formatTime(action.dueMs)}`]

@@ -24,6 +24,14 @@ export interface ArchiveCapabilities {
   readonly thaw: boolean
 }
 
+/** How an object is to be stored, in the words of the store. */
+export interface StorageWishes {
+  readonly storageClass?: string
+  /** Key the store encrypts the object with. */
+  readonly kmsKey?: string
+  readonly tags?: Readonly<Record<string, string>>
+}
+
 /**
  * A flat store of immutable objects under keys of at most 200 bytes (`[0-9a-z_~/.-]`, parts divided by `/`), in byte
  * order of keys. Failures: `archive_unavailable` (retryable), `archive_full`, `access_denied`, `object_not_found`,
@@ -35,16 +43,12 @@ export interface ArchiveStore {
   readonly capabilities: ArchiveCapabilities
   /**
    * Creates the object whole or not at all; durable when it resolves. `object_exists` if the key is taken. A crash
-   * leaves no object under the key. Optional storage class and tags for engines that know them.
+   * leaves no object under the key. Engines ignore the wishes they know nothing of.
    */
   putIfAbsent(
     key: string,
     body: ReplayableBody,
-    options?: {
-      readonly storageClass?: string
-      readonly tags?: Readonly<Record<string, string>>
-      readonly signal?: AbortSignal
-    },
+    options?: StorageWishes & { readonly signal?: AbortSignal },
   ): Promise<void>
   /** Size, or null if there is no such object. */
   head(key: string, signal?: AbortSignal): Promise<ArchivedKey | null>

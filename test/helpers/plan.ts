@@ -53,6 +53,7 @@ export function planOf(
     segments,
     open: null,
     nowMs: NOW,
+    holds: [],
     txidMode: 'ms',
     archiveConfigured: true,
     windowOpen: true,

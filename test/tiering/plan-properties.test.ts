@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
+import { binds, type Hold } from '../../archive/decisions.js'
+import { Dlsn } from '../../src/model/dlsn.js'
 import type { PolicyInput } from '../../src/model/policy-input.js'
 import { isHot, type SegmentRow, type SegmentState } from '../../src/model/segment.js'
 import { dueActions, NEVER_MS, type PlanInput, type PlannedAction, plan } from '../../tiering/plan.js'
@@ -14,7 +16,22 @@ interface World {
   nowMs: number
 }
 
-function execute(world: World, action: PlannedAction): void {
+/** Invariant 5 and what holds promise: whether this segment, the oldest there is, may end now. */
+function mayTrim(input: PlanInput, target: SegmentRow): void {
+  const { keep } = input.policy.policy
+  const stated = input.policy.policy.holds.map((one): Hold => ({ ...one, kind: 'hold', atMs: 0, by: null }))
+  for (const one of [...input.holds, ...stated])
+    assert.ok(!binds(one, target, input.txidMode), `segment ${target.segment} is held by ${one.id}`)
+  const byEvent = keep.by === 'event' && input.txidMode === 'ms' && target.recordCount > 0n
+  const sinceMs = byEvent ? Number(target.lastTxid) : (target.sealedMs ?? 0)
+  const expired = keep.forMs !== null && sinceMs + keep.forMs <= (input.steadyMs ?? input.nowMs)
+  const kept = input.segments.filter(({ state }) => state !== 'trimmed' && state !== 'gap')
+  const openBytes = input.open?.lengthBytes ?? 0
+  const bytes = kept.reduce((sum, each) => sum + (each.sealedMs === null ? openBytes : each.lengthBytes), 0)
+  assert.ok(expired || (keep.maxBytes !== null && bytes > keep.maxBytes), 'trimmed before its time')
+}
+
+function execute(world: World, action: PlannedAction, input?: PlanInput): void {
   const change = (changes: Partial<SegmentRow>) => {
     world.rows = world.rows.map((each) => (each.segment === action.segment ? { ...each, ...changes } : each))
   }
@@ -46,6 +63,7 @@ function execute(world: World, action: PlannedAction): void {
     // Invariant 5: the oldest there is, and closed.
     assert.equal(world.rows.find(({ state }) => state !== 'trimmed')?.segment, action.segment)
     assert.ok(target.state !== 'open' && target.state !== 'recovering')
+    if (input !== undefined) mayTrim({ ...input, segments: world.rows, open: world.open }, target)
     change({ state: 'trimmed', ledgerId: null, object: null })
   }
 }
@@ -69,6 +87,33 @@ const policyArb: fc.Arbitrary<PolicyInput> = fc.record({
     by: fc.constantFrom('completion' as const, 'event' as const),
   }),
 })
+const edgeArb = fc.oneof(
+  fc.constant(null),
+  ageArb.map((ms) => ({ timeMs: NOW - ms })),
+  ageArb.map((ms) => ({ txid: BigInt(NOW - ms) })),
+  fc.integer({ min: 1, max: 9 }).map((segment) => ({ dlsn: new Dlsn(BigInt(segment), 0n, 0n) })),
+)
+const holdArb: fc.Arbitrary<Hold> = fc.record({
+  kind: fc.constantFrom('hold' as const, 'pin' as const),
+  id: fc.constantFrom('a', 'b', 'c'),
+  from: edgeArb,
+  until: edgeArb,
+  reason: fc.constant(null),
+  atMs: fc.constant(0),
+  by: fc.constant(null),
+})
+// Two of three streams are held nowhere: holds must not hide what happens without them.
+const holdsArb = fc.oneof(
+  { weight: 2, arbitrary: fc.constant([]) },
+  { weight: 1, arbitrary: fc.array(holdArb, { maxLength: 3 }) },
+)
+const statedArb = fc.oneof(
+  { weight: 4, arbitrary: fc.constant([]) },
+  {
+    weight: 1,
+    arbitrary: ageArb.map((ms) => [{ id: 'stated', from: { time: new Date(NOW - ms).toISOString() } }]),
+  },
+)
 const closedArb = fc.record({
   state: fc.constantFrom<SegmentState>('sealed', 'archived', 'cold', 'gap'),
   sealedAgeMs: ageArb,
@@ -78,7 +123,8 @@ const closedArb = fc.record({
 })
 const inputArb: fc.Arbitrary<PlanInput> = fc
   .record({
-    policy: policyArb.map(policyOf),
+    policy: fc.tuple(policyArb, statedArb).map(([policy, holds]) => policyOf({ ...policy, holds })),
+    holds: holdsArb,
     closed: fc.array(closedArb, { maxLength: 8 }),
     last: fc.constantFrom<SegmentState | null>('open', 'recovering', null),
     open: fc.option(
@@ -114,6 +160,36 @@ const inputArb: fc.Arbitrary<PlanInput> = fc
   })
 
 describe('properties', () => {
+  test('the same input gives the same plan, and is left as it was', () => {
+    fc.assert(
+      fc.property(inputArb, (input) => {
+        const before = structuredClone({ segments: input.segments, holds: input.holds.map(({ id }) => id) })
+        assert.deepEqual(plan(input), plan({ ...input, segments: [...input.segments] }))
+        assert.deepEqual({ segments: input.segments, holds: input.holds.map(({ id }) => id) }, before)
+      }),
+    )
+  })
+
+  test('a hold takes nothing out of a plan but trims: what is held is copied and freed like the rest', () => {
+    fc.assert(
+      fc.property(inputArb, (input) => {
+        const everything: Hold = {
+          kind: 'hold',
+          id: 'all',
+          from: null,
+          until: null,
+          reason: null,
+          atMs: 0,
+          by: null,
+        }
+        const held = plan({ ...input, holds: [everything] })
+        for (const action of held) if (action.kind === 'trim') assert.equal(action.blockedBy, 'hold')
+        const keys = new Set(held.map(({ kind, segment }) => `${kind} ${segment}`))
+        for (const { kind, segment } of plan(input)) assert.ok(keys.has(`${kind} ${segment}`))
+      }),
+    )
+  })
+
   test('only what may be done is due; one action of a kind for a segment; in order of time', () => {
     fc.assert(
       fc.property(inputArb, (input) => {
@@ -134,6 +210,8 @@ describe('properties', () => {
             )
           }
           if (action.kind === 'trim') assert.ok(target?.state !== 'open' && target?.state !== 'recovering')
+          assert.equal(action.hold !== undefined, action.blockedBy === 'hold')
+          if (action.hold !== undefined) assert.ok(action.reason.includes(`held by ${action.hold}`))
           if (action.kind === 'copy' && !input.windowOpen) assert.notEqual(action.blockedBy, null)
           if (!input.archiveConfigured) assert.ok(action.kind === 'seal' || action.kind === 'trim')
         })
@@ -200,7 +278,7 @@ describe('properties', () => {
           ) {
             passes += 1
             assert.ok(passes <= 4, 'seal, copy, evict, trim: a segment goes at most these steps')
-            for (const action of due) execute(world, action)
+            for (const action of due) execute(world, action, now())
           }
           atRest(now(), world)
         }
@@ -237,6 +315,8 @@ function atRest(input: PlanInput, world: World): void {
   }
   const old = kept[0]
   if (old === undefined || old.state === 'open' || old.state === 'recovering') return
+  // What is held keeps all behind it: then the limits are not to be honoured.
+  if (plan(input).some(({ kind, blockedBy }) => kind === 'trim' && blockedBy === 'hold')) return
   const counted = kept.filter(({ state }) => state !== 'gap')
   if (keep.maxBytes !== null) assert.ok(sum(counted) <= keep.maxBytes, 'keep.max is not honoured')
   if (keep.forMs !== null && keep.by === 'completion')

@@ -54,6 +54,7 @@ describe('seal', () => {
       txidMode: 'ms',
       archiveConfigured: false,
       windowOpen: true,
+      holds: [],
       nextWindowMs: null,
     })
     assert.equal(

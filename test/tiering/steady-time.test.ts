@@ -1,0 +1,73 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { SteadyTime } from '../../tiering/steady-time.js'
+import { memoryLogger } from '../helpers/archive.js'
+import { ManualClock } from '../helpers/manual-clock.js'
+import { DAY, HOUR, planOf, row } from '../helpers/plan.js'
+
+const YEAR = 365 * DAY
+
+describe('the time that retention goes by', () => {
+  test('is that of the clock, also where it is set by hours or the machine slept for a day', async () => {
+    const clock = new ManualClock()
+    const steady = new SteadyTime(clock, memoryLogger())
+    for (const jumpMs of [0, 3 * HOUR, -HOUR, DAY]) {
+      clock.jump(jumpMs)
+      await clock.advance(1_000)
+      assert.equal(steady.nowMs(), clock.nowMs())
+    }
+  })
+
+  test('goes on from before a jump of a year, until the clock is set right', async () => {
+    const clock = new ManualClock()
+    const lines: string[] = []
+    const steady = new SteadyTime(clock, memoryLogger(lines))
+    const rightMs = clock.nowMs()
+    clock.jump(YEAR)
+    assert.equal(steady.nowMs(), rightMs)
+    await clock.advance(HOUR)
+    assert.equal(steady.nowMs(), rightMs + HOUR)
+    assert.equal(lines.filter((line) => line.includes('jumped ahead')).length, 1, 'said once')
+    clock.jump(-YEAR)
+    assert.equal(steady.nowMs(), clock.nowMs())
+    await clock.advance(2 * DAY)
+    assert.equal(steady.nowMs(), clock.nowMs())
+  })
+
+  test('believes a clock that stays where it jumped to for a day', async () => {
+    const clock = new ManualClock()
+    const steady = new SteadyTime(clock, memoryLogger())
+    clock.jump(YEAR)
+    assert.ok(steady.nowMs() < clock.nowMs())
+    await clock.advance(DAY - 1)
+    assert.ok(steady.nowMs() < clock.nowMs())
+    await clock.advance(1)
+    assert.equal(steady.nowMs(), clock.nowMs())
+  })
+
+  test('is never ahead of a clock that went back, and a clock that comes back from there is looked at anew', async () => {
+    const clock = new ManualClock()
+    const steady = new SteadyTime(clock, memoryLogger())
+    clock.jump(-YEAR)
+    assert.equal(steady.nowMs(), clock.nowMs())
+    await clock.advance(HOUR)
+    const beforeMs = clock.nowMs()
+    clock.jump(YEAR)
+    assert.equal(steady.nowMs(), beforeMs)
+  })
+
+  test('keeps history that only the jump made old enough to end', () => {
+    const policy = { keep: { for: '30d' } }
+    const nowMs = 100 * DAY + YEAR
+    const jumped = { nowMs, steadyMs: 100 * DAY }
+    const rows = [row(1, 'cold', { sealedMs: 60 * DAY }), row(2, 'cold', { sealedMs: 99 * DAY })]
+    const trims = planOf(policy, rows, jumped).filter(({ kind }) => kind === 'trim')
+    assert.deepEqual(
+      trims.map(({ segment, blockedBy, dueMs }) => [segment, blockedBy, dueMs <= nowMs]),
+      [
+        [1n, null, true],
+        [2n, 'clock', false],
+      ],
+    )
+  })
+})
