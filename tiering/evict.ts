@@ -54,7 +54,7 @@ export async function evictSegment(
 /** Deletes the ledger a `cold` or `trimmed` row still names, then forgets it. Idempotent at each step. */
 export async function releaseLedger(context: TieringContext, row: SegmentRow): Promise<SegmentRow> {
   assert(
-    row.state === 'cold' || row.state === 'trimmed',
+    row.state === 'cold' || row.state === 'trimmed' || row.gapReason === 'dropped',
     `segment ${row.segment} is ${row.state} and needs its ledger`,
   )
   if (row.ledgerId === null) return row

@@ -1,6 +1,6 @@
 import { Dlsn } from '../model/dlsn.js'
 import type { StratalogError } from '../model/errors.js'
-import type { Incarnation, StreamRow } from '../model/segment.js'
+import type { GapReason, Incarnation, StreamRow } from '../model/segment.js'
 import { corrupt, unsupportedVersion } from './bytes.js'
 
 /*
@@ -45,7 +45,9 @@ export interface DecidedTrim {
 export interface DecidedGap {
   readonly first: bigint
   readonly last: bigint
-  readonly reason: 'dropped' | 'corrupt' | 'purged'
+  readonly reason: GapReason
+  /** What the last of them left to go on from; absent where nobody knew. */
+  readonly tail?: { readonly nextSequenceId: bigint; readonly lastTxid: bigint }
 }
 
 /** A decision in its place: higher sequences are newer; the id breaks ties, so that every reader orders them alike. */
@@ -104,13 +106,15 @@ function decodeKind(frame: DecisionFrame, fields: Fields): Decision {
         kind: 'trim',
         incarnation: fields.text('incarnation'),
         below: fields.dlsn('below'),
-        tail: tail && { nextSequenceId: tail.integer('nextSequenceId'), lastTxid: tail.integer('lastTxid') },
+        tail: tail && decodeTail(tail),
       }
     }
     case 'gap': {
       const incarnation = fields.text('incarnation')
       const range = { first: fields.integer('first'), last: fields.integer('last') }
-      return { kind: 'gap', incarnation, ...range, reason: decodeReason(fields) }
+      const gap = { kind: 'gap' as const, incarnation, ...range, reason: decodeReason(fields) }
+      const tail = fields.innerOrNull('tail')
+      return tail === null ? gap : { ...gap, tail: decodeTail(tail) }
     }
     case 'policy':
       return {
@@ -127,6 +131,10 @@ function decodeKind(frame: DecisionFrame, fields: Fields): Decision {
     default:
       throw newer(frame, frame.kind)
   }
+}
+
+function decodeTail(tail: Fields): { readonly nextSequenceId: bigint; readonly lastTxid: bigint } {
+  return { nextSequenceId: tail.integer('nextSequenceId'), lastTxid: tail.integer('lastTxid') }
 }
 
 function decodeReason(fields: Fields): DecidedGap['reason'] {

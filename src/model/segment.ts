@@ -34,6 +34,9 @@ export function isClosed(state: SegmentState): boolean {
 /** 128 random bits in lower-case hexadecimal (32 characters): names one life of a stream. */
 export type Incarnation = string
 
+/** Why a segment is not to be had: freed on purpose while the archive was down, damaged, or gone from its store. */
+export type GapReason = 'dropped' | 'corrupt' | 'purged'
+
 /** How the txids of a stream are to be understood. `ms`: milliseconds since the epoch, UTC. */
 export type TxidMode = 'ms' | 'custom'
 
@@ -71,7 +74,10 @@ export interface SegmentRow {
   readonly state: SegmentState
   /** Writer epoch that opened it. */
   readonly epoch: bigint
-  /** The hot copy; null when there is none. A `cold` or `trimmed` row with a ledger still owes its deletion. */
+  /**
+   * The hot copy; null when there is none. A `cold` or `trimmed` row with a ledger still owes its deletion, and so does
+   * a `gap` that was `dropped`; that of another gap is kept for whoever may mend it.
+   */
   readonly ledgerId: bigint | null
   readonly firstTxid: bigint
   /** sequenceId of the first record. */
@@ -92,6 +98,8 @@ export interface SegmentRow {
   readonly archivedMs: number | null
   /** When the hot copy was given up. */
   readonly evictedMs: number | null
+  /** Why it is a gap; absent for what is none, and for gaps of which nobody noted it: those count as `corrupt`. */
+  readonly gapReason?: GapReason
   /** Counts changes of this row. */
   readonly version: number
 }
@@ -136,6 +144,8 @@ export function checkSegmentRow(row: SegmentRow): void {
     assert(row.object === null, `${where} is ${row.state} and has an object`)
   }
   if (row.state === 'sealed') assert(row.ledgerId !== null, `${where} is sealed without a hot copy`)
+  const gone = row.state === 'gap' || row.state === 'trimmed'
+  assert(row.gapReason === undefined || gone, `${where} is ${row.state} and says why it is a gap`)
   // Invariant 4: a hot copy is given up only for a committed, verified object.
   if (row.state === 'archived' || row.state === 'cold') {
     assert(

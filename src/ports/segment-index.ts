@@ -75,7 +75,7 @@ export interface SegmentIndex {
   segmentForTime(incarnation: Incarnation, timeMs: number): Promise<SegmentRow | null>
   /** Rows in any of these states over all streams, at most `limit`; how recovery and the agent find work. */
   segmentsInState(states: readonly SegmentRow['state'][], limit: number): Promise<SegmentRow[]>
-  /** Closed rows (`cold`, `trimmed`) that still owe the deletion of a ledger or an object. */
+  /** Closed rows (`cold`, `trimmed`, `gap` where `dropped`) that still owe the deletion of a ledger or an object. */
   segmentsOwing(limit: number): Promise<SegmentRow[]>
   /** Sums over all segments of a stream, by tier, computed by the engine. */
   totals(incarnation: Incarnation): Promise<SegmentTotals>

@@ -280,6 +280,7 @@ class SegmentWalk {
   /** Moves on to what is there, with a gap where the caller asked for what is not. */
   async *#skipTo(row: SegmentRow): AsyncGenerator<Gap, void, undefined> {
     const lost = row.state === 'trimmed' || row.state === 'gap'
+    const whole = this.#at.entry === 0n && this.#at.slot === 0n
     const trimmed = await this.#trimmed()
     let until = lost ? new Dlsn(row.segment + 1n, 0n, 0n) : new Dlsn(row.segment, 0n, 0n)
     if (until.compare(trimmed) < 0) until = trimmed
@@ -289,10 +290,12 @@ class SegmentWalk {
     // What is trimmed is history that ended: who asks for the earliest there is wants what is left. A hole is told of.
     if (!beyond && (row.state === 'gap' || this.#bounds.explicit || !this.#first)) {
       yield {
-        gap: row.state === 'gap' ? 'corrupt' : 'trimmed',
+        gap: row.state === 'gap' ? (row.gapReason ?? 'corrupt') : 'trimmed',
         from: this.#at,
         until,
-        firstSequenceId: null,
+        // In the middle of a segment nobody knows any more how many records there were before.
+        firstSequenceId:
+          row.state === 'gap' && whole && row.segment === this.#at.segment ? row.startSequenceId : null,
         lastSequenceId: next[0] === undefined ? null : next[0].startSequenceId - 1n,
       }
     }

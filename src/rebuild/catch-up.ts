@@ -1,8 +1,8 @@
 import { ARCHIVE_OWNER_FACT } from '../../archive/control-objects.js'
-import type { Decision } from '../format/control-frame.js'
+import type { DecidedGap, Decision } from '../format/control-frame.js'
 import type { LedgerContext } from '../ledger/context.js'
 import { isStratalogError } from '../model/errors.js'
-import type { StreamRow } from '../model/segment.js'
+import type { Incarnation, StreamRow } from '../model/segment.js'
 import type { Logger } from '../ports/logger.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
 import {
@@ -78,8 +78,26 @@ export async function catchUp(index: SegmentIndex, found: FoundDecisions, logger
   }
   for (const [incarnation, policy] of newer.policies)
     if ((await index.stream(incarnation)) !== null) await index.setPolicyOverride(incarnation, policy)
+  for (const [incarnation, gaps] of newer.gaps) await catchUpDropped(index, incarnation, gaps)
   for (const [name, value] of newer.facts) await index.setFact(name, value)
   await index.setFact(SEQUENCE_FACT, newer.sequence.toString())
+}
+
+/**
+ * A crash came between the decision to drop segments and their rows. As a rebuild does, the decision is taken for what
+ * it is; only what reached the archive meanwhile is no gap. Others than dropped ones follow what is found.
+ */
+async function catchUpDropped(
+  index: SegmentIndex,
+  incarnation: Incarnation,
+  gaps: readonly DecidedGap[],
+): Promise<void> {
+  for (const { first, last, reason } of gaps) {
+    for (let segment = first; reason === 'dropped' && segment <= last; segment += 1n) {
+      const row = await index.segment(incarnation, segment)
+      if (row?.state === 'sealed') await index.updateSegment(row, { state: 'gap', gapReason: reason })
+    }
+  }
 }
 
 /**

@@ -91,8 +91,8 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
     else if (decision.kind === 'policy') policies.set(decision.incarnation, decision.policy)
     else if (decision.kind === 'fact') facts.set(decision.name, decision.value)
     else if (decision.kind === 'gap') {
-      const { incarnation, first, last, reason } = decision
-      gaps.set(incarnation, [...(gaps.get(incarnation) ?? []), { first, last, reason }])
+      const { incarnation, kind: _, ...gap } = decision
+      gaps.set(incarnation, [...(gaps.get(incarnation) ?? []), gap])
     } else if (decision.kind === 'mark') mark = { sequence, atMs: decision.atMs }
     else if (decision.through > idsThrough) idsThrough = decision.through
   }
@@ -101,8 +101,12 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
 
 /** Whether a segment was given up. */
 export function isGivenUp(decided: DecidedState, incarnation: Incarnation, segment: bigint): boolean {
-  const gaps = decided.gaps.get(incarnation) ?? []
-  return gaps.some(({ first, last }) => first <= segment && segment <= last)
+  return gapAt(decided.gaps.get(incarnation) ?? [], segment) !== null
+}
+
+/** The last of these gaps that covers a segment; null: none does. */
+export function gapAt(gaps: readonly DecidedGap[], segment: bigint): DecidedGap | null {
+  return gaps.findLast(({ first, last }) => first <= segment && segment <= last) ?? null
 }
 
 function raiseTrim(

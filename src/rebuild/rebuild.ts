@@ -1,4 +1,5 @@
 import { openSegmentObject } from '../../archive/segment-reader.js'
+import type { DecidedGap } from '../format/control-frame.js'
 import type { LedgerContext } from '../ledger/context.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { SegmentRow } from '../model/segment.js'
@@ -180,21 +181,25 @@ class StreamRebuild {
     let open: SegmentLedger | null = null
     for await (const planned of planSegments(first, candidates, objects(first))) {
       this.#options.signal?.throwIfAborted()
-      if (planned.kind === 'hot' && planned.newest && planned.from.end === null) open = planned.from
+      const dropped = this.#source.givenUp(planned.segment)?.reason === 'dropped'
+      if (planned.kind === 'hot' && planned.newest && planned.from.end === null && !dropped)
+        open = planned.from
       else await this.#closed(planned)
       segments += 1
       this.#options.onProgress?.({ stream: stream.name, segments })
     }
+    if (open === null) this.#gapsAbove(first)
     await this.#closeLast(open)
     await this.#keepNumbers()
     await this.#finish(open)
   }
 
   async #closed(planned: PlannedSegment): Promise<void> {
-    const row = planned.kind === 'missing' ? planned.why : await this.#row(planned)
+    const gap = this.#source.givenUp(planned.segment)
+    const row = planned.kind === 'missing' ? planned.why : await this.#row(planned, gap)
     if (typeof row === 'string') {
       // What was given up before is no news, and no reason to refuse.
-      if (!this.#source.givenUp(planned.segment))
+      if (gap === null)
         noteLoss(this.#report, `stream ${this.#source.stream.name}, segment ${planned.segment}: ${row}`)
       this.#missing.push(planned.segment)
       return
@@ -204,9 +209,17 @@ class StreamRebuild {
     if (this.#rows.length >= ADOPTED_AT_ONCE) await this.#flush()
   }
 
-  /** The row of what was planned, or why there is none. */
-  async #row(planned: Exclude<PlannedSegment, { kind: 'missing' }>): Promise<SegmentRow | string> {
+  /**
+   * The row of what was planned, or why there is none. What was dropped on purpose stays a gap, though its deletion
+   * was cut short and some of it is found: readers have been told. Only its object, copied after all, brings it back.
+   */
+  async #row(
+    planned: Exclude<PlannedSegment, { kind: 'missing' }>,
+    gap: DecidedGap | null,
+  ): Promise<SegmentRow | string> {
     const { archive, signal, ledger } = this.#options
+    if (planned.kind === 'hot' && planned.object === null && gap?.reason === 'dropped')
+      return 'it was dropped'
     try {
       if (planned.kind === 'hot') {
         const { object, from } = planned
@@ -227,7 +240,7 @@ class StreamRebuild {
       if (!isStratalogError(error)) throw error
       // The archive's copy serves where the hot one can't be read to its end; the ledger stays where it is.
       if (planned.kind === 'hot' && planned.object !== null)
-        return this.#row({ ...planned, kind: 'cold', chosen: planned.object, twins: [] })
+        return this.#row({ ...planned, kind: 'cold', chosen: planned.object, twins: [] }, gap)
       return messageOf(error)
     }
   }
@@ -260,8 +273,20 @@ class StreamRebuild {
   /** The first of several missing segments stands for all their records: how they were divided nobody knows. */
   #fillGaps(nextSequenceId: bigint): void {
     const { incarnation } = this.#source.stream
-    for (const segment of this.#missing.splice(0))
-      this.#add(gapRow(incarnation, segment, this.#end, nextSequenceId))
+    for (const segment of this.#missing.splice(0)) {
+      const gap = this.#source.givenUp(segment)
+      // A decision over this segment alone knows where it ended; else what comes next tells.
+      const tail = gap !== null && gap.last === segment ? (gap.tail ?? null) : null
+      const row = gapRow(incarnation, segment, this.#end, tail?.nextSequenceId ?? nextSequenceId)
+      const told = tail === null ? row : { ...row, lastTxid: tail.lastTxid }
+      this.#add(gap === null ? told : { ...told, gapReason: gap.reason })
+    }
+  }
+
+  /** The newest segments may all be gaps, of which nothing is found: their numbers are not to be given out again. */
+  #gapsAbove(first: bigint): void {
+    let next = this.#missing.at(-1) ?? this.#newestRow?.segment ?? first - 1n
+    for (const { last } of this.#source.gaps) for (; next < last; next += 1n) this.#missing.push(next + 1n)
   }
 
   /** What the open segment tells of the one before it, and of a hole between them. */

@@ -2,7 +2,7 @@ import type { DecidedTrim, Decision } from '../format/control-frame.js'
 import { present } from '../model/assert.js'
 import type { Dlsn } from '../model/dlsn.js'
 import type { Incarnation, SegmentRow, StreamRow } from '../model/segment.js'
-import { isClosed } from '../model/segment.js'
+import { canTransition, isClosed } from '../model/segment.js'
 import type { Clock } from '../ports/clock.js'
 import type {
   ExpectedSegment,
@@ -104,10 +104,15 @@ export class RecordedIndex implements SegmentIndex {
   }
 
   async updateSegment(row: ExpectedSegment, patch: SegmentPatch): Promise<SegmentRow> {
+    const dropped = patch.state === 'gap' && patch.gapReason === 'dropped'
     // From here on a copy may be deleted: an index that is put back later must not look as if it were the newest.
-    if (patch.state === 'cold' || patch.state === 'trimmed') await this.#markBefore(row)
+    if (patch.state === 'cold' || patch.state === 'trimmed' || dropped) await this.#markBefore(row)
     const change = () => this.#index.updateSegment(row, patch)
-    return patch.state === 'gap' ? this.#decided(gapOf(row), change) : change()
+    if (patch.state !== 'gap') return change()
+    const before = await this.#index.segment(row.incarnation, row.segment)
+    // One that the index is going to refuse is not decided: a dropped segment stays a gap, whatever is found of it.
+    if (before?.version !== row.version || !canTransition(before.state, 'gap')) return change()
+    return this.#decided(gapOf({ ...before, ...patch }), change)
   }
 
   /**
@@ -260,9 +265,11 @@ export class RecordedIndex implements SegmentIndex {
   }
 }
 
-/** A segment that is given up, as a decision. */
-export function gapOf({ incarnation, segment }: Pick<SegmentRow, 'incarnation' | 'segment'>): Decision {
-  return { kind: 'gap', incarnation, first: segment, last: segment, reason: 'corrupt' }
+/** A segment that is given up, as a decision, with what it leaves to go on from. */
+export function gapOf(row: SegmentRow): Decision {
+  const { incarnation, segment, gapReason: reason = 'corrupt' } = row
+  const tail = { nextSequenceId: row.startSequenceId + row.recordCount, lastTxid: row.lastTxid }
+  return { kind: 'gap', incarnation, first: segment, last: segment, reason, tail }
 }
 
 /** A stream's trim as a decision, with what its last row leaves; for indexes from before there were decisions. */

@@ -1,10 +1,11 @@
 import { bindingOf, readControls, trimmedBelow } from '../../archive/control-objects.js'
+import { gapsOf } from '../../archive/decisions.js'
 import { type ChosenSegment, chooseSegments, listIncarnations, listSegments } from '../../archive/listing.js'
-import type { DecidedStream, DecidedTrim } from '../format/control-frame.js'
+import type { DecidedGap, DecidedStream, DecidedTrim } from '../format/control-frame.js'
 import { StratalogError } from '../model/errors.js'
 import type { Incarnation } from '../model/segment.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
-import { type DecidedState, isGivenUp } from './decisions.js'
+import { type DecidedState, gapAt } from './decisions.js'
 import type { FoundLedger } from './found-ledgers.js'
 import { noteLoss, type RebuildReport } from './report.js'
 import { candidatesOf, type SegmentLedger } from './segment-plan.js'
@@ -19,8 +20,10 @@ export interface StreamSource {
   readonly candidates: ReadonlyMap<bigint, readonly SegmentLedger[]>
   /** The archive's segments from `first` on, ascending. */
   readonly objects: (first: bigint) => AsyncIterable<ChosenSegment>
-  /** Whether a segment was declared a gap. */
-  readonly givenUp: (segment: bigint) => boolean
+  /** The gap a segment was declared to be; null: none. */
+  readonly givenUp: (segment: bigint) => DecidedGap | null
+  /** Every gap that the archive or a decision tells of, decisions last. */
+  readonly gaps: readonly DecidedGap[]
   /** Whether anything but a decision tells of it. */
   readonly held: boolean
 }
@@ -87,13 +90,15 @@ async function sourceOf(
       report,
       `stream ${stream.name}: nothing says how its txids are to be understood, taken as custom`,
     )
+  const gaps = [...gapsOf(controls), ...(decided.gaps.get(incarnation) ?? [])]
   return {
     stream,
     trim: later(decided.trims.get(incarnation) ?? null, trimmedBelow(controls)),
     finishedMs: decided.finished.get(incarnation) ?? null,
     policy: decided.policies.get(incarnation) ?? null,
     candidates,
-    givenUp: (segment) => isGivenUp(decided, incarnation, segment),
+    givenUp: (segment) => gapAt(gaps, segment),
+    gaps,
     held: candidates.size > 0 || archive !== null,
     objects: (first) =>
       archive === null

@@ -198,6 +198,20 @@ export function workTests(index: () => SegmentIndex): void {
     assert.deepEqual(await owing(), [1n])
   })
 
+  test('a dropped gap owes its hot copy, another one keeps it for whoever may mend it', async () => {
+    const { incarnation } = await writableStream(index(), 'a')
+    const [one, two] = await sealedSegments(index(), incarnation, 2)
+    assert.ok(one && two)
+    const owing = async () => (await index().segmentsOwing(10)).map((row) => row.segment)
+    const dropped = await index().updateSegment(one, { state: 'gap', gapReason: 'dropped' })
+    await index().updateSegment(two, { state: 'gap', gapReason: 'corrupt' })
+    assert.equal((await index().segment(incarnation, 1n))?.gapReason, 'dropped')
+    assert.equal((await index().segment(incarnation, 2n))?.gapReason, 'corrupt')
+    assert.deepEqual(await owing(), [1n])
+    await index().updateSegment(dropped, { ledgerId: null })
+    assert.deepEqual(await owing(), [])
+  })
+
   test('totals follow every change', async () => {
     const { incarnation } = await writableStream(index(), 'a')
     const none = {

@@ -4,14 +4,14 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import Database from 'better-sqlite3'
-import type { Migration } from '../../src/metadata/sqlite/database.js'
+import type { Migration, SqlRow } from '../../src/metadata/sqlite/database.js'
 import { SqliteDatabase } from '../../src/metadata/sqlite/database.js'
 import { sqliteError } from '../../src/metadata/sqlite/errors.js'
-import { withChecksum } from '../../src/metadata/sqlite/rows.js'
+import { rowChecksum, SEGMENT_COLUMNS, withChecksum } from '../../src/metadata/sqlite/rows.js'
 import { MIGRATIONS } from '../../src/metadata/sqlite/schema.js'
 import type { ErrorCode } from '../../src/model/errors.js'
 import { isStratalogError } from '../../src/model/errors.js'
-import { newStream } from '../contract/segment-rows.js'
+import { newStream, sealedSegments, writableStream } from '../contract/segment-rows.js'
 import { openFor, temporaryDirectory } from './helpers.js'
 
 const code = (expected: ErrorCode) => (error: unknown) => isStratalogError(error, expected)
@@ -107,6 +107,36 @@ describe('the index file', () => {
     broken.close()
     assert.throws(
       () => openFor(damaged),
+      (error) => isStratalogError(error, 'corrupt'),
+    )
+  })
+
+  test('segments of a file from before gaps had reasons are taken over, and damage in them stays noticed', async () => {
+    const made = openFor(file)
+    const stream = await writableStream(made.index, 'a')
+    await sealedSegments(made.index, stream.incarnation, 3)
+    const before = await made.index.listSegments(stream.incarnation, 0n, 10)
+    await made.close()
+    const asBefore = (damage: boolean) => {
+      const old = new Database(file)
+      const columns = SEGMENT_COLUMNS.slice(0, -1).map((column) => `segments.${column}`)
+      const rows = old.prepare<unknown[], SqlRow>(`SELECT incarnation, ${columns.join(', ')} FROM segments
+        JOIN streams ON streams.id = segments.stream ORDER BY segment`)
+      const write = old.prepare('UPDATE segments SET checksum = ? WHERE segment = ?')
+      for (const row of rows.safeIntegers(true).raw(true).all())
+        write.run(damage ? 1n : rowChecksum(row), row[1])
+      old.exec(`DROP INDEX segments_owing; ALTER TABLE segments DROP COLUMN gap_reason;
+        CREATE INDEX segments_owing ON segments (stream, segment) WHERE state = 'cold'`)
+      old.pragma('user_version = 2')
+      old.close()
+    }
+    asBefore(false)
+    const opened = openFor(file)
+    assert.deepEqual(await opened.index.listSegments(stream.incarnation, 0n, 10), before)
+    await opened.close()
+    asBefore(true)
+    assert.throws(
+      () => openFor(file),
       (error) => isStratalogError(error, 'corrupt'),
     )
   })

@@ -2,7 +2,7 @@ import { crc32c } from '../../format/checksum.js'
 import { assert } from '../../model/assert.js'
 import { Dlsn } from '../../model/dlsn.js'
 import { StratalogError } from '../../model/errors.js'
-import type { SegmentRow, SegmentState, StreamRow, TxidMode } from '../../model/segment.js'
+import type { GapReason, SegmentRow, SegmentState, StreamRow, TxidMode } from '../../model/segment.js'
 import { SEGMENT_TRANSITIONS } from '../../model/segment.js'
 import type { SqlRow, SqlValue } from './database.js'
 import { REBUILD_HINT } from './errors.js'
@@ -93,6 +93,7 @@ export const SEGMENT_COLUMNS: readonly string[] = [
   'archived_ms',
   'evicted_ms',
   'version',
+  'gap_reason',
 ]
 
 /** A segment's columns, without incarnation and checksum. */
@@ -120,6 +121,7 @@ export function segmentToSql(row: SegmentRow): SqlValue[] {
     ms(row.archivedMs, 'archivedMs'),
     ms(row.evictedMs, 'evictedMs'),
     whole(row.version, 'version'),
+    row.gapReason ?? null,
   ]
 }
 
@@ -153,13 +155,20 @@ export function segmentFromSql(sql: SqlRow): SegmentRow {
   const sizeBytes = read.numberOrNull()
   const indexBytes = read.numberOrNull()
   const object = key === null ? null : { key, sizeBytes: sizeBytes ?? 0, indexBytes: indexBytes ?? 0 }
-  return {
-    ...row,
+  const rest = {
     object,
     archivedMs: read.numberOrNull(),
     evictedMs: read.numberOrNull(),
     version: read.number(),
   }
+  const gapReason = read.textOrNull()
+  if (gapReason === null) return { ...row, ...rest }
+  if (!isGapReason(gapReason)) throw read.damaged(`gap reason ${gapReason}`)
+  return { ...row, ...rest, gapReason }
+}
+
+function isGapReason(text: string): text is GapReason {
+  return text === 'dropped' || text === 'corrupt' || text === 'purged'
 }
 
 /** Columns of `streams` in the order of {@link streamToSql}. */

@@ -124,10 +124,38 @@ function addFinished(database: Parameters<Migration>[0]): void {
   }
 }
 
+const SEGMENT_COLUMNS_2 =
+  'segment, state, segments.epoch, ledger_id, first_txid, start_sequence_id, opened_ms, last_txid, last_entry_id, ' +
+  'last_slot, record_count, length_bytes, sealed_ms, content_digest, object_key, object_size_bytes, ' +
+  'object_index_bytes, archived_ms, evicted_ms, segments.version'
+
+/** Version 3: gaps say why they are, and those that were dropped owe the deletion of their hot copy. */
+function addGapReason(database: Parameters<Migration>[0]): void {
+  database.exec('ALTER TABLE segments ADD COLUMN gap_reason TEXT')
+  const read = database.prepare<unknown[], SqlRow>(
+    `SELECT segments.id, incarnation, ${SEGMENT_COLUMNS_2}, segments.checksum
+    FROM segments JOIN streams ON streams.id = segments.stream WHERE segments.id > ? ORDER BY segments.id LIMIT 10000`,
+  )
+  const page = read.safeIntegers(true).raw(true)
+  const write = database.prepare('UPDATE segments SET checksum = ? WHERE id = ?')
+  for (let rows = page.all(-1); rows.length > 0; rows = page.all(rows.at(-1)?.[0])) {
+    for (const [id, ...row] of rows) {
+      checkRow(row, `segment ${String(row[1])} of ${String(row[0])}`)
+      write.run(rowChecksum([...row.slice(0, -1), null]), id)
+    }
+  }
+  database.exec(`DROP INDEX segments_owing;
+CREATE INDEX segments_owing ON segments (stream, segment)
+  WHERE (state = 'cold' AND ledger_id IS NOT NULL)
+    OR (state = 'gap' AND gap_reason = 'dropped' AND ledger_id IS NOT NULL)
+    OR (state = 'trimmed' AND (ledger_id IS NOT NULL OR object_key IS NOT NULL));`)
+}
+
 /** Every version there was, in order. A released step is never changed; a change is a new step. */
 export const MIGRATIONS: readonly Migration[] = [
   (database) => {
     database.exec(VERSION_1)
   },
   addFinished,
+  addGapReason,
 ]

@@ -271,6 +271,7 @@ export const SEGMENTS_SQL: Readonly<Record<SegmentsSql, string>> = {
   inState: `SELECT ${ROW} FROM segments WHERE state = ? ORDER BY stream, segment LIMIT ?`,
   owing: `SELECT ${ROW} FROM segments INDEXED BY segments_owing
     WHERE (state = 'cold' AND ledger_id IS NOT NULL)
+      OR (state = 'gap' AND gap_reason = 'dropped' AND ledger_id IS NOT NULL)
       OR (state = 'trimmed' AND (ledger_id IS NOT NULL OR object_key IS NOT NULL))
     ORDER BY stream, segment LIMIT ?`,
 }

@@ -1,0 +1,134 @@
+import { putControl, readControls } from '../archive/control-objects.js'
+import { gapsOf } from '../archive/decisions.js'
+import { assert } from '../src/model/assert.js'
+import { StratalogError } from '../src/model/errors.js'
+import { canTransition, type GapReason, type SegmentRow, type StreamRow } from '../src/model/segment.js'
+import type { ArchiveStore } from '../src/ports/archive-store.js'
+import type { Lease } from '../src/ports/coordination.js'
+import { announceStream, nextNumber } from './announce.js'
+import type { TieringContext } from './context.js'
+import { releaseLedger } from './evict.js'
+
+/** Rows of gaps that are looked at for what the archive has not been told; the others have their turn after them. */
+const GAP_ROWS_MAX = 10_000
+
+/** Segments that are not to be had, both ends included. */
+export interface GapRange {
+  readonly first: bigint
+  readonly last: bigint
+  readonly reason: GapReason
+}
+
+/**
+ * Declares a range of closed segments a gap, oldest first, and returns their rows. Each segment's decision is on the
+ * stores before the index has it (`RecordedIndex`), and the row is a gap before anything of it is freed: a crash in
+ * between leaves whole segments or gaps that are committed, never one that is neither. Nothing is freed here:
+ * `freeDropped` does that. The archive is told when it answers (`tellGaps`), a debt that rows alone state.
+ * Invariants 2, 4, 5 and 8. `refused` where a segment is open, unknown, or in the archive while the reason is that it
+ * was dropped.
+ */
+export async function commitGap(
+  context: TieringContext,
+  lease: Lease,
+  stream: StreamRow,
+  range: GapRange,
+): Promise<SegmentRow[]> {
+  assert(range.first >= 1n && range.last >= range.first, `a gap from ${range.first} to ${range.last}`)
+  const rows: SegmentRow[] = []
+  for (let segment = range.first; segment <= range.last; segment += 1n) {
+    lease.lost.throwIfAborted()
+    const row = await context.index.segment(stream.incarnation, segment)
+    if (row?.state === 'gap') {
+      // What a try before this one came to.
+      rows.push(row)
+      continue
+    }
+    if (row === null || !mayBecome(row, range.reason)) {
+      const found = row?.state ?? null
+      const what = `segment ${segment} of ${stream.name} is ${found ?? 'not known'}`
+      const way =
+        'a gap is declared only over closed segments that nothing else keeps: look at "segment list"'
+      throw new StratalogError('refused', `${what}: ${way}`, { found })
+    }
+    rows.push(await context.index.updateSegment(row, { state: 'gap', gapReason: range.reason }))
+  }
+  return rows
+}
+
+function mayBecome(row: SegmentRow, reason: GapReason): boolean {
+  // Invariant 4: what the archive has is not dropped; it can be evicted, or is about to be found damaged.
+  return reason === 'dropped' ? row.state === 'sealed' : canTransition(row.state, 'gap')
+}
+
+/** Frees the hot copies of gaps that were committed because they are dropped; `settleDebts` finds those a crash left. */
+export async function freeDropped(context: TieringContext, rows: readonly SegmentRow[]): Promise<number> {
+  let freedBytes = 0
+  for (const row of rows) {
+    if (row.state !== 'gap' || row.gapReason !== 'dropped' || row.ledgerId === null) continue
+    await releaseLedger(context, row)
+    freedBytes += row.lengthBytes
+  }
+  return freedBytes
+}
+
+/**
+ * Tells the archive of the gaps it does not know, so that it knows alone what can't be had (invariant 7). What it was
+ * told is noted in the index; where that note is lost its control objects are looked at, so nothing is told twice.
+ * Resolves with how many streams were told; rejects with what the archive says.
+ */
+export async function tellGaps(context: TieringContext, signal: AbortSignal): Promise<number> {
+  if (context.archive === null) return 0
+  const byStream = new Map<string, SegmentRow[]>()
+  for (const row of await context.index.segmentsInState(['gap'], GAP_ROWS_MAX))
+    byStream.set(row.incarnation, [...(byStream.get(row.incarnation) ?? []), row])
+  let told = 0
+  for (const [incarnation, rows] of byStream) {
+    signal.throwIfAborted()
+    const ranges = rangesOf(rows)
+    const note = ranges.map(({ first, last, reason }) => `${first}-${last} ${reason}`).join(', ')
+    if ((await context.index.fact(factOf(incarnation))) === note) continue
+    const stream = await context.index.stream(incarnation)
+    if (stream === null) continue
+    const archive = await context.archive()
+    await announceStream(context, archive, stream)
+    await tell(context, archive, incarnation, ranges, signal)
+    await context.index.setFact(factOf(incarnation), note)
+    told += 1
+  }
+  return told
+}
+
+function factOf(incarnation: string): string {
+  return `gaps-told/${incarnation}`
+}
+
+async function tell(
+  context: TieringContext,
+  archive: ArchiveStore,
+  incarnation: string,
+  ranges: readonly GapRange[],
+  signal: AbortSignal,
+): Promise<void> {
+  const controls = await readControls(archive, incarnation, undefined, signal)
+  const known = gapsOf(controls)
+  let number = nextNumber(controls)
+  for (const range of ranges) {
+    const covered = known.some(({ first, last }) => first <= range.first && range.last <= last)
+    if (covered) continue
+    const body = { ...range, atMs: context.ledger.clock.nowMs() }
+    await putControl(archive, incarnation, number, 'gap', body, context.random)
+    number += 1n
+  }
+}
+
+/** Neighbours of one reason as one range. Rows come in order of their numbers. */
+function rangesOf(rows: readonly SegmentRow[]): GapRange[] {
+  const ranges: GapRange[] = []
+  for (const { segment, gapReason: reason = 'corrupt' } of rows) {
+    const before = ranges.at(-1)
+    if (before !== undefined && before.last + 1n === segment && before.reason === reason)
+      ranges[ranges.length - 1] = { ...before, last: segment }
+    else ranges.push({ first: segment, last: segment, reason })
+  }
+  return ranges
+}
