@@ -12,8 +12,9 @@ export type {
   ConditionOptions,
 } from './append/append-session.js'
 export { openArchive, openLog, planRestore, restoreArchive } from './lazy.js'
-export type { Log, Streams, Tier } from './log.js'
+export type { Log, Policies, Streams, Tier } from './log.js'
 export { bytes, type Codec, json, text } from './model/codec.js'
+export type { PolicyReload, PolicySource, RestartSetting } from './model/control-policy.js'
 export { Dlsn } from './model/dlsn.js'
 export {
   ERROR_CODES,
@@ -22,7 +23,15 @@ export {
   isStratalogError,
   StratalogError,
 } from './model/errors.js'
-export type { ArchiveDown, CopyWindow, Policy, PolicyField, ResolvedPolicy } from './model/policy.js'
+export type {
+  ArchiveDown,
+  CopyWindow,
+  Policy,
+  PolicyField,
+  PolicyHold,
+  PolicyHoldEdge,
+  ResolvedPolicy,
+} from './model/policy.js'
 export type {
   DurationInput,
   HoldInput,
@@ -49,6 +58,7 @@ export type {
   ArchiveEngine,
   ArchiveStore,
   ReplayableBody,
+  StorageWishes,
 } from './ports/archive-store.js'
 export type { Clock, Timer } from './ports/clock.js'
 export type { Disk, DiskFile } from './ports/disk.js'

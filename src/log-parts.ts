@@ -3,6 +3,7 @@ import type { SegmentRecoverer } from '../tiering/recoverer.js'
 import type { Upkeep } from '../tiering/upkeep.js'
 import type { SegmentContext } from './append/segment-writer.js'
 import type { WriterHub } from './append/writer-hub.js'
+import type { PolicyReload, PolicySource } from './model/control-policy.js'
 import type { ResolvedPolicy } from './model/policy.js'
 import type { PolicyInput } from './model/policy-input.js'
 import type { ArchiveStore } from './ports/archive-store.js'
@@ -36,6 +37,8 @@ export interface LogParts {
       override: string | null,
     ): readonly { field: string; value: unknown; origin: string; by: string }[]
   }
+  /** The configuration file, read again when it changes. */
+  readonly config: { readonly source: PolicySource; reload(): Promise<PolicyReload> }
   /** Names like the unknown one, best first. */
   readonly nearest: (name: string, names: readonly string[]) => string | null
   /** Ends everything the parts hold, in order. */

@@ -2,6 +2,7 @@ import type { PassReport, StreamPlan } from '../tiering/agent.js'
 import type { TieringEvent } from '../tiering/context.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
+import type { PolicyReload, PolicySource } from './model/control-policy.js'
 import { StratalogError } from './model/errors.js'
 import { randomIncarnation } from './model/incarnation.js'
 import type { ResolvedPolicy } from './model/policy.js'
@@ -22,6 +23,17 @@ export interface Streams {
   list(): AsyncIterable<StreamRow>
   /** The stream with that name, or null. */
   find(name: string): Promise<StreamRow | null>
+}
+
+/** The policies of a log as a whole; those of a stream are at its handle. */
+export interface Policies {
+  /** Where they come from beside code and environment, and whether what the file says now is in force. */
+  readonly source: PolicySource
+  /**
+   * Reads the configuration file again now instead of within a few seconds. Rejects with `config_invalid` where it is
+   * refused: then what was in force stays in force.
+   */
+  reload(): Promise<PolicyReload>
 }
 
 /** The tiering verbs. */
@@ -45,6 +57,7 @@ export class Log implements AsyncDisposable {
   readonly directory: string
   readonly streams: Streams
   readonly tier: Tier
+  readonly policies: Policies
   readonly #parts: LogParts
   readonly #services: StreamServices
   /** Streams being created, so that appends made together create one. */
@@ -66,6 +79,12 @@ export class Log implements AsyncDisposable {
       plan: (stream) => this.#plan(stream),
       status: () => tierStatus(parts, this.#list()),
       onEvent: (listener) => parts.agent.onEvent(listener),
+    }
+    this.policies = {
+      get source() {
+        return parts.config.source
+      },
+      reload: () => parts.config.reload(),
     }
     this.#services = {
       hub: parts.hub,

@@ -5,7 +5,8 @@ import process from 'node:process'
 import type { Log } from './log.js'
 import { StratalogError } from './model/errors.js'
 import { assemble } from './open/assemble.js'
-import { readConfiguration } from './open/configuration.js'
+import { configSource } from './open/configuration.js'
+import { LiveConfig } from './open/live-config.js'
 import { systemPorts } from './open/system.js'
 import { fillOptions, type OpenOptions } from './options.js'
 
@@ -14,7 +15,9 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   const filled = fillOptions(options)
   const root = resolve(directory)
   const system = await systemPorts(options.system)
-  const config = await readConfiguration(root, options)
+  const source = configSource(root, options)
+  const text = await source.read()
+  const config = source.resolve(text)
   if (filled.create === 'never' && !existsSync(join(root, 'log.json'))) throw noLog(root)
   await makeDirectory(root)
   const { lockDirectory } = await import('./metadata/sqlite/lock.js')
@@ -26,12 +29,15 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   const closers: (() => Promise<void> | void)[] = [() => lock.release()]
   const close = () => closeAll(closers)
   try {
-    const log = await assemble({ root, options, filled, system, config, closers, close })
+    const live = new LiveConfig(source, { config, text }, system.clock, system.logger)
+    const log = await assemble({ root, options, filled, system, config, live, closers, close })
     await log.recover()
     if (filled.tiering === 'run') {
       log.parts.agent.follow()
       log.parts.upkeep.follow()
     }
+    // A command is over before its file changes; an application goes on for long.
+    if (filled.tiering === 'run' || filled.control === 'socket') live.follow()
     if (filled.control === 'socket') await serveControl(log, root, closers)
     return log
   } catch (error) {

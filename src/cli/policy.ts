@@ -1,8 +1,9 @@
 import type { Command } from 'commander'
 import type { PolicyShowDto, PolicyTestDto } from '../model/control-api.js'
+import type { PolicySource } from '../model/control-policy.js'
 import type { CliIo } from './io.js'
 
-/** `stratalog policy show | test`. */
+/** `stratalog policy show | test | reload`. */
 export function register(program: Command, io: CliIo): void {
   const group = program
     .command('policy')
@@ -23,6 +24,14 @@ export function register(program: Command, io: CliIo): void {
       '\nExamples:\n  stratalog policy test clicks/web\n  stratalog policy test clicks/web --at 2027-01-01',
     )
     .action(async (stream: string, options: { at: string }) => test(io, stream, options.at))
+  group
+    .command('reload')
+    .description('take what stratalog.yaml says now, instead of within a few seconds')
+    .addHelpText(
+      'after',
+      '\nA file that is refused changes nothing: what was in force stays.\n\nExample:\n  stratalog policy reload',
+    )
+    .action(async () => reload(io))
 }
 
 async function show(io: CliIo, stream: string): Promise<void> {
@@ -40,6 +49,34 @@ async function show(io: CliIo, stream: string): Promise<void> {
       )
     }
   })
+}
+
+async function reload(io: CliIo): Promise<void> {
+  const { withLog } = await import('./connect.js')
+  const { plural } = await import('./render.js')
+  await withLog(io, {}, async ({ api, beside }) => {
+    const { source, changed, streams } = await api.policyReload()
+    if (io.json) return io.value({ ...source, changed, streams })
+    const file = source.file ?? 'code and environment'
+    await io.line(
+      changed
+        ? `${file} is in force: another policy for ${plural(streams, 'stream')}`
+        : `${file} is in force, as before`,
+    )
+    for (const { setting, origin } of source.needsRestart)
+      await io.line(`${setting} (${origin}) takes effect when the log is opened again`)
+    if (!beside) io.note('(no process has the log open: whoever opens it reads the file)')
+  })
+}
+
+/** One line where what the file says now is not what is in force. */
+async function printProblem(io: CliIo, { file, problem }: PolicySource): Promise<void> {
+  if (problem === null) return
+  const { formatTime } = await import('../model/units.js')
+  const { printable } = await import('./render.js')
+  await io.line(
+    `${io.colors.yellow('refused')}   ${file} since ${formatTime(problem.atMs)}, what it said before is in force: ${printable(problem.message)}`,
+  )
 }
 
 async function test(io: CliIo, stream: string, at: string): Promise<void> {
@@ -63,6 +100,7 @@ async function printValues(io: CliIo, shown: PolicyShowDto): Promise<void> {
   const rows = shown.values.map(({ field, value, origin }) => [field, valueText(field, value), origin])
   const columns = [{ name: shown.stream }, { name: 'value' }, { name: 'from' }]
   for (const line of table(columns, rows, io.colors)) await io.line(line)
+  await printProblem(io, shown.source)
   if (!shown.exists) io.note(`(there is no stream ${shown.stream} yet: this is what it would get)`)
 }
 

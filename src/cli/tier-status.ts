@@ -25,6 +25,7 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
         ...archiveLines(all, beside),
         ...storeLines(all),
         ...scrubLines(all),
+        ...policyLines(all),
         '',
         ...streamLines(io, shown),
         summaryLine(shown, late.length),
@@ -85,6 +86,14 @@ function archiveLines(all: TierStatusDto, beside: boolean): string[] {
     `archive  ${printable(location)}   DOWN${since}  ${printable(lastError ?? '')}${lastOkMs === null ? '' : `, last ok ${formatTime(lastOkMs)}`}`,
     `         waiting ${formatBytes(waiting)}`,
   ]
+}
+
+function policyLines({ policy: { file, problem, needsRestart } }: TierStatusDto): string[] {
+  const refused = problem === null ? [] : [`${file} is refused: ${problem.message}`]
+  const later = needsRestart.map(
+    ({ setting, origin }) => `${setting} (${origin}) waits for the log to be opened again`,
+  )
+  return [...refused, ...later].map((line) => `policy   ${printable(line)}`)
 }
 
 function storeLines({ stores }: TierStatusDto): string[] {

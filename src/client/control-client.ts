@@ -20,6 +20,7 @@ import type {
   TierRunPart,
   TierStatusDto,
 } from '../model/control-api.js'
+import type { PolicyReload } from '../model/control-policy.js'
 import { decodeAppendResult, decodeDumpPart, decodeReadLines, encodeAppend } from '../model/control-wire.js'
 import { errorFromBody } from '../model/error-body.js'
 import { StratalogError } from '../model/errors.js'
@@ -136,6 +137,10 @@ export class ControlClient implements ControlApi {
 
   async policyShow(name: string): Promise<PolicyShowDto> {
     return this.#get(`${streamPath(name)}/policy`)
+  }
+
+  policyReload(): Promise<PolicyReload> {
+    return this.#post('/v1/policy/reload', {})
   }
 
   async policyTest(name: string, options: { readonly atMs: number }): Promise<PolicyTestDto> {

@@ -4,6 +4,8 @@
  * times milliseconds since the epoch. Types only. Failures are `StratalogError`s, equal on both ways.
  */
 
+import type { PolicyApi, PolicySource } from './control-policy.js'
+
 /** Version of the routes (`/v1`). */
 export type ControlVersion = 1
 
@@ -313,6 +315,8 @@ export interface TierStatusDto {
   readonly stores: readonly StoreDto[]
   readonly scrub: ScrubDto
   readonly streams: readonly StreamTiersDto[]
+  /** The configuration file, and whether what it says is in force. */
+  readonly policy: PolicySource
   readonly gaps: number
 }
 
@@ -353,6 +357,8 @@ export interface PolicyValueDto {
 }
 
 export interface PolicyShowDto {
+  /** The configuration file of the process that has the log open. */
+  readonly source: PolicySource
   readonly stream: string
   /** Whether there is such a stream; if not, this is what it would get. */
   readonly exists: boolean
@@ -378,7 +384,7 @@ export interface PolicyTestDto extends PolicyShowDto {
 }
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
-export interface ControlApi {
+export interface ControlApi extends PolicyApi {
   ping(): Promise<PingDto>
   /** Streams by name in code-point order. */
   listStreams(page?: PageDto): Promise<readonly StreamDto[]>

@@ -22,9 +22,17 @@ import { HotSource } from '../read/source.js'
 import { StoreAdmin } from '../stores/admin.js'
 import { LocalDirectory } from '../stores/directory.js'
 import { type ArchiveOpener, archiveOpener } from './archives.js'
-import { CONFIG_FILE, checkQuorums, policyResolver, storeDirectories, storesNeeded } from './configuration.js'
+import {
+  CONFIG_FILE,
+  checkQuorums,
+  policiesUnder,
+  policyResolver,
+  storeDirectories,
+  storesNeeded,
+} from './configuration.js'
 import { readIdentity, writeIdentity } from './identity.js'
 import { type OpenIndex, openIndex } from './index-open.js'
+import type { LiveConfig } from './live-config.js'
 import { LivePolicies } from './live-policies.js'
 import { storeFactsFile } from './store-facts-file.js'
 
@@ -38,6 +46,8 @@ export interface Opening {
   readonly filled: FilledOptions
   readonly system: SystemPorts
   readonly config: ResolvedConfig
+  /** The same, as it follows its file. */
+  readonly live: LiveConfig
   /** What is open so far, to be closed in reverse. */
   readonly closers: (() => Promise<void> | void)[]
   readonly close: () => Promise<void>
@@ -54,13 +64,13 @@ interface Ground extends OpenIndex {
 
 /** Puts a log together from the ground up: engines, then the two tiers, then what writes, tiers, keeps and reads. */
 export async function assemble(opening: Opening): Promise<Log> {
-  const { root, filled, system, config, closers, close } = opening
+  const { root, filled, system, closers, close } = opening
   const ground = await openGround(opening)
   const { index, keeper, metadata, logId, archive, directories, stores } = ground
   const { segments, repairs } = tiersOf(opening, ground)
   const { ledger, openCold } = segments
 
-  const policies = policyResolver(config)
+  const policies = policyResolver(() => opening.live.current)
   const live = new LivePolicies(index, policies.resolve, system.logger)
   closers.push(() => live.close())
   const policy = (stream: Parameters<LivePolicies['of']>[0]) => live.of(stream)
@@ -99,6 +109,14 @@ export async function assemble(opening: Opening): Promise<Log> {
   closers.push(() => recoverer.close())
   closers.push(() => agent.close())
   closers.push(() => upkeep.close())
+  opening.live.use({
+    policies: (config) => policiesUnder(config, index, directories.length),
+    changed: () => {
+      live.refresh()
+      agent.wake(0)
+    },
+  })
+  closers.push(() => opening.live.close())
   const openHot = (row: SegmentRow) => HotSource.open(ledger, row.ledgerId ?? -1n)
   const parts: LogParts = {
     logId,
@@ -121,6 +139,7 @@ export async function assemble(opening: Opening): Promise<Log> {
     },
     recoverer,
     policies,
+    config: opening.live,
     nearest,
     close,
   }

@@ -8,9 +8,11 @@ import { type ResolvedConfig, resolveConfig } from '../config/resolve.js'
 import type { LogParts } from '../log-parts.js'
 import { StratalogError } from '../model/errors.js'
 import type { ResolvedPolicy } from '../model/policy.js'
+import type { PolicyInput } from '../model/policy-input.js'
 import { policyQuorum } from '../model/quorum.js'
 import type { OpenOptions } from '../options.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
+import type { ConfigSource } from './live-config.js'
 
 /** Name of the configuration file in a log's directory. */
 export const CONFIG_FILE = 'stratalog.yaml'
@@ -19,6 +21,12 @@ const STREAMS_PAGE = 1_000
 
 /** Code, environment and file put together; what is refused says where it was said. */
 export async function readConfiguration(root: string, options: OpenOptions): Promise<ResolvedConfig> {
+  const source = configSource(root, options)
+  return source.resolve(await source.read())
+}
+
+/** The configuration file of a log, to be read more than once. */
+export function configSource(root: string, options: OpenOptions): ConfigSource {
   const said = {
     ...(options.defaults ?? {}),
     ...(typeof options.archive === 'string' ? { archive: options.archive } : {}),
@@ -26,23 +34,23 @@ export async function readConfiguration(root: string, options: OpenOptions): Pro
   }
   // Nothing said needs no checking, and to compile the schema takes half as long as all else an open does.
   const code = Object.keys(said).length > 0 ? said : null
-  const layers =
-    options.config === 'none'
-      ? { code }
-      : {
-          code,
-          env: parseEnvironment(process.env, delimiter),
-          file: await readConfigFile(root, options.config),
-        }
-  const config = resolveConfig(layers)
-  refuseOwnArchives(config)
-  return config
+  if (options.config === 'none')
+    return { file: null, read: async () => null, resolve: () => checkedConfig(resolveConfig({ code })) }
+  const path = options.config ?? join(root, CONFIG_FILE)
+  const name = options.config === undefined ? CONFIG_FILE : path
+  const env = parseEnvironment(process.env, delimiter)
+  return {
+    file: name,
+    read: () => readConfigFile(path, options.config === undefined),
+    resolve: (text) =>
+      checkedConfig(resolveConfig({ code, env, file: text === null ? null : parseConfig(text, name) })),
+  }
 }
 
 /** A stream whose policy names an archive of its own must not end up in the log's: refused until that is honoured. */
-function refuseOwnArchives(config: ResolvedConfig): void {
+function checkedConfig(config: ResolvedConfig): ResolvedConfig {
   const own = config.ownArchives[0]
-  if (own === undefined) return
+  if (own === undefined) return config
   throw new StratalogError(
     'unsupported',
     `${own.origin}: an archive of its own for some streams has no effect in this version: give these streams a log of their own`,
@@ -52,18 +60,13 @@ function refuseOwnArchives(config: ResolvedConfig): void {
   )
 }
 
-async function readConfigFile(
-  root: string,
-  named: string | undefined,
-): Promise<ReturnType<typeof parseConfig> | null> {
-  const file = named ?? join(root, CONFIG_FILE)
+async function readConfigFile(file: string, mayBeAbsent: boolean): Promise<string | null> {
   try {
-    return parseConfig(await readFile(file, 'utf8'), named === undefined ? CONFIG_FILE : file)
+    return await readFile(file, 'utf8')
   } catch (error) {
     // A link that leads nowhere is a configuration that is lost, not one that was never written.
-    const absent = (error as NodeJS.ErrnoException).code === 'ENOENT' && named === undefined
+    const absent = (error as NodeJS.ErrnoException).code === 'ENOENT' && mayBeAbsent
     if (absent && (await lstat(file).catch(() => null)) === null) return null
-    if (error instanceof StratalogError) throw error
     throw new StratalogError(
       'config_invalid',
       `the configuration ${file} can't be read: ${(error as Error).message}`,
@@ -104,13 +107,37 @@ export async function storesNeeded(
   }
 }
 
-/** The policies of a log, for those who know neither files nor layers. */
-export function policyResolver(config: ResolvedConfig): LogParts['policies'] {
-  const decode = (name: string, override: string | null) =>
-    override === null ? null : decodePolicyOverride(override, name)
+/** The policies of a log as they are now, for those who know neither files nor layers. */
+export function policyResolver(config: () => ResolvedConfig): LogParts['policies'] {
   return {
-    resolve: (name, override) => config.policyFor(name, decode(name, override)),
+    resolve: (name, override) => config().policyFor(name, decodeOverride(name, override)),
     encode: (policy) => encodePolicyOverride(policy),
-    losers: (name, override) => config.losers(name, decode(name, override)),
+    losers: (name, override) => config().losers(name, decodeOverride(name, override)),
+  }
+}
+
+function decodeOverride(name: string, override: string | null): PolicyInput | null {
+  return override === null ? null : decodePolicyOverride(override, name)
+}
+
+/** The policy of every stream under a configuration. Rejects where one does not fit its stream or the stores. */
+export async function policiesUnder(
+  config: ResolvedConfig,
+  index: SegmentIndex,
+  stores: number,
+): Promise<ReadonlyMap<string, ResolvedPolicy>> {
+  checkQuorums(config, stores)
+  const found = new Map<string, ResolvedPolicy>()
+  for (let after = ''; ; ) {
+    const page = await index.listStreams(after, STREAMS_PAGE)
+    for (const { name, incarnation } of page) {
+      const override = decodeOverride(name, await index.policyOverride(incarnation))
+      const resolved = config.policyFor(name, override)
+      policyQuorum(resolved.policy, stores)
+      found.set(incarnation, resolved)
+    }
+    const last = page.at(-1)
+    if (last === undefined) return found
+    after = last.name
   }
 }

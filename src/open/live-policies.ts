@@ -4,12 +4,18 @@ import type { StreamRow } from '../model/segment.js'
 import type { Logger } from '../ports/logger.js'
 import type { SegmentIndex, Watch } from '../ports/segment-index.js'
 
+interface Followed {
+  readonly stream: StreamRow
+  readonly watch: Watch
+  current: Policy
+}
+
 /** The policies of streams as they are now: a writer must not ask the index for each record. */
 export class LivePolicies {
   readonly #index: SegmentIndex
   readonly #resolve: LogParts['policies']['resolve']
   readonly #logger: Logger
-  readonly #watched = new Map<string, { current: Policy; readonly watch: Watch }>()
+  readonly #watched = new Map<string, Followed>()
 
   constructor(index: SegmentIndex, resolve: LogParts['policies']['resolve'], logger: Logger) {
     this.#index = index
@@ -26,22 +32,32 @@ export class LivePolicies {
   async follow(stream: StreamRow, changed: () => void): Promise<() => Policy> {
     const found = this.#watched.get(stream.incarnation)
     if (found !== undefined) return () => found.current
-    const followed = {
+    const followed: Followed = {
+      stream,
       current: (await this.of(stream)).policy,
       watch: this.#index.watch(stream.incarnation, () => {
         changed()
-        this.of(stream).then(
-          ({ policy }) => {
-            followed.current = policy
-          },
-          // The log may have been closed meanwhile; whoever still has the stream goes on with what it knows.
-          (error: unknown) =>
-            this.#logger.debug({ err: error, stream: stream.name }, 'policy not read again'),
-        )
+        this.#readAgain(followed)
       }),
     }
     this.#watched.set(stream.incarnation, followed)
     return () => followed.current
+  }
+
+  /** The configuration is another one: every policy that is followed is read again. */
+  refresh(): void {
+    for (const followed of this.#watched.values()) this.#readAgain(followed)
+  }
+
+  #readAgain(followed: Followed): void {
+    const { stream } = followed
+    this.of(stream).then(
+      ({ policy }) => {
+        followed.current = policy
+      },
+      // The log may have been closed meanwhile; whoever still has the stream goes on with what it knows.
+      (error: unknown) => this.#logger.debug({ err: error, stream: stream.name }, 'policy not read again'),
+    )
   }
 
   close(): void {

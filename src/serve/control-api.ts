@@ -23,6 +23,7 @@ import type {
   TierRunPart,
   TierStatusDto,
 } from '../model/control-api.js'
+import type { PolicyReload } from '../model/control-policy.js'
 import { StratalogError } from '../model/errors.js'
 import { type Position, parsePosition } from '../model/position.js'
 import { type Ack, PAYLOAD_BYTES_MAX, TXID_MAX } from '../model/record.js'
@@ -261,6 +262,10 @@ export class LocalControl implements ControlApi {
 
   async policyShow(name: string): Promise<PolicyShowDto> {
     return showPolicy(this.#log, name)
+  }
+
+  policyReload(): Promise<PolicyReload> {
+    return this.#log.policies.reload()
   }
 
   async policyTest(name: string, options: { readonly atMs: number }): Promise<PolicyTestDto> {

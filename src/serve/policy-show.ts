@@ -9,6 +9,7 @@ export async function showPolicy(log: Log, name: string): Promise<PolicyShowDto>
   const { resolved, losers } = await log.policyOf(name)
   const values = fieldsOf(resolved.policy)
   return {
+    source: log.policies.source,
     stream: name,
     exists: (await log.streams.find(name)) !== null,
     values: POLICY_FIELDS.map((field) => ({

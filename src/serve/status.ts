@@ -21,6 +21,7 @@ export async function statusDto(log: Log): Promise<TierStatusDto> {
     stores: status.stores,
     scrub: scrubDto(status.upkeep),
     streams,
+    policy: log.policies.source,
     gaps: gaps.length,
   }
 }

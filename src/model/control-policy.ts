@@ -1,0 +1,35 @@
+/** Where the policies of a log come from beside the code and environment of its process, and how that is. Types only. */
+
+/** A setting that was changed and takes effect when the log is opened again. */
+export interface RestartSetting {
+  readonly setting: 'archive' | 'stores' | 'cache.disk' | 'cache.index'
+  /** Who says it now. */
+  readonly origin: string
+}
+
+/** The configuration file of a running log. */
+export interface PolicySource {
+  /** Null: the log was opened without one. */
+  readonly file: string | null
+  /** When what is in force was read. */
+  readonly loadedMs: number
+  /** Why what the file says now is not in force; null: it is. */
+  readonly problem: { readonly atMs: number; readonly message: string } | null
+  /** Changed in the file and not to be changed while the log is open. */
+  readonly needsRestart: readonly RestartSetting[]
+}
+
+/** What reading the file again did. */
+export interface PolicyReload {
+  readonly source: PolicySource
+  /** Whether the file says anything else than before. */
+  readonly changed: boolean
+  /** Streams whose policy is another one now. */
+  readonly streams: number
+}
+
+/** The verbs of policies that control-api.ts does not have. */
+export interface PolicyApi {
+  /** Reads the file again now. `config_invalid`: it is refused, and what was in force stays. */
+  policyReload(): Promise<PolicyReload>
+}
