@@ -7,6 +7,7 @@ import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext, TieringEvent } from './context.js'
 import { copySegment } from './copy.js'
 import { evictSegment, settleDebts } from './evict.js'
+import { listSegmentsUpTo } from './list-segments.js'
 import { PassLoop, raced } from './pass-loop.js'
 import { dueActions, nextDueMs, type PlannedAction, plan } from './plan.js'
 import { SteadyTime } from './steady-time.js'
@@ -107,11 +108,11 @@ export class TieringAgent {
     this.#moves.wake(withinMs)
   }
 
-  /** What there is to do for every stream, due or not. */
-  async plans(only?: string): Promise<StreamPlan[]> {
+  /** What there is to do for every stream, due or not, with so many of the oldest segments of each. */
+  async plans(only?: string, oldestMax: number = OLDEST_MAX): Promise<StreamPlan[]> {
     const plans: StreamPlan[] = []
     for await (const stream of this.#streams()) {
-      if (only === undefined || stream.name === only) plans.push(await this.#planFor(stream))
+      if (only === undefined || stream.name === only) plans.push(await this.#planFor(stream, oldestMax))
     }
     return plans
   }
@@ -346,9 +347,9 @@ export class TieringAgent {
     return cold
   }
 
-  async #planFor(stream: StreamRow): Promise<StreamPlan> {
+  async #planFor(stream: StreamRow, oldestMax = OLDEST_MAX): Promise<StreamPlan> {
     const policy = await this.#context.policy(stream)
-    const { segments, unlistedBytes } = await this.#segmentsOf(stream)
+    const { segments, unlistedBytes } = await this.#segmentsOf(stream, oldestMax)
     const nowMs = this.#context.ledger.clock.nowMs()
     const window = windowAt(policy.policy.copy.window, nowMs)
     const actions = plan({
@@ -360,7 +361,7 @@ export class TieringAgent {
       steadyMs: this.#steady.nowMs(),
       holds: [],
       txidMode: stream.txidMode,
-      archiveConfigured: this.#context.archive !== null,
+      archiveConfigured: this.#context.archive !== null && policy.policy.archive !== 'none',
       windowOpen: window.open,
       nextWindowMs: window.nextMs,
     })
@@ -368,11 +369,14 @@ export class TieringAgent {
   }
 
   /** What there is to plan with, in bounded memory however long the history is: its old end and what is hot. */
-  async #segmentsOf(stream: StreamRow): Promise<{ segments: SegmentRow[]; unlistedBytes: number }> {
+  async #segmentsOf(
+    stream: StreamRow,
+    oldestMax: number,
+  ): Promise<{ segments: SegmentRow[]; unlistedBytes: number }> {
     const { index } = this.#context
     const first = await index.oldestSegment(stream.incarnation)
     if (first === null) return { segments: [], unlistedBytes: 0 }
-    const oldest = await index.listSegments(stream.incarnation, first.segment, OLDEST_MAX)
+    const oldest = await listSegmentsUpTo(index, stream.incarnation, first.segment, oldestMax)
     const end = oldest.at(-1)?.segment
     // The only segment there was: another process found that its ledger is empty, and removed it since.
     if (end === undefined) return { segments: [], unlistedBytes: 0 }

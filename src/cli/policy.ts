@@ -1,6 +1,6 @@
 import type { Command } from 'commander'
 import type { PolicyShowDto, PolicyTestDto } from '../model/control-api.js'
-import type { PolicySource } from '../model/control-policy.js'
+import type { PolicySource, PolicyStepSum } from '../model/control-policy.js'
 import type { CliIo } from './io.js'
 
 /** `stratalog policy show | test | reload`. */
@@ -89,7 +89,10 @@ async function test(io: CliIo, stream: string, at: string): Promise<void> {
     const tested = await api.policyTest(stream, { atMs })
     if (io.json) return io.value(tested)
     await printValues(io, tested)
-    for (const conflict of tested.conflicts) await io.line(`${io.colors.yellow('conflict')}  ${conflict}`)
+    for (const { found, consequence, remedy } of tested.conflicts) {
+      await io.line(`${io.colors.yellow('conflict')}  ${found}`)
+      await io.line(`          → ${consequence}. ${remedy}`)
+    }
     await printOutcome(io, tested)
   })
 }
@@ -106,24 +109,28 @@ async function printValues(io: CliIo, shown: PolicyShowDto): Promise<void> {
 
 async function printOutcome(io: CliIo, tested: PolicyTestDto): Promise<void> {
   const { formatBytes, formatDuration, formatTime } = await import('../model/units.js')
-  const { formatCount, plural } = await import('./render.js')
-  const { nowMs, atMs, seals, copies, evicts, trims } = tested
+  const { plural } = await import('./render.js')
+  const { nowMs, atMs, seals, copies, evicts, trims, held } = tested
   // The clock went on a little since the moment was read.
   const aheadText = (ms: number) => formatDuration(ms < 3_600_000 ? ms : Math.round(ms / 60_000) * 60_000)
   const ahead = atMs > nowMs ? `in ${aheadText(atMs - nowMs).padEnd(6)}` : 'by then  '
+  const from = ({ firstMs }: PolicyStepSum) =>
+    firstMs === null || firstMs <= nowMs ? '' : `, from ${formatTime(firstMs)} on`
   const oldest = trims.oldestMs === null ? '' : `, oldest ${formatTime(trims.oldestMs)}`
+  const some = ({ segments }: { readonly segments: number }) => plural(segments, 'segment')
   const lines = [
     ...(seals > 0 ? [`seals ${plural(seals, 'segment')}`] : []),
-    ...(copies.segments > 0
-      ? [`copies ${formatBytes(copies.bytes)} (${plural(copies.segments, 'segment')})`]
-      : []),
+    ...(copies.segments > 0 ? [`copies ${formatBytes(copies.bytes)} (${some(copies)})${from(copies)}`] : []),
     ...(evicts.segments > 0
-      ? [`frees ${formatBytes(evicts.bytes)} hot (${plural(evicts.segments, 'segment')})`]
+      ? [`frees ${formatBytes(evicts.bytes)} hot (${some(evicts)})${from(evicts)}`]
       : []),
     ...(trims.segments > 0
       ? [
-          `trims ${formatCount(trims.segments)} segments${oldest}, frees ${formatBytes(trims.hotBytes)} hot, ${formatBytes(trims.archiveBytes)} archive`,
+          `trims ${formatBytes(trims.bytes)} (${some(trims)}${oldest})${from(trims)}, frees ${formatBytes(trims.hotBytes)} hot, ${formatBytes(trims.archiveBytes)} archive`,
         ]
+      : []),
+    ...(held.segments > 0
+      ? [`keeps ${formatBytes(held.bytes)} (${some(held)}) past their time: held by ${held.holds.join(', ')}`]
       : []),
   ]
   for (const line of lines.length > 0 ? lines : ['does nothing with the segments there are now'])

@@ -4,7 +4,7 @@
  * times milliseconds since the epoch. Types only. Failures are `StratalogError`s, equal on both ways.
  */
 
-import type { PolicyApi, PolicySource } from './control-policy.js'
+import type { PolicyApi, PolicyConflict, PolicySource, PolicyStepSum } from './control-policy.js'
 
 /** Version of the routes (`/v1`). */
 export type ControlVersion = 1
@@ -371,16 +371,17 @@ export interface PolicyTestDto extends PolicyShowDto {
   readonly atMs: number
   /** What the plan does until then with the segments there are now. */
   readonly seals: number
-  readonly copies: { readonly segments: number; readonly bytes: number }
-  readonly evicts: { readonly segments: number; readonly bytes: number }
-  readonly trims: {
-    readonly segments: number
+  readonly copies: PolicyStepSum
+  readonly evicts: PolicyStepSum
+  readonly trims: PolicyStepSum & {
+    /** Of what is not evicted before. */
     readonly hotBytes: number
     readonly archiveBytes: number
     readonly oldestMs: number | null
   }
-  /** Values that work against each other, as sentences. */
-  readonly conflicts: readonly string[]
+  /** What the limits would end by then and holds keep. */
+  readonly held: { readonly segments: number; readonly bytes: number; readonly holds: readonly string[] }
+  readonly conflicts: readonly PolicyConflict[]
 }
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */

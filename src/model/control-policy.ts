@@ -1,3 +1,5 @@
+import type { PolicyField } from './policy.js'
+
 /** Where the policies of a log come from beside the code and environment of its process, and how that is. Types only. */
 
 /** A setting that was changed and takes effect when the log is opened again. */
@@ -26,6 +28,22 @@ export interface PolicyReload {
   readonly changed: boolean
   /** Streams whose policy is another one now. */
   readonly streams: number
+}
+
+/** Values that work against each other, as sentences. */
+export interface PolicyConflict {
+  readonly fields: readonly PolicyField[]
+  readonly found: string
+  readonly consequence: string
+  readonly remedy: string
+}
+
+/** Segments a kind of step is about, and when it begins. */
+export interface PolicyStepSum {
+  readonly segments: number
+  readonly bytes: number
+  /** Null: there are none. */
+  readonly firstMs: number | null
 }
 
 /** The verbs of policies that control-api.ts does not have. */

@@ -49,11 +49,11 @@ export function configSource(root: string, options: OpenOptions): ConfigSource {
 
 /** A stream whose policy names an archive of its own must not end up in the log's: refused until that is honoured. */
 function checkedConfig(config: ResolvedConfig): ResolvedConfig {
-  const own = config.ownArchives[0]
+  const own = config.ownArchives.find(({ value }) => value !== 'none')
   if (own === undefined) return config
   throw new StratalogError(
     'unsupported',
-    `${own.origin}: an archive of its own for some streams has no effect in this version: give these streams a log of their own`,
+    `${own.origin}: some streams can't have an archive of their own in this version: give them a log of their own, or archive: none to keep them on the stores of this one`,
     {
       found: own.value,
     },

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
@@ -8,6 +8,7 @@ import { resolveConfig } from '../../src/config/resolve.js'
 import type { StreamRow } from '../../src/model/segment.js'
 import { openLog } from '../../src/open.js'
 import type { ArchiveEngine, ReplayableBody, StorageWishes } from '../../src/ports/archive-store.js'
+import { LocalControl } from '../../src/serve/control-api.js'
 import { silentLogger } from '../../src/system/logger.js'
 import { UploadLimits } from '../../tiering/upload-limits.js'
 import { ManualClock } from '../helpers/manual-clock.js'
@@ -61,11 +62,68 @@ describe('what the policy says of copies', () => {
         .setPolicy({ storage: { class: 'GLACIER_IR', kmsKey: 'alias/a', tags: { team: 'b' } } })
       for (const name of ['audit', 'plain']) await log.stream(name).seal()
       assert.equal((await log.tier.run()).copied, 2)
-      // The streams are copied side by side.
-      const known = wishes.toSorted((a, b) => Object.keys(b).length - Object.keys(a).length)
-      assert.deepEqual(known, [{ storageClass: 'GLACIER_IR', kmsKey: 'alias/a', tags: { team: 'b' } }, {}])
+      // The two are copied side by side: which comes first is chance.
+      wishes.sort((a, b) => Object.keys(a).length - Object.keys(b).length)
+      assert.deepEqual(wishes, [{}, { storageClass: 'GLACIER_IR', kmsKey: 'alias/a', tags: { team: 'b' } }])
     } finally {
       rmSync(root, { recursive: true, force: true })
+    }
+  })
+})
+
+describe('an archive of their own for some streams', () => {
+  const root = () => mkdtempSync(join(tmpdir(), 'stratalog-own-'))
+  const open = (directory: string) =>
+    openLog(directory, {
+      tiering: 'off',
+      control: 'off',
+      system: { logger: silentLogger() },
+      storeFileBytes: 4 * KIB * KIB,
+    })
+  const configure = (directory: string, archive: string) =>
+    writeFileSync(
+      join(directory, 'stratalog.yaml'),
+      [
+        'version: 1',
+        'archive: ./archive',
+        'defaults: { hot: { for: 0s }, evict: { lag: 0s } }',
+        `policies: [{ match: private/*, archive: ${archive} }]`,
+      ].join('\n'),
+    )
+
+  test('none: what is private is sealed and stays on the stores, the rest is copied and freed', async () => {
+    const directory = root()
+    try {
+      configure(directory, 'none')
+      await using log = await open(directory)
+      for (const name of ['private/a', 'b']) await log.stream(name).append('x')
+      for (const name of ['private/a', 'b']) await log.stream(name).seal()
+      assert.deepEqual((await log.tier.run()).copied, 1)
+      const states: string[] = []
+      for (const name of ['private/a', 'b'])
+        for await (const { state } of log.segments(name)) states.push(state)
+      assert.deepEqual(states, ['sealed', 'cold'])
+      assert.deepEqual((await log.tier.plan('private/a'))[0]?.actions, [])
+      const { values } = await new LocalControl(log).policyShow('private/a')
+      assert.deepEqual(
+        values.find(({ field }) => field === 'archive'),
+        { field: 'archive', value: 'none', origin: 'stratalog.yaml:4  policies[0]' },
+      )
+    } finally {
+      rmSync(directory, { recursive: true, force: true })
+    }
+  })
+
+  test('any other is refused before anything is opened: these streams must not end up in the one of the log', async () => {
+    const directory = root()
+    try {
+      configure(directory, '/mnt/nas')
+      await assert.rejects(
+        open(directory),
+        /stratalog\.yaml:4 .*give them a log of their own, or archive: none/,
+      )
+    } finally {
+      rmSync(directory, { recursive: true, force: true })
     }
   })
 })
