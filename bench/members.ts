@@ -1,4 +1,5 @@
 import { APPEND_MEMBERS } from './append.js'
+import { INDEX_MEMBERS } from './index.js'
 import { LATENCY_MEMBER } from './latency.js'
 import { MEMORY_MEMBERS } from './memory.js'
 import { OPEN_MEMBER } from './open-after-kill.js'
@@ -16,6 +17,7 @@ export const MEMBERS: readonly BenchMember[] = [
   OPEN_MEMBER,
   ...TIER_MEMBERS,
   REBUILD_MEMBER,
+  ...INDEX_MEMBERS,
   OPEN_STREAMS_MEMBER,
   ...MEMORY_MEMBERS,
 ]

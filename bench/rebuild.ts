@@ -1,6 +1,6 @@
 import { closeSync, fdatasyncSync, openSync, readSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Log, type OpenOptions, openLog } from 'stratalog'
+import { type Log, openLog } from 'stratalog'
 import { appendClosedLoop, KIB_RECORD, MIB, quiet } from './load.js'
 import { dropCache, filesBelow } from './probe.js'
 import {
@@ -12,6 +12,7 @@ import {
   ratioAtLeast,
   ratioAtMost,
 } from './result.js'
+import { SILENT } from './silent.js'
 
 /** The store that is lost. */
 const LOST = '3'
@@ -22,15 +23,6 @@ const WRITERS = 4
 const APPENDS_MIN = 10
 /** Milliseconds for which writers are watched without a rebuild. */
 const ALONE_MS = 10_000
-
-/** A log without one of its stores has a lot to say. */
-const SILENT: NonNullable<NonNullable<OpenOptions['system']>['logger']> = {
-  debug: () => {},
-  info: () => {},
-  warn: () => {},
-  error: () => {},
-  child: () => SILENT,
-}
 
 export const REBUILD_MEMBER: BenchMember = {
   names: ['rebuild.store', 'rebuild.store.p99'],

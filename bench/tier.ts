@@ -59,13 +59,14 @@ async function copyOne(bench: Bench): Promise<BenchResult[]> {
 
 async function copyMany(bench: Bench): Promise<BenchResult[]> {
   const count = bench.short ? 20 : STREAMS
-  const bytes = count * bench.bytes(MIB / 2, MIB / 16)
+  const bytes = count * bench.bytes(MIB, MIB / 16)
   await using log = await openTieredLog(bench)
-  let round = 0
+  const names = Array.from({ length: count }, (_, i) => `stream-${i}`)
+  // Control objects of a stream are written once: what is measured is what goes on for ever.
+  await fill(log, names, count * 1024)
+  await copyAll(log, count * 1024)
   const prepared = async (streams: number): Promise<void> => {
-    round += 1
-    const names = Array.from({ length: streams }, (_, i) => `round-${round}/${i}`)
-    await fill(log, names, bytes)
+    await fill(log, names.slice(0, streams), bytes)
     // Streams that were written interleaved are sorted by the stores before they are copied.
     await atRest(log.directory, bench.amount(REST_MS, 100))
     dropCache(filesBelow(join(log.directory, 'stores')))

@@ -17,10 +17,15 @@ import { windowAt } from './window.js'
 
 /** A step that gets no answer for this long is given up and tried again; a copy counts each byte as an answer. */
 const SILENCE_MS_MAX = 120_000
-/** Streams whose segments are moved side by side: one that hangs does not hold up the others. */
-const STREAMS_AT_ONCE = 4
+/**
+ * Streams whose segments are moved side by side: one that hangs does not hold up the others, and small segments, which
+ * wait for syncs more than they work, share those. `CopyRoom` bounds the memory of large ones.
+ */
+const STREAMS_AT_ONCE = 16
 /** Rows of one stream the agent plans with at a time: the oldest there are, and the oldest with a hot copy. */
 const OLDEST_MAX = 1_000
+/** A pass looks at so many of the oldest first: while none of them is due to be trimmed, no later one is. */
+const OLDEST_FIRST = 4
 const HOT_MAX = 10_000
 const STREAMS_PAGE = 1_000
 
@@ -204,7 +209,7 @@ export class TieringAgent {
     report: PassReport,
     signal: AbortSignal,
   ): Promise<void> {
-    const { actions, policy } = await this.#planFor(stream)
+    const { actions, policy } = await this.#planFor(stream, OLDEST_FIRST)
     if (kind === 'moves') this.#scheduleWindow(stream, policy)
     const mine = actions.filter((action) => (action.kind === 'seal') === (kind === 'seals'))
     const due = dueActions(mine, this.#context.ledger.clock.nowMs())
@@ -365,6 +370,9 @@ export class TieringAgent {
       windowOpen: window.open,
       nextWindowMs: window.nextMs,
     })
+    const due = (action: PlannedAction) => action.kind === 'trim' && action.dueMs <= nowMs
+    // Some of the first few are due: so may be many.
+    if (oldestMax < OLDEST_MAX && actions.some(due)) return this.#planFor(stream)
     return { stream, policy, actions }
   }
 

@@ -1,7 +1,6 @@
 import { listSegments } from '../archive/listing.js'
-import { type VerifyOptions, verifySegmentObject } from '../archive/segment-verify.js'
+import { verifySegmentObject } from '../archive/segment-verify.js'
 import {
-  BlockBudget,
   type EntrySource,
   type PlannedObject,
   planSegmentObject,
@@ -19,12 +18,11 @@ import type { ArchiveStore, ReplayableBody, StorageWishes } from '../src/ports/a
 import type { Lease } from '../src/ports/coordination.js'
 import { announceStream } from './announce.js'
 import type { TieringContext } from './context.js'
+import { CopyRoom } from './copy-room.js'
 import type { UploadLimits } from './upload-limits.js'
 
 /** Bytes read from the hot tier at a time while copying. */
 const COPY_READ_BYTES = 1024 * 1024
-/** Blocks that all copies of a process keep between their two passes: a segment of 64 MiB that LZ4 halves. */
-const KEPT_BYTES_MAX = 32 * 1024 * 1024
 /** Objects of one segment that did not read back whole, after which no more are written. */
 const ATTEMPTS_MAX = 4
 
@@ -53,27 +51,37 @@ export async function copySegment(
   options: CopyOptions,
 ): Promise<SegmentRow> {
   assert(row.state === 'sealed', `segment ${row.segment} is ${row.state} and can't be copied`)
+  const { signal, onProgress } = options
+  const onMoved = () => onProgress?.(0)
+  return roomOf(context).with(row.lengthBytes, { signal, onMoved }, () =>
+    copyWithRoom(context, lease, stream, row, options),
+  )
+}
+
+async function copyWithRoom(
+  context: TieringContext,
+  lease: Lease,
+  stream: StreamRow,
+  row: SegmentRow,
+  options: CopyOptions,
+): Promise<SegmentRow> {
   const { signal } = options
   const archive = await present(context.archive, 'archive')()
   await announceStream(context, archive, stream)
   const entries = await hotEntries(context, row, signal)
-  const budget = budgetOf(context)
+  const { budget } = roomOf(context)
   const planned = await planSegmentObject(await objectMeta(context, stream, row), entries, signal, budget)
-  const verify = {
-    signal,
-    ...(options.onProgress === undefined ? {} : { onProgress: options.onProgress }),
-  }
   let object: ArchivedObject
   try {
     object =
-      (await storedBefore(archive, row, planned, verify)) ??
+      (await storedBefore(archive, row, planned, options)) ??
       (await store(
         context,
         archive,
         row,
         planned,
         await uploadOf(context, stream, planned, entries, options),
-        verify,
+        options,
       ))
   } finally {
     releasePlanned(planned, budget)
@@ -88,13 +96,13 @@ export async function copySegment(
   })
 }
 
-const budgets = new WeakMap<TieringContext, BlockBudget>()
+const rooms = new WeakMap<TieringContext, CopyRoom>()
 
 /** One for each log: however many segments are copied side by side, they share it. */
-function budgetOf(context: TieringContext): BlockBudget {
-  const budget = budgets.get(context) ?? new BlockBudget(KEPT_BYTES_MAX)
-  budgets.set(context, budget)
-  return budget
+function roomOf(context: TieringContext): CopyRoom {
+  const room = rooms.get(context) ?? new CopyRoom()
+  rooms.set(context, room)
+  return room
 }
 
 /** What goes to the archive, and what is asked of it for the object. */
@@ -131,7 +139,7 @@ async function store(
   row: SegmentRow,
   planned: PlannedObject,
   upload: Upload,
-  verify: VerifyOptions & { readonly signal: AbortSignal },
+  verify: CopyOptions,
 ): Promise<ArchivedObject> {
   const parsed = keyOf(row, planned, attemptOf(context.random.bytes(ATTEMPT_BYTES)))
   const key = encodeSegmentKey(parsed)
@@ -148,7 +156,7 @@ async function storedBefore(
   archive: ArchiveStore,
   row: SegmentRow,
   planned: PlannedObject,
-  verify: VerifyOptions & { readonly signal: AbortSignal },
+  verify: CopyOptions,
 ): Promise<ArchivedObject | null> {
   let bad = 0
   for await (const { key, sizeBytes, parsed } of listSegments(

@@ -1,11 +1,14 @@
 import { join } from 'node:path'
-import { isStratalogError } from '../../src/model/errors.js'
 import type { ArchivedKey } from '../../src/ports/archive-store.js'
 import type { Disk } from '../../src/ports/disk.js'
-import { MARKER, TEMPORARY } from './open.js'
+import type { DirectoryNames, OrderedName } from './names.js'
+
+/** Objects whose sizes are asked for side by side. */
+const STATS_AT_ONCE = 32
 
 interface Query {
   readonly disk: Disk
+  readonly names: DirectoryNames
   readonly root: string
   readonly prefix: string
   readonly after: string
@@ -16,64 +19,68 @@ interface Query {
 
 /**
  * Keys above `after` with `prefix` in byte order, at most `limit`: a walk that enters only directories that
- * matter.
+ * matter, and begins in the one that the prefix names.
  */
 export async function listDirectory(query: Omit<Query, 'found'>): Promise<ArchivedKey[]> {
   const found: ArchivedKey[] = []
-  await walk({ ...query, found }, '')
+  const base = query.prefix.slice(0, query.prefix.lastIndexOf('/') + 1)
+  if (await isDirectory(query, base)) await walk({ ...query, found }, base)
   return found
+}
+
+/** Each part is looked at: one that is a file holds no keys, and asking below it would be an error of the disk. */
+async function isDirectory({ disk, root }: Omit<Query, 'found'>, base: string): Promise<boolean> {
+  let path = root
+  for (const part of base.split('/').slice(0, -1)) {
+    path = join(path, part)
+    if ((await disk.stat(path))?.directory !== true) return false
+  }
+  return true
 }
 
 /** Adds the keys below directory `base` ('' or ending in '/'). */
 async function walk(query: Query, base: string): Promise<void> {
-  const { disk, root, found } = query
-  for (const name of await orderedNames(query, base)) {
+  const { names, root, after, prefix, found, limit } = query
+  // No key below the base lies between the two: the first name that matters begins with the larger one.
+  const inside = (text: string) =>
+    text.startsWith(base) ? (text.slice(base.length).split('/')[0] ?? '') : ''
+  let from = [inside(after), inside(prefix)].sort().at(-1) ?? ''
+  for (;;) {
+    const page = await names.from(join(root, ...base.split('/')), from, base === '')
+    for (let at = 0; at < page.names.length; ) {
+      if (found.length >= limit) return
+      const some = page.names.slice(at, at + Math.min(STATS_AT_ONCE, limit - found.length))
+      if (beyond(base + (some[0]?.name ?? ''), prefix)) return
+      await addSome(query, base, some)
+      at += some.length
+    }
+    const last = page.names.at(-1)
+    if (!page.more || last === undefined || found.length >= limit) return
+    // '\0' is in no name: the next page begins behind the last of this one.
+    from = `${last.sortsAs}\0`
+  }
+}
+
+/** Whether neither this name nor one that follows it begins with the prefix. */
+function beyond(key: string, prefix: string): boolean {
+  return key > prefix && !key.startsWith(prefix) && !prefix.startsWith(key)
+}
+
+async function addSome(query: Query, base: string, some: readonly OrderedName[]): Promise<void> {
+  const { disk, root, after, prefix, found } = query
+  query.signal?.throwIfAborted()
+  const keys = some.map(({ name }) => base + name).filter((key) => mayMatter(key, query))
+  const abouts = await Promise.all(keys.map((key) => disk.stat(join(root, ...key.split('/')))))
+  for (const [i, key] of keys.entries()) {
     if (found.length >= query.limit) return
-    query.signal?.throwIfAborted()
-    const key = base + name
-    if (!mayMatter(key, query)) continue
-    const about = await disk.stat(join(root, ...key.split('/')))
+    const about = abouts[i] ?? null
     // Deleted since it was listed.
     if (about === null) continue
     if (about.directory) {
       if (mayHold(`${key}/`, query)) await walk(query, `${key}/`)
-    } else if (key > query.after && key.startsWith(query.prefix)) {
+    } else if (key > after && key.startsWith(prefix)) {
       found.push({ key, sizeBytes: about.sizeBytes })
     }
-  }
-}
-
-/**
- * Names of a directory in the order of the keys they begin. A directory sorts as if its name ended in '/',
- * which matters only where another name goes on with a character below '/', that is '-' or '.': only there
- * the kind has to be asked for, so that a directory of many objects costs one listing.
- */
-async function orderedNames({ disk, root, prefix }: Query, base: string): Promise<string[]> {
-  // What lies beside the prefix need not be looked at, whatever else is there.
-  const wanted = prefix.length > base.length ? (prefix.slice(base.length).split('/')[0] ?? '') : ''
-  const all = await namesOf(disk, join(root, ...base.split('/')))
-  const names = all
-    .filter((name) => /^[0-9a-z_~-][0-9a-z_~.-]*$/.test(name) && name.startsWith(wanted))
-    .sort()
-  const keyed: { name: string; sortsAs: string }[] = []
-  for (const [i, name] of names.entries()) {
-    if (base === '' && (name === MARKER || name === TEMPORARY)) continue
-    const next = names[i + 1]
-    const unclear = next?.startsWith(name) === true && (next[name.length] ?? '/') < '/'
-    const directory = unclear && (await disk.stat(join(root, ...base.split('/'), name)))?.directory === true
-    keyed.push({ name, sortsAs: directory ? `${name}/` : name })
-  }
-  keyed.sort((a, b) => (a.sortsAs < b.sortsAs ? -1 : 1))
-  return keyed.map(({ name }) => name)
-}
-
-async function namesOf(disk: Disk, path: string): Promise<string[]> {
-  try {
-    return await disk.list(path)
-  } catch (error) {
-    // The caller makes sure that the archive itself is there.
-    if (isStratalogError(error, 'file_not_found')) return []
-    throw error
   }
 }
 

@@ -13,6 +13,7 @@ import type {
 import type { DiskFile } from '../../src/ports/disk.js'
 import { archiveError, archiveMissing, step } from './errors.js'
 import { listDirectory } from './list.js'
+import { DirectoryNames } from './names.js'
 import { MARKER, prepareRoot, TEMPORARY, temporaryName } from './open.js'
 
 /** Directories remembered as durable; there is one per incarnation. */
@@ -42,11 +43,13 @@ class DirectoryArchive implements ArchiveStore {
   readonly #context: ArchiveContext
   /** Directories whose names are known to be durable. */
   readonly #durable = new Set<string>()
+  readonly #names: DirectoryNames
   #closed = false
 
   constructor(root: string, context: ArchiveContext) {
     this.location = root
     this.#context = context
+    this.#names = new DirectoryNames(context.disk, context.clock)
   }
 
   /*
@@ -109,6 +112,7 @@ class DirectoryArchive implements ArchiveStore {
     await step(this.location, 'making a directory', () => this.#makeDirectory(directory))
     try {
       await disk.link(temporary, path)
+      this.#names.changed()
     } catch (error) {
       if (isStratalogError(error, 'file_exists')) throw taken(key)
       // Somebody may have removed the directory: the next try looks again.
@@ -191,7 +195,7 @@ class DirectoryArchive implements ArchiveStore {
     await this.#requireMarker()
     const { disk } = this.#context
     return step(this.location, 'listing objects', () =>
-      listDirectory({ disk, root: this.location, prefix, after, limit, signal }),
+      listDirectory({ disk, names: this.#names, root: this.location, prefix, after, limit, signal }),
     )
   }
 
@@ -200,6 +204,7 @@ class DirectoryArchive implements ArchiveStore {
     const { disk } = this.#context
     try {
       await disk.remove(path)
+      this.#names.changed()
     } catch (error) {
       if (isStratalogError(error, 'file_not_found')) return this.#requireMarker()
       throw archiveError(error, this.location, 'deleting an object')

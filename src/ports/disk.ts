@@ -21,8 +21,11 @@ export interface Disk {
   remove(path: string): Promise<void>
   /** Makes creations, renames and removals in this directory durable. */
   syncDirectory(path: string): Promise<void>
-  /** Size in bytes and kind, or null if there is nothing. */
-  stat(path: string): Promise<{ sizeBytes: number; directory: boolean } | null>
+  /**
+   * Size in bytes and kind, or null if there is nothing. `modifiedMs`: when a file's bytes or a directory's names last
+   * changed, by the file system's clock and as fine as that is; left out where nobody knows.
+   */
+  stat(path: string): Promise<{ sizeBytes: number; directory: boolean; modifiedMs?: number } | null>
   /** Of the file system that holds `path`. `device` tells file systems apart. */
   space(path: string): Promise<{ freeBytes: number; totalBytes: number; device: string }>
 }

@@ -52,10 +52,12 @@ export function realDisk(): Disk {
   }
 }
 
-async function stat(path: string): Promise<{ sizeBytes: number; directory: boolean } | null> {
+async function stat(
+  path: string,
+): Promise<{ sizeBytes: number; directory: boolean; modifiedMs: number } | null> {
   try {
     const found = await promised<fs.Stats>(path, 'stat', (done) => fs.stat(path, done))
-    return { sizeBytes: found.size, directory: found.isDirectory() }
+    return { sizeBytes: found.size, directory: found.isDirectory(), modifiedMs: found.mtimeMs }
   } catch (error) {
     if (error instanceof StratalogError && error.code === 'file_not_found') return null
     throw error

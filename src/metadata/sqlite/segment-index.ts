@@ -97,8 +97,8 @@ export class SqliteSegmentIndex implements SegmentIndex {
       for (const row of rows) {
         assert(row.incarnation === owner.incarnation, 'segments of one stream are adopted together')
         assert(isClosed(row.state), `segment ${row.segment} of ${row.incarnation} is adopted as ${row.state}`)
-        this.#segments.append(id, owner, row)
       }
+      this.#segments.appendAll(id, owner, rows)
     })
   }
 

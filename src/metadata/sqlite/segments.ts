@@ -35,25 +35,28 @@ export class SegmentTable {
 
   /** Adds `row` behind the newest segment, or `conflict`. */
   append(stream: bigint, owner: StreamRow, row: SegmentRow): SegmentRow {
-    const { newestSegment } = this.#sums.of(stream)
-    const expected = newestSegment === null ? 1n : newestSegment + 1n
-    // What a stream was restored from, or what was trimmed from it, lies before its first row.
-    const anyFirst = newestSegment === null && (owner.parent !== null || owner.trimmedBelow !== null)
-    if (row.segment !== expected && !anyFirst) {
-      throw new StratalogError(
-        'conflict',
-        `the next segment of ${owner.name} is ${expected}, not ${row.segment}: read the newest again`,
-        {
-          expected: expected.toString(),
-          found: row.segment.toString(),
-        },
-      )
+    const [added] = this.appendAll(stream, owner, [row])
+    return present(added, 'the row that was added')
+  }
+
+  /** Adds rows one behind the other: what each stands on is known from the one before it. */
+  appendAll(stream: bigint, owner: StreamRow, rows: readonly SegmentRow[]): SegmentRow[] {
+    let { newestSegment } = this.#sums.of(stream)
+    let tops: Tops | null = null
+    const added: SegmentRow[] = []
+    for (const row of rows) {
+      const expected = newestSegment === null ? 1n : newestSegment + 1n
+      // What a stream was restored from, or what was trimmed from it, lies before its first row.
+      const anyFirst = newestSegment === null && (owner.parent !== null || owner.trimmedBelow !== null)
+      if (row.segment !== expected && !anyFirst) throw outOfTurn(owner, expected, row)
+      const one = { ...row, version: 0 }
+      checkSegmentRow(one)
+      tops = tops === null ? this.#topsOf(stream, one) : topsWith(tops, one)
+      this.#sql.insert.run(...checked(one), stream, tops.txid, tops.sealed)
+      newestSegment = one.segment
+      added.push(one)
     }
-    const added = { ...row, version: 0 }
-    checkSegmentRow(added)
-    const tops = this.#topsOf(stream, added)
-    this.#sql.insert.run(...checked(added), stream, tops.txid, tops.sealed)
-    this.#sums.change(stream, null, added, added.segment)
+    this.#sums.added(stream, added)
     return added
   }
 
@@ -165,14 +168,10 @@ export class SegmentTable {
   }
 
   /** The largest last txid and completion time up to `row`, itself included if it is closed. */
-  #topsOf(stream: bigint, row: SegmentRow): { txid: bigint; sealed: bigint } {
+  #topsOf(stream: bigint, row: SegmentRow): Tops {
     const before = this.#sql.topsBefore.get(stream, row.segment)
     const read = new ColumnReader(before ?? [-1n, -1n], `segment ${row.segment} of ${row.incarnation}`)
-    const txid = read.integer()
-    const sealed = read.integer()
-    if (!isClosed(row.state)) return { txid, sealed }
-    const sealedMs = whole(present(row.sealedMs, 'completion time'), 'sealedMs')
-    return { txid: larger(txid, row.lastTxid), sealed: larger(sealed, sealedMs) }
+    return topsWith({ txid: read.integer(), sealed: read.integer() }, row)
   }
 
   /** The number of the stream's first segment in one of the states: one step down an index for each. */
@@ -198,6 +197,26 @@ export class SegmentTable {
     if (closed !== null && (open === null || closed.segment <= open)) return closed
     return this.#found(stream, open)
   }
+}
+
+/** The largest last txid and completion time of a segment and all before it. */
+interface Tops {
+  readonly txid: bigint
+  readonly sealed: bigint
+}
+
+function topsWith(before: Tops, row: SegmentRow): Tops {
+  if (!isClosed(row.state)) return before
+  const sealedMs = whole(present(row.sealedMs, 'completion time'), 'sealedMs')
+  return { txid: larger(before.txid, row.lastTxid), sealed: larger(before.sealed, sealedMs) }
+}
+
+function outOfTurn(owner: StreamRow, expected: bigint, row: SegmentRow): StratalogError {
+  return new StratalogError(
+    'conflict',
+    `the next segment of ${owner.name} is ${expected}, not ${row.segment}: read the newest again`,
+    { expected: expected.toString(), found: row.segment.toString() },
+  )
 }
 
 function larger(one: bigint, other: bigint): bigint {

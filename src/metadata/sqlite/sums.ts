@@ -54,18 +54,15 @@ export class SumsTable {
   /** Takes in that a segment changed; null before: it is new, null after: its row is gone. */
   change(stream: bigint, before: SegmentRow | null, after: SegmentRow | null, newestSegment?: bigint): void {
     const sums = this.of(stream)
-    const minus = shareOf(before)
-    const plus = shareOf(after)
-    this.#put(stream, {
-      newestSegment: newestSegment ?? sums.newestSegment,
-      segments: sums.segments + plus.segments - minus.segments,
-      records: sums.records + plus.records - minus.records,
-      hotSegments: sums.hotSegments + plus.hotSegments - minus.hotSegments,
-      hotBytes: sums.hotBytes + plus.hotBytes - minus.hotBytes,
-      coldSegments: sums.coldSegments + plus.coldSegments - minus.coldSegments,
-      coldBytes: sums.coldBytes + plus.coldBytes - minus.coldBytes,
-      bothBytes: sums.bothBytes + plus.bothBytes - minus.bothBytes,
-    })
+    const changed = withShare(withShare(sums, shareOf(before), -1), shareOf(after), 1)
+    this.#put(stream, { ...changed, newestSegment: newestSegment ?? sums.newestSegment })
+  }
+
+  /** Takes in segments that were added, ascending: a rebuild adds a thousand at a time. */
+  added(stream: bigint, rows: readonly SegmentRow[]): void {
+    const sums = this.of(stream)
+    const changed = rows.reduce<SegmentTotals>((sum, row) => withShare(sum, shareOf(row), 1), sums)
+    this.#put(stream, { ...changed, newestSegment: rows.at(-1)?.segment ?? sums.newestSegment })
   }
 
   #put(stream: bigint, sums: Sums): void {
@@ -82,6 +79,18 @@ export class SumsTable {
         whole(sums.bothBytes, 'bothBytes'),
       ]),
     )
+  }
+}
+
+function withShare(sums: SegmentTotals, share: SegmentTotals, times: 1 | -1): SegmentTotals {
+  return {
+    segments: sums.segments + times * share.segments,
+    records: sums.records + BigInt(times) * share.records,
+    hotSegments: sums.hotSegments + times * share.hotSegments,
+    hotBytes: sums.hotBytes + times * share.hotBytes,
+    coldSegments: sums.coldSegments + times * share.coldSegments,
+    coldBytes: sums.coldBytes + times * share.coldBytes,
+    bothBytes: sums.bothBytes + times * share.bothBytes,
   }
 }
 
