@@ -177,7 +177,7 @@ export class Stream<T = Uint8Array | string> {
       const payload = checkPayload(this.#codec.encode(value))
       const txid = options.txid === undefined ? null : checkTxid(options.txid(value))
       writer.appendTo(payload, txid, session.take(payload), conditions(value))
-      if (session.full) await session.room()
+      if (session.full) await session.room(signal)
     }
     return session.finish()
   }

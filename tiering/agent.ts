@@ -1,22 +1,26 @@
 import cron from 'node-cron'
 import { present } from '../src/model/assert.js'
-import { isStratalogError, StratalogError } from '../src/model/errors.js'
-import type { CopyWindow, ResolvedPolicy } from '../src/model/policy.js'
+import { isStratalogError } from '../src/model/errors.js'
+import type { CopyWindow, Policy, ResolvedPolicy } from '../src/model/policy.js'
+import type { Quorum } from '../src/model/quorum.js'
 import type { SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext, TieringEvent } from './context.js'
 import { copySegment } from './copy.js'
+import { type Droppable, dropSegment } from './drop.js'
+import { EventRing } from './events.js'
 import { evictSegment, settleDebts } from './evict.js'
 import { listSegmentsUpTo } from './list-segments.js'
-import { PassLoop, raced } from './pass-loop.js'
+import { Outage, type OutageReport } from './outage.js'
+import { PassLoop } from './pass-loop.js'
+import { add, emptyReport, grouped, type PassReport, type Step } from './pass-report.js'
 import { dueActions, nextDueMs, type PlannedAction, plan } from './plan.js'
 import { SteadyTime } from './steady-time.js'
+import { type RunningStep, StepWatch } from './step-watch.js'
 import { trimThrough } from './trim.js'
 import { UploadLimits } from './upload-limits.js'
 import { windowAt } from './window.js'
 
-/** A step that gets no answer for this long is given up and tried again; a copy counts each byte as an answer. */
-const SILENCE_MS_MAX = 120_000
 /**
  * Streams whose segments are moved side by side: one that hangs does not hold up the others, and small segments, which
  * wait for syncs more than they work, share those. `CopyRoom` bounds the memory of large ones.
@@ -29,18 +33,7 @@ const OLDEST_FIRST = 4
 const HOT_MAX = 10_000
 const STREAMS_PAGE = 1_000
 
-/** What a pass did. */
-export interface PassReport {
-  sealed: number
-  copied: number
-  evicted: number
-  trimmed: number
-  freedHotBytes: number
-  failed: { stream: string; segment: string; kind: string; error: string }[]
-  /** Actions that are planned for later, and when the next of them is due. */
-  waiting: number
-  nextDueMs: number | null
-}
+export type { PassReport } from './pass-report.js'
 
 export interface StreamPlan {
   readonly stream: StreamRow
@@ -48,11 +41,10 @@ export interface StreamPlan {
   readonly actions: readonly PlannedAction[]
 }
 
-export type AgentState = {
-  archive: 'none' | 'ok' | 'down'
-  downSinceMs: number | null
-  lastError: string | null
-  lastOkMs: number | null
+/** How the agent finds the world. */
+export interface AgentState extends OutageReport {
+  /** Steps under way that nothing has answered for a while, oldest first. */
+  readonly stalled: readonly RunningStep[]
 }
 
 /**
@@ -61,7 +53,11 @@ export type AgentState = {
  * stream's failure does not hold up the others.
  */
 export class TieringAgent {
+  /** What happened lately. */
+  readonly events: EventRing
   readonly #context: TieringContext
+  readonly #outage: Outage
+  readonly #steps: StepWatch
   readonly #listeners = new Set<(event: TieringEvent) => void>()
   readonly #tasks = new Map<string, { stop(): void | Promise<void> }>()
   /** Seals need no archive, and must not wait for one. */
@@ -69,7 +65,8 @@ export class TieringAgent {
   readonly #moves: PassLoop<PassReport>
   readonly #steady: SteadyTime
   readonly #uploads: UploadLimits
-  #state: AgentState
+  /** Somebody waits for the next pass: an archive that is down is asked then, whenever its turn would be. */
+  #byHand = false
 
   constructor(context: TieringContext) {
     this.#context = context
@@ -78,16 +75,24 @@ export class TieringAgent {
     this.#uploads = new UploadLimits(clock)
     this.#seals = new PassLoop(clock, logger, (signal) => this.#sealPass(signal))
     this.#moves = new PassLoop(clock, logger, (signal) => this.#movePass(signal))
-    this.#state = {
-      archive: context.archive === null ? 'none' : 'ok',
-      downSinceMs: null,
-      lastError: null,
-      lastOkMs: null,
-    }
+    this.events = new EventRing(clock)
+    this.#outage = new Outage(context, this.events, () => this.#moves.wake(0))
+    this.#steps = new StepWatch(clock, (step) => this.#stalled(step))
   }
 
   get state(): AgentState {
-    return this.#state
+    const stalled = this.#steps.running.filter(({ stalledSinceMs }) => stalledSinceMs !== null)
+    return { ...this.#outage.report, stalled }
+  }
+
+  /** Looks at the disks if that was not done just now, so that `state` tells of them as they are. */
+  look(): Promise<void> {
+    return this.#outage.disks.look()
+  }
+
+  /** How long the next entry of a stream with that policy is to wait before it is sent. */
+  slowMs(policy: Policy, quorum: Quorum): number {
+    return this.#outage.slowMs(policy, quorum)
   }
 
   /** Whether it works in the background. */
@@ -105,6 +110,7 @@ export class TieringAgent {
   follow(): void {
     this.#seals.follow()
     this.#moves.follow()
+    this.#outage.follow()
   }
 
   /** Something happened (an append, a policy change): plan sooner. */
@@ -126,6 +132,7 @@ export class TieringAgent {
   async runOnce(signal?: AbortSignal): Promise<PassReport> {
     const total = emptyReport()
     add(total, await this.#seals.once(signal))
+    this.#byHand = true
     const moved = await this.#moves.once(signal)
     add(total, moved)
     return { ...total, waiting: moved.waiting, nextDueMs: moved.nextDueMs }
@@ -139,12 +146,14 @@ export class TieringAgent {
       const failed = report.failed
       add(total, report)
       Object.assign(total, { failed, waiting: report.waiting, nextDueMs: report.nextDueMs })
-      if (report.sealed + report.copied + report.evicted + report.trimmed === 0) return total
+      const { sealed, copied, evicted, trimmed, dropped } = report
+      if (sealed + copied + evicted + trimmed + dropped === 0) return total
     }
   }
 
   /** Stops after the steps under way; everything is safe to leave as it is. */
   async close(): Promise<void> {
+    this.#outage.close()
     for (const task of this.#tasks.values()) await task.stop()
     await Promise.all([this.#seals.close(), this.#moves.close()])
   }
@@ -160,16 +169,13 @@ export class TieringAgent {
 
   async #movePass(signal: AbortSignal): Promise<PassReport> {
     const report = emptyReport()
-    try {
-      await this.#unlessSilent(signal, (stepSignal, answered) =>
-        settleDebts(this.#context, stepSignal, answered),
-      )
-    } catch (error) {
-      signal.throwIfAborted()
-      const failure = error instanceof Error ? error : new Error(String(error))
-      report.failed.push({ stream: '', segment: '', kind: 'free', error: failure.message })
-      this.#context.ledger.logger.error({ err: failure }, 'freeing what is owed failed, it is tried again')
-    }
+    await this.#askArchive(report)
+    // What lies in an archive that is down is freed when it is back.
+    const context = this.#outage.archiveAnswers ? this.#context : { ...this.#context, archive: null }
+    await this.#attempt('free', report, signal, (stepSignal, answered) =>
+      settleDebts(context, stepSignal, answered),
+    )
+    await this.#attempt('tell', report, signal, (stepSignal) => this.#outage.tellGaps(stepSignal))
     const streams = this.#streams()
     const work = async () => {
       // One iterator for all: each takes the next stream there is.
@@ -180,7 +186,75 @@ export class TieringAgent {
       }
     }
     await Promise.all(Array.from({ length: STREAMS_AT_ONCE }, work))
+    await this.#dropWhereShort(report, signal)
+    if (report.failed.length === 0) await this.#outage.settled()
     return report
+  }
+
+  /** Who asked for a pass wants to know now whether the archive is back; in the background the probe has its own times. */
+  async #askArchive(report: PassReport): Promise<void> {
+    const byHand = this.#byHand || !this.following
+    this.#byHand = false
+    const error = byHand ? await this.#outage.ask() : null
+    if (error !== null) report.failed.push({ stream: '', segment: '', kind: 'probe', error: error.message })
+  }
+
+  /** Work for all streams, which are gone on with if it fails. */
+  async #attempt(
+    kind: 'free' | 'tell',
+    report: PassReport,
+    signal: AbortSignal,
+    work: (signal: AbortSignal, answered: () => void) => Promise<unknown>,
+  ): Promise<void> {
+    try {
+      await this.#steps.run({ kind, stream: '', segment: null }, signal, work)
+    } catch (error) {
+      signal.throwIfAborted()
+      const failure = error instanceof Error ? error : new Error(String(error))
+      if (kind === 'tell') this.#outage.failed(failure)
+      report.failed.push({ stream: '', segment: '', kind, error: failure.message })
+      const what = kind === 'free' ? 'freeing what is owed failed' : 'the archive was not told of gaps'
+      this.#context.ledger.logger.error({ err: failure }, `${what}, it is tried again`)
+    }
+  }
+
+  /** While the archive is down: the oldest of what no archive has makes room where the policy says so. */
+  async #dropWhereShort(report: PassReport, signal: AbortSignal): Promise<void> {
+    const chosen = await this.#outage.toDrop(this.#streams(), (stream, error) => {
+      const failure = error instanceof Error ? error : new Error(String(error))
+      report.failed.push({ stream: stream.name, segment: '', kind: 'drop', error: failure.message })
+      this.#context.ledger.logger.error(
+        { err: failure, stream: stream.name },
+        'nothing of a stream is dropped',
+      )
+    })
+    for (const one of chosen) {
+      // Never while the archive answers: what is back may take the rest.
+      if (signal.aborted || this.#outage.archiveAnswers) return
+      await this.#drop(one, report, signal)
+    }
+  }
+
+  async #drop(one: Droppable, report: PassReport, signal: AbortSignal): Promise<void> {
+    const { stream, row } = one
+    const about = { kind: 'drop' as const, stream: stream.name, segment: row.segment, bytes: row.lengthBytes }
+    try {
+      this.#tell({ ...about, phase: 'begin' })
+      const gap = await this.#steps.run(about, signal, () => dropSegment(this.#context, one))
+      if (gap === null) return
+      this.#outage.dropped(one)
+      report.dropped += 1
+      report.freedHotBytes += row.lengthBytes
+      this.#context.ledger.logger.warn(
+        { stream: stream.name, segment: `${row.segment}`, bytes: row.lengthBytes },
+        'a segment was dropped: the archive is down and the disks are nearly full',
+      )
+      this.#tell({ ...about, phase: 'done', row: gap })
+    } catch (error) {
+      signal.throwIfAborted()
+      if (isStratalogError(error, 'conflict')) return
+      this.#noteFailure(about, error, report)
+    }
   }
 
   /** One stream that can't be planned (a damaged row) must not stop the others. */
@@ -214,15 +288,19 @@ export class TieringAgent {
     const mine = actions.filter((action) => (action.kind === 'seal') === (kind === 'seals'))
     const due = dueActions(mine, this.#context.ledger.clock.nowMs())
     const dueNow = new Set(due)
-    report.waiting += mine.length - due.length
+    // What needs the archive waits for a probe to be answered, and holds up nothing else.
+    const now = due.filter(({ kind: step }) => step === 'seal' || this.#outage.archiveAnswers)
+    report.waiting += mine.length - now.length
     const next = nextDueMs(mine.filter((action) => !dueNow.has(action)))
     if (next !== null && (report.nextDueMs === null || next < report.nextDueMs)) report.nextDueMs = next
-    if (due.length === 0) return
+    if (now.length === 0) return
     const lease = await this.#lease(`${kind === 'seals' ? 'sealing' : 'tiering'}/${stream.incarnation}`)
     if (lease === null) return
     try {
+      if (kind === 'moves') await this.#outage.remember(stream, policy.policy, signal)
       const failed = new Set<string>()
-      for (const action of grouped(due)) {
+      for (const action of grouped(now)) {
+        if (action.kind !== 'seal' && !this.#outage.archiveAnswers) return
         // Copies and trims go oldest first and stop at the one that fails; a stuck copy holds up no eviction.
         if (failed.has(action.kind)) continue
         if (!(await this.#execute(stream, lease, action, report, signal))) failed.add(action.kind)
@@ -253,60 +331,41 @@ export class TieringAgent {
     try {
       signal.throwIfAborted()
       this.#tell({ ...about, phase: 'begin' })
-      const row = await this.#unlessSilent(signal, (stepSignal, answered) =>
+      const row = await this.#steps.run(about, signal, (stepSignal, answered) =>
         this.#step(stream, lease, action, report, stepSignal, answered),
       )
-      if (action.kind !== 'seal' && this.#context.archive !== null) this.#archiveAnswered()
+      // Freeing a hot copy only reads: it does not tell that an archive takes what is copied.
+      if (action.kind === 'copy' || action.kind === 'trim') this.#outage.answered()
       this.#tell({ ...about, phase: 'done', ...(row === null ? {} : { row }) })
       return true
     } catch (error) {
       signal.throwIfAborted()
       // Somebody changed the row first: the next plan sees it as it is.
       if (isStratalogError(error, 'conflict')) return false
-      const failure = error instanceof Error ? error : new Error(String(error))
-      this.#archiveFailed(failure)
-      const segment = action.segment.toString()
-      report.failed.push({ stream: stream.name, segment, kind: action.kind, error: failure.message })
-      this.#context.ledger.logger.error(
-        { err: failure, stream: stream.name, segment, step: action.kind },
-        'tiering step failed, it is tried again',
-      )
-      this.#tell({ ...about, phase: 'failed', error: failure })
+      this.#noteFailure(about, error, report)
       return false
     }
   }
 
-  /**
-   * Gives a step up when nothing answers for a while, also where an engine does not heed its signal. What such a step
-   * still does later is harmless: every commit is a compare-and-set on the row it saw.
-   */
-  async #unlessSilent<T>(
-    signal: AbortSignal,
-    work: (signal: AbortSignal, answered: () => void) => Promise<T>,
-  ): Promise<T> {
-    const silence = new AbortController()
-    const { clock } = this.#context.ledger
-    const arm = () =>
-      clock.setTimer(SILENCE_MS_MAX, () =>
-        silence.abort(
-          new StratalogError(
-            'timeout',
-            `nothing answered for ${SILENCE_MS_MAX / 1_000} s: it is tried again`,
-            { retryable: true },
-          ),
-        ),
-      )
-    let timer = arm()
-    const answered = () => {
-      timer.cancel()
-      timer = arm()
-    }
-    const either = AbortSignal.any([signal, silence.signal])
-    try {
-      return await raced(work(either, answered), either)
-    } finally {
-      timer.cancel()
-    }
+  #noteFailure(about: Omit<TieringEvent, 'phase'>, error: unknown, report: PassReport): void {
+    const { kind, stream } = about
+    const failure = error instanceof Error ? error : new Error(String(error))
+    if (kind !== 'seal' && kind !== 'drop') this.#outage.failed(failure)
+    const segment = about.segment.toString()
+    report.failed.push({ stream, segment, kind, error: failure.message })
+    const fields = { err: failure, stream, segment, step: kind }
+    this.#context.ledger.logger.error(fields, 'tiering step failed, it is tried again')
+    this.#tell({ ...about, phase: 'failed', error: failure })
+  }
+
+  #stalled(step: RunningStep): void {
+    const { kind, stream, segment } = step
+    this.#context.ledger.logger.warn(
+      { stream, segment: `${segment ?? ''}`, step: kind },
+      'a step stands still',
+    )
+    if (segment === null || !isStep(kind)) return
+    this.#tell({ kind, phase: 'stalled', stream, segment, bytes: 0 })
   }
 
   async #step(
@@ -367,6 +426,7 @@ export class TieringAgent {
       holds: [],
       txidMode: stream.txidMode,
       archiveConfigured: this.#context.archive !== null && policy.policy.archive !== 'none',
+      archiveAnswers: this.#outage.archiveAnswers,
       windowOpen: window.open,
       nextWindowMs: window.nextMs,
     })
@@ -420,27 +480,8 @@ export class TieringAgent {
     this.#tasks.set(key, task)
   }
 
-  #archiveAnswered(): void {
-    this.#state = {
-      archive: 'ok',
-      downSinceMs: null,
-      lastError: null,
-      lastOkMs: this.#context.ledger.clock.nowMs(),
-    }
-  }
-
-  #archiveFailed(error: Error): void {
-    const down = ['archive_unavailable', 'archive_full', 'archive_missing', 'access_denied'] as const
-    if (!down.some((code) => isStratalogError(error, code))) return
-    this.#state = {
-      ...this.#state,
-      archive: 'down',
-      downSinceMs: this.#state.downSinceMs ?? this.#context.ledger.clock.nowMs(),
-      lastError: error.message,
-    }
-  }
-
   #tell(event: TieringEvent): void {
+    this.events.addStep(event)
     for (const listener of this.#listeners) {
       try {
         listener(event)
@@ -451,39 +492,6 @@ export class TieringAgent {
   }
 }
 
-/** Due actions with trims of neighbouring segments made one: one marker in the archive ends them all. */
-type Step = PlannedAction & { readonly through: bigint }
-
-function grouped(due: readonly PlannedAction[]): Step[] {
-  const steps: Step[] = []
-  const trims = due.filter((action) => action.kind === 'trim')
-  const first = trims[0]
-  for (const action of due) {
-    if (action.kind !== 'trim') steps.push({ ...action, through: action.segment })
-    else if (action === first) {
-      // Planned from the old end without a hole (plan.ts), so the last one ends them all.
-      const bytes = trims.reduce((sum, one) => sum + one.bytes, 0)
-      steps.push({ ...action, bytes, through: present(trims.at(-1), 'last trim').segment })
-    }
-  }
-  return steps
-}
-
-function add(total: PassReport, report: PassReport): void {
-  for (const key of ['sealed', 'copied', 'evicted', 'trimmed', 'freedHotBytes'] as const)
-    total[key] += report[key]
-  total.failed.push(...report.failed)
-}
-
-function emptyReport(): PassReport {
-  return {
-    sealed: 0,
-    copied: 0,
-    evicted: 0,
-    trimmed: 0,
-    freedHotBytes: 0,
-    failed: [],
-    waiting: 0,
-    nextDueMs: null,
-  }
+function isStep(kind: string): kind is TieringEvent['kind'] {
+  return ['seal', 'copy', 'evict', 'trim', 'drop'].includes(kind)
 }

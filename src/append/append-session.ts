@@ -265,13 +265,15 @@ export class AppendSession {
     if (this.#failure !== null) throw this.#failure
   }
 
-  async room(): Promise<void> {
+  /** Waits for room; rejects with the signal's reason, which ends the wait alone: what was taken goes on. */
+  async room(signal?: AbortSignal): Promise<void> {
     // Half of the window at a time: a wake-up for each record would cost more than the record.
     while (
       this.#failure === null &&
       (this.#count - this.#done > SESSION_RECORDS_MAX / 2 || this.#underWayBytes > SESSION_BYTES_MAX / 2)
     ) {
-      await this.#nextAck()
+      signal?.throwIfAborted()
+      await this.#nextAck(signal)
     }
     this.#onProgress?.({ count: this.#done, bytes: this.#doneBytes })
     this.throwIfFailed()
@@ -291,9 +293,14 @@ export class AppendSession {
     }
   }
 
-  #nextAck(): Promise<void> {
+  #nextAck(signal?: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
-      this.#wake = resolve
+      const wake = () => {
+        signal?.removeEventListener('abort', wake)
+        resolve()
+      }
+      signal?.addEventListener('abort', wake, { once: true })
+      this.#wake = wake
     })
   }
 

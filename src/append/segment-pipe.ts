@@ -55,6 +55,8 @@ export interface StreamWriterOptions {
   readonly inFlightBytesMax: number
   /** Record bytes taken and not acknowledged; beyond it appends are refused with `backpressure`. */
   readonly takenBytesMax: number
+  /** How long the next entry is to wait before it is sent; absent: not at all. Asked for each entry. */
+  readonly slowMs?: () => number
 }
 
 /** What a writer takes over from the history of its stream. */
@@ -102,6 +104,11 @@ export class SegmentPipe {
   /** A segment is being begun or sealed: nothing is sent meanwhile. */
   #turning = false
   #failure: StratalogError | null = null
+  /** The entry that is being held back, or was; what ends its wait. */
+  #slowed: Batch | null = null
+  #slowing: AbortController | null = null
+  /** Callers that wait for a seal: what is pending is not held back for them. */
+  #sealing = 0
 
   constructor(context: SegmentContext, options: StreamWriterOptions, tail: StreamTail) {
     this.#context = context
@@ -160,10 +167,13 @@ export class SegmentPipe {
     if (plan === undefined) return
     plan.ended = true
     this.#plan = null
+    this.#sealing += 1
+    this.#slowing?.abort()
     await new Promise<void>((resolve) => {
       plan.onSealed.push(resolve)
       this.#schedulePump()
     })
+    this.#sealing -= 1
     if (this.#failure !== null) throw this.#failure
   }
 
@@ -213,7 +223,8 @@ export class SegmentPipe {
       if (over) this.#turn(this.#seal(open))
       else if (head === undefined) return
       else if (open === null) this.#turn(this.#begin(head))
-      else if (this.#maySend(head)) this.#send(present(this.#queue.shift(), 'head'), open)
+      else if (this.#maySend(head) && !this.#holdsBack(head))
+        this.#send(present(this.#queue.shift(), 'head'), open)
       else return
     }
   }
@@ -223,6 +234,26 @@ export class SegmentPipe {
     if (ledger.inFlight === 0) return true
     if (this.#inFlightBytes + head.recordBytes > this.#options.inFlightBytesMax) return false
     return this.#queue.length > 1 || head.plan.ended || head.recordBytes >= ENTRY_TARGET_BYTES
+  }
+
+  /**
+   * Whether an entry has to wait because its stream is slowed down. Nothing overtakes it, so order stays as it is; it
+   * goes on taking records meanwhile, and what may wait is bounded as ever (`takenBytesMax`). Each waits once.
+   */
+  #holdsBack(head: Batch): boolean {
+    if (this.#slowing !== null) return true
+    if (this.#slowed === head || this.#sealing > 0) return false
+    const delayMs = this.#options.slowMs?.() ?? 0
+    if (delayMs <= 0) return false
+    const slowing = new AbortController()
+    this.#slowed = head
+    this.#slowing = slowing
+    const over = () => {
+      this.#slowing = null
+      this.#pump()
+    }
+    this.#context.ledger.clock.sleep(delayMs, slowing.signal).then(over, over)
+    return true
   }
 
   #turn(work: Promise<void>): void {
@@ -376,6 +407,7 @@ export class SegmentPipe {
   #fail(error: StratalogError): StratalogError {
     if (this.#failure !== null) return this.#failure
     this.#failure = error
+    this.#slowing?.abort()
     const plans = new Set(this.#queue.map((batch) => batch.plan))
     if (this.#open !== null) plans.add(this.#open.plan)
     this.#open?.ledger.abandon(error)

@@ -134,6 +134,7 @@ async function watched(
     copied: 0,
     evicted: 0,
     trimmed: 0,
+    dropped: 0,
     freedHotBytes: 0,
     failed: [],
     waiting: 0,
@@ -145,13 +146,14 @@ async function finish(io: CliIo, report: TierReportDto): Promise<void> {
   const { EXIT } = await import('./exit-codes.js')
   if (io.json) await io.value(report)
   else {
-    const { sealed, copied, evicted, trimmed, freedHotBytes, failed, waiting, nextDueMs } = report
+    const { sealed, copied, evicted, trimmed, dropped, freedHotBytes, failed, waiting, nextDueMs } = report
     const next = nextDueMs === null ? '' : ` (next ${formatTime(nextDueMs)})`
     const counts = [
       `sealed ${sealed}`,
       `copied ${copied}`,
       `evicted ${evicted}`,
       `trimmed ${trimmed}`,
+      ...(dropped === 0 ? [] : [`dropped ${dropped}`]),
       `freed ${formatBytes(freedHotBytes)} hot`,
     ]
     await io.line(`${counts.join(' · ')} · failed ${failed.length} · waiting ${waiting}${next}`)

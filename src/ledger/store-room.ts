@@ -86,5 +86,10 @@ export class StoreRoom {
 
 function isTight({ state, freeBytes, totalBytes }: StoreStatus): boolean {
   if (state === 'full') return true
-  return state === 'writable' && freeBytes < Math.min(ROOM_BYTES, ROOM_SHARE * totalBytes)
+  return state === 'writable' && freeBytes < roomWanted({ totalBytes })
+}
+
+/** Free bytes below which a disk takes no more appends. */
+export function roomWanted({ totalBytes }: Pick<StoreStatus, 'totalBytes'>): number {
+  return Math.min(ROOM_BYTES, ROOM_SHARE * totalBytes)
 }

@@ -307,7 +307,7 @@ export interface TierStatusDto {
   readonly atMs: number
   readonly archive: {
     readonly location: string | null
-    readonly state: 'none' | 'ok' | 'down'
+    readonly state: 'none' | 'ok' | 'failing' | 'down'
     readonly downSinceMs: number | null
     readonly lastError: string | null
     readonly lastOkMs: number | null
@@ -325,6 +325,8 @@ export interface TierReportDto {
   readonly copied: number
   readonly evicted: number
   readonly trimmed: number
+  /** Segments that became gaps to make room while the archive was down. */
+  readonly dropped: number
   readonly freedHotBytes: number
   readonly failed: readonly {
     readonly stream: string
@@ -341,7 +343,7 @@ export type TierRunPart =
   | {
       readonly type: 'step'
       readonly kind: string
-      readonly phase: 'begin' | 'progress' | 'done' | 'failed'
+      readonly phase: 'begin' | 'progress' | 'done' | 'failed' | 'stalled'
       readonly stream: string
       readonly segment: string
       readonly bytes: number

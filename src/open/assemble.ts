@@ -76,9 +76,11 @@ export async function assemble(opening: Opening): Promise<Log> {
   const policy = (stream: Parameters<LivePolicies['of']>[0]) => live.of(stream)
   const hub = new WriterHub(segments, metadata.coordination, async (stream) => {
     const followed = await live.follow(stream, () => agent.wake(CHANGE_WAKES_MS))
+    const quorum = () => policyQuorum(followed(), directories.length)
     return {
       policy: followed,
-      quorum: () => policyQuorum(followed(), directories.length),
+      quorum,
+      slowMs: () => agent.slowMs(followed(), quorum()),
       inFlightBytesMax: filled.inFlightBytesMax,
       takenBytesMax: filled.takenBytesMax,
     }
@@ -86,7 +88,7 @@ export async function assemble(opening: Opening): Promise<Log> {
   const open = archive?.open ?? null
   const { coordination } = metadata
   const { random, clock, logger } = system
-  const agent = new TieringAgent({
+  const agent: TieringAgent = new TieringAgent({
     logId,
     ledger,
     index,

@@ -86,6 +86,9 @@ describe('tiering agent', () => {
     faults.beforePut = outage
     const report = await log.tier.run()
     assert.ok(report.failed.length > 0 && report.copied === 0 && report.evicted === 0)
+    // It still answers what is asked of it: the second step that it does not take tells.
+    assert.equal((await log.tier.status()).archive.archive, 'failing')
+    assert.ok((await log.tier.run()).failed.length > 0)
     const status = await log.tier.status()
     assert.equal(status.archive.archive, 'down')
     assert.match(status.archive.lastError ?? '', /does not answer/)

@@ -1,0 +1,172 @@
+import { readControls } from '../archive/control-objects.js'
+import { binds, type Hold, holdBody, standingHolds } from '../archive/decisions.js'
+import { StratalogError } from '../src/model/errors.js'
+import type { ResolvedPolicy } from '../src/model/policy.js'
+import type { SegmentRow, StreamRow, TxidMode } from '../src/model/segment.js'
+import type { Clock } from '../src/ports/clock.js'
+import type { TieringContext } from './context.js'
+import { commitGap, freeDropped } from './gap.js'
+
+/** Segments of one stream that are weighed at a time, oldest first: the next round weighs the next ones. */
+const WEIGHED_MAX = 1_000
+/** Space of what was dropped comes back when stores rewrite their files: until then it is not dropped for again. */
+const SETTLE_MS = 10 * 60_000
+/** What is held is asked of an archive that answers this often. */
+const REMEMBER_MS = 10 * 60_000
+
+/** A segment that may be dropped. */
+export interface Droppable {
+  readonly stream: StreamRow
+  readonly row: SegmentRow
+  /** Bytes it takes on a store, on the average of all stores. */
+  readonly bytesEach: number
+}
+
+/** The oldest of all streams, as many as free `wantedBytes` on each store. Pure. */
+export function chooseDrops(candidates: readonly Droppable[], wantedBytes: number): Droppable[] {
+  const oldestFirst = [...candidates].sort(
+    (a, b) =>
+      (a.row.sealedMs ?? 0) - (b.row.sealedMs ?? 0) ||
+      (a.stream.name < b.stream.name ? -1 : a.stream.name > b.stream.name ? 1 : 0) ||
+      (a.row.segment < b.row.segment ? -1 : 1),
+  )
+  const chosen: Droppable[] = []
+  let freedBytes = 0
+  for (const one of oldestFirst) {
+    if (freedBytes >= wantedBytes) break
+    chosen.push(one)
+    freedBytes += one.bytesEach
+  }
+  return chosen
+}
+
+/**
+ * What of a stream may be dropped: closed segments that no archive has, without those that a hold binds, and without
+ * the newest row, from which numbering goes on. Pure.
+ */
+export function droppable(
+  rows: readonly SegmentRow[],
+  newest: bigint,
+  holds: readonly Hold[],
+  txidMode: TxidMode,
+): SegmentRow[] {
+  return rows.filter(
+    (row) =>
+      row.state === 'sealed' && row.segment < newest && !holds.some((hold) => binds(hold, row, txidMode)),
+  )
+}
+
+/** The rows of a stream that may be dropped now, oldest first. Rejects where what is held can't be known. */
+export async function droppableRows(
+  context: TieringContext,
+  stream: StreamRow,
+  policy: ResolvedPolicy,
+): Promise<SegmentRow[]> {
+  const { index } = context
+  const newest = await index.newestSegment(stream.incarnation)
+  if (newest === null) return []
+  const rows = await index.listHotSegments(stream.incarnation, WEIGHED_MAX)
+  if (droppable(rows, newest.segment, [], stream.txidMode).length === 0) return []
+  const holds = await (context.holds ?? ((of: StreamRow) => rememberedHolds(context, of)))(stream, policy)
+  return droppable(rows, newest.segment, holds, stream.txidMode)
+}
+
+/**
+ * Drops one segment under the stream's lease: the gap is committed before anything is freed. Null: another agent is at
+ * the stream, or it is not as it was.
+ */
+export async function dropSegment(context: TieringContext, one: Droppable): Promise<SegmentRow | null> {
+  const { stream, row } = one
+  const name = `tiering/${stream.incarnation}`
+  const lease = await context.coordination.acquire(name, { holder: context.logId, waitMs: 0 })
+  try {
+    const fresh = await context.index.segment(stream.incarnation, row.segment)
+    if (fresh?.state !== 'sealed') return null
+    const range = { first: row.segment, last: row.segment, reason: 'dropped' } as const
+    const gaps = await commitGap(context, lease, stream, range)
+    await freeDropped(context, gaps)
+    return gaps[0] ?? null
+  } finally {
+    await lease.release()
+  }
+}
+
+/** What was dropped and is not yet seen in the room on the disks. */
+export class DropLedger {
+  readonly #clock: Clock
+  #awaited: { readonly atMs: number; readonly bytes: number }[] = []
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+  }
+
+  dropped(bytesEach: number): void {
+    this.#awaited.push({ atMs: this.#clock.monotonicMs(), bytes: bytesEach })
+  }
+
+  /** What is still to be dropped where `shortBytes` are short now. */
+  wanted(shortBytes: number): number {
+    const since = this.#clock.monotonicMs() - SETTLE_MS
+    this.#awaited = this.#awaited.filter(({ atMs }) => atMs > since)
+    // With no shortage all of it has come back, or is not needed.
+    if (shortBytes <= 0) this.#awaited = []
+    return Math.max(0, shortBytes - this.#awaited.reduce((sum, { bytes }) => sum + bytes, 0))
+  }
+}
+
+/**
+ * What the archive held of a stream when it was last asked, before it went down. One of which it never was, such as a
+ * stream begun since or one of an index that was made again, is not to be touched (invariant 8).
+ */
+export async function rememberedHolds(context: TieringContext, stream: StreamRow): Promise<readonly Hold[]> {
+  const { index } = context
+  const fact = await index.fact(factOf(stream))
+  if (fact !== null && fact !== '') return holdsFrom(fact)
+  throw new StratalogError(
+    'archive_unavailable',
+    `what is held of ${stream.name} is not known while the archive does not answer: nothing of it is dropped`,
+    { retryable: true },
+  )
+}
+
+/** Asks the archive what is held of streams that may have to be dropped once it is down, now and then. */
+export class HoldsMemory {
+  readonly #context: TieringContext
+  readonly #askedMs = new Map<string, number>()
+
+  constructor(context: TieringContext) {
+    this.#context = context
+  }
+
+  async refresh(stream: StreamRow, signal: AbortSignal): Promise<void> {
+    const { archive, index, ledger } = this.#context
+    const askedMs = this.#askedMs.get(stream.incarnation) ?? Number.NEGATIVE_INFINITY
+    if (archive === null || ledger.clock.monotonicMs() - askedMs < REMEMBER_MS) return
+    const controls = await readControls(await archive(), stream.incarnation, undefined, signal)
+    const held = standingHolds(controls).map((hold) => ({ ...holdBody(hold), kind: hold.kind }))
+    const fact = JSON.stringify(held, (_, value: unknown) =>
+      typeof value === 'bigint' ? value.toString() : value,
+    )
+    if ((await index.fact(factOf(stream))) !== fact) await index.setFact(factOf(stream), fact)
+    this.#askedMs.set(stream.incarnation, ledger.clock.monotonicMs())
+  }
+}
+
+function factOf(stream: StreamRow): string {
+  return `holds-seen/${stream.incarnation}`
+}
+
+/** The bodies as they stood in control objects, read by the same rules. */
+function holdsFrom(fact: string): Hold[] {
+  const bodies = JSON.parse(fact) as ({ kind: Hold['kind'] } & Record<string, unknown>)[]
+  return standingHolds(
+    bodies.map((body, at) => ({
+      incarnation: null,
+      number: BigInt(at + 1),
+      kind: body.kind,
+      attempt: '',
+      key: `what was held of a stream, as the index remembers it (${at + 1})`,
+      body,
+    })),
+  )
+}

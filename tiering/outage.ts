@@ -1,0 +1,240 @@
+import { ARCHIVE_OWNER_FACT, ownerOf } from '../archive/control-objects.js'
+import { StratalogError } from '../src/model/errors.js'
+import type { Policy } from '../src/model/policy.js'
+import type { Quorum } from '../src/model/quorum.js'
+import { policyQuorum } from '../src/model/quorum.js'
+import type { StreamRow } from '../src/model/segment.js'
+import type { Timer } from '../src/ports/clock.js'
+import { ArchiveHealth, type ArchiveReport, signOf } from './archive-health.js'
+import { ArchiveProbe } from './archive-probe.js'
+import type { TieringContext } from './context.js'
+import { DiskWatch, type StoreForecast } from './disk-watch.js'
+import { chooseDrops, DropLedger, type Droppable, droppableRows, HoldsMemory } from './drop.js'
+import type { EventRing } from './events.js'
+import { tellGaps } from './gap.js'
+
+/** Between looks at the disks, for the forecast and for what has to be dropped. */
+const LOOK_MS = 5_000
+/** What an entry of a slowed stream waits at most, where its disks are about to be full. */
+export const SLOW_MS_MAX: number = 1_000
+
+/** How the archive is and what follows from it. */
+export interface OutageReport extends ArchiveReport {
+  /** When it is asked next whether it is back, milliseconds since the epoch; null: it is not. */
+  readonly nextProbeMs: number | null
+  /** Whether writers wait for their entries to go, because of it. */
+  readonly slowing: boolean
+  readonly forecasts: readonly StoreForecast[]
+}
+
+/**
+ * What becomes of streams while the archive does not answer (DESIGN.md §8): copies wait, and nothing else does. A
+ * policy says what is done about disks that fill up meanwhile: `hold` nothing, `backpressure` slows the stream's
+ * writers, `drop` gives up the oldest of what no archive has. All of it ends by itself when the archive is back.
+ */
+export class Outage {
+  readonly disks: DiskWatch
+  readonly #context: TieringContext
+  readonly #events: EventRing
+  readonly #wake: () => void
+  readonly #health: ArchiveHealth
+  readonly #probe: ArchiveProbe
+  readonly #drops: DropLedger
+  readonly #holds: HoldsMemory
+  #following = false
+  #slowing = false
+  #untold = true
+  #timer: Timer | null = null
+
+  constructor(context: TieringContext, events: EventRing, wake: () => void) {
+    const { clock, logger, stores } = context.ledger
+    this.#context = context
+    this.#events = events
+    this.#wake = wake
+    this.disks = new DiskWatch(stores, clock, logger)
+    this.#drops = new DropLedger(clock)
+    this.#holds = new HoldsMemory(context)
+    this.#health = new ArchiveHealth(
+      context.archive !== null,
+      () => clock.nowMs(),
+      (state, before) => this.#changed(state, before),
+    )
+    this.#probe = new ArchiveProbe({
+      clock,
+      random: context.random,
+      ask: (signal) => this.#ask(signal),
+      outcome: (error) => this.#probed(error),
+    })
+  }
+
+  /** Whether steps that need the archive are to be tried. */
+  get archiveAnswers(): boolean {
+    return this.#health.state !== 'down'
+  }
+
+  get report(): OutageReport {
+    return {
+      ...this.#health.report,
+      nextProbeMs: this.#probe.nextMs,
+      slowing: this.#slowing,
+      forecasts: this.disks.forecasts(),
+    }
+  }
+
+  /** Asks an archive that is down by itself, and looks at the disks, until `close`. */
+  follow(): void {
+    this.#following = true
+    if (!this.archiveAnswers) this.#probe.start()
+    this.#look()
+  }
+
+  close(): void {
+    this.#following = false
+    this.#timer?.cancel()
+    this.#probe.close()
+  }
+
+  /** A step that needs the archive was carried out. */
+  answered(): void {
+    this.#health.sign('answered')
+  }
+
+  /** A step failed; what is the archive's fault counts. */
+  failed(error: Error): void {
+    const sign = signOf(error)
+    if (sign === null) return
+    this.#health.sign(sign, error)
+    // Whether it was one object's trouble or the archive's: a probe tells, and holds nothing up.
+    if (this.#following && this.#health.state === 'failing') this.#probe.start()
+  }
+
+  /** Asks the archive now where it is down: why it does not answer, or null. */
+  async ask(): Promise<Error | null> {
+    if (this.archiveAnswers) return null
+    const error = await this.#probe.now()
+    if (error !== null && this.#following) this.#probe.start()
+    return error
+  }
+
+  /** A pass over all streams in which nothing failed: where no step had to ask the archive, a probe does. */
+  async settled(): Promise<void> {
+    if (this.#health.state === 'failing' && (await this.#probe.now()) === null) this.answered()
+  }
+
+  /** Gaps first: what is copied after them is only then contiguous in the archive too (invariant 5). */
+  async tellGaps(signal: AbortSignal): Promise<void> {
+    if (!this.#untold || !this.archiveAnswers) return
+    await tellGaps(this.#context, signal)
+    this.#untold = false
+  }
+
+  /** Before a stream's steps: what is held of it has to be known by the time the archive is down. */
+  async remember(stream: StreamRow, policy: Policy, signal: AbortSignal): Promise<void> {
+    if (policy.archiveDown !== 'drop' || this.#health.state !== 'ok') return
+    try {
+      await this.#holds.refresh(stream, signal)
+    } catch (error) {
+      // What is not remembered binds when it comes to dropping; the steps at hand don't hang on it.
+      this.failed(error instanceof Error ? error : new Error(String(error)))
+      this.#context.ledger.logger.warn({ err: error, stream: stream.name }, 'what is held could not be asked')
+    }
+  }
+
+  /** How long the next entry of a stream is to wait before it is sent. Cheap: asked for each entry. */
+  slowMs(policy: Policy, quorum: Quorum): number {
+    if (policy.archiveDown !== 'backpressure' || this.archiveAnswers) return 0
+    void this.disks.look()
+    const lacking = 1 - this.disks.slowRoom(quorum.copies)
+    const delayMs = Math.round(SLOW_MS_MAX * lacking ** 2)
+    if (delayMs > 0) this.#slow(true)
+    return delayMs
+  }
+
+  /**
+   * What has to be dropped now, oldest first over all streams whose policy says so; empty while the archive answers and
+   * while there is room. `unknown` hears of streams of which nothing can be dropped, and why.
+   */
+  async toDrop(
+    streams: AsyncIterable<StreamRow>,
+    unknown: (stream: StreamRow, error: unknown) => void,
+  ): Promise<Droppable[]> {
+    if (this.archiveAnswers || this.#health.state === 'none') return []
+    await this.disks.look()
+    const stores = this.#context.ledger.stores.all().length
+    let chosen: Droppable[] = []
+    // Where the store with the least room has enough, so have the others.
+    if (this.disks.shortBytes(stores) <= 0) return chosen
+    for await (const stream of streams) {
+      const resolved = await this.#context.policy(stream)
+      if (resolved.policy.archiveDown !== 'drop') continue
+      const { copies, min } = policyQuorum(resolved.policy, stores)
+      const wantedBytes = this.#drops.wanted(this.disks.shortBytes(min))
+      if (wantedBytes <= 0) continue
+      try {
+        const rows = await droppableRows(this.#context, stream, resolved)
+        const share = Math.min(1, copies / Math.max(1, stores))
+        const more = rows.map((row) => ({ stream, row, bytesEach: row.lengthBytes * share }))
+        // Only what is chosen is kept in mind, however many streams there are.
+        chosen = chooseDrops([...chosen, ...more], wantedBytes)
+      } catch (error) {
+        unknown(stream, error)
+      }
+    }
+    return chosen
+  }
+
+  /** It was dropped: the archive is to be told, and its space is awaited. */
+  dropped(one: Droppable): void {
+    this.#drops.dropped(one.bytesEach)
+    this.#untold = true
+  }
+
+  #look(): void {
+    this.#timer = this.#context.ledger.clock.setTimer(LOOK_MS, () => {
+      void this.disks.look().then(() => {
+        if (!this.#following) return
+        const { length } = this.#context.ledger.stores.all()
+        if (!this.archiveAnswers && this.disks.shortBytes(length) > 0) this.#wake()
+        this.#look()
+      })
+    })
+  }
+
+  async #ask(signal: AbortSignal): Promise<void> {
+    const { archive, index, logId } = this.#context
+    if (archive === null) return
+    const store = await archive()
+    const known = await index.fact(ARCHIVE_OWNER_FACT)
+    const owner = await ownerOf(store, signal)
+    // An empty mount point answers too, and is not our archive (decision 0008).
+    if (known !== logId || owner?.logId === logId) return
+    throw new StratalogError(
+      'archive_missing',
+      `what is at ${store.location} is not the archive of this log: mount it, or copy the whole archive there first`,
+      { expected: logId, found: owner?.logId ?? null, retryable: true },
+    )
+  }
+
+  #probed(error: Error | null): void {
+    if (error === null) this.#health.sign('probe-answered')
+    else this.#health.sign('probe-failed', error)
+  }
+
+  #changed(state: ArchiveReport['archive'], before: ArchiveReport['archive']): void {
+    const { lastError } = this.#health.report
+    this.#events.add({ type: 'archive', state, before, error: lastError })
+    const fields = { state, before, error: lastError }
+    if (state === 'down') this.#context.ledger.logger.error(fields, 'the archive is down, copies wait for it')
+    else this.#context.ledger.logger.info(fields, `the archive is ${state}`)
+    if (state !== 'down') this.#slow(false)
+    if (state === 'ok') this.#probe.stop()
+    else if (state === 'down' && this.#following) this.#probe.start()
+    if (before === 'down') this.#wake()
+  }
+
+  #slow(slowed: boolean): void {
+    if (this.#slowing === slowed) return
+    this.#slowing = slowed
+    this.#events.add({ type: 'slow', slowed })
+  }
+}
