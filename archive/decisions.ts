@@ -1,4 +1,5 @@
 import { Dlsn } from '../src/model/dlsn.js'
+import type { HoldEdge } from '../src/model/hold.js'
 import { type ControlObject, damagedControl } from './control-objects.js'
 
 /*
@@ -16,8 +17,7 @@ import { type ControlObject, damagedControl } from './control-objects.js'
  * An edge is { dlsn } | { txid } | { timeMs }: what was asked for, so that it means the same whatever is archived later.
  */
 
-/** Where a hold begins or ends. `timeMs` is compared with txids where they are times, else with completion times. */
-export type HoldEdge = { readonly dlsn: Dlsn } | { readonly txid: bigint } | { readonly timeMs: number }
+export type { HoldEdge } from '../src/model/hold.js'
 
 /** A range of history that is neither trimmed nor collected while it stands: `from` inclusive, `until` exclusive. */
 export interface Hold {

@@ -198,6 +198,7 @@ export function segmentRowFromKey(listed: ListedSegment, header?: SegmentObjectM
     object: { key, sizeBytes, indexBytes: parsed.indexBytes },
     archivedMs: parsed.completionMs,
     evictedMs: null,
+    recalledUntilMs: null,
     version: 0,
   }
 }

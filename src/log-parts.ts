@@ -1,4 +1,5 @@
 import type { TieringAgent } from '../tiering/agent.js'
+import type { TieringContext } from '../tiering/context.js'
 import type { SegmentRecoverer } from '../tiering/recoverer.js'
 import type { Upkeep } from '../tiering/upkeep.js'
 import type { SegmentContext } from './append/segment-writer.js'
@@ -20,6 +21,8 @@ export interface LogParts {
   readonly read: ReadContext
   readonly recoverer: SegmentRecoverer
   readonly agent: TieringAgent
+  /** What tiering by hand needs: the same as the agent's. */
+  readonly tiering: TieringContext
   /** Scrub, repair and the moving of copies. */
   readonly upkeep: Upkeep
   readonly stores: StoreAdmin

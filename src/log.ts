@@ -1,5 +1,6 @@
 import type { PassReport, StreamPlan } from '../tiering/agent.js'
 import type { TieringEvent } from '../tiering/context.js'
+import { limitUpload, pauseTiering, resumeTiering, type TierOrders, tierOrders } from '../tiering/orders.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
 import type { PolicyReload, PolicySource } from './model/control-policy.js'
@@ -9,8 +10,10 @@ import type { ResolvedPolicy } from './model/policy.js'
 import type { PolicyInput } from './model/policy-input.js'
 import type { SegmentRow, StreamRow, TxidMode } from './model/segment.js'
 import { checkStreamName } from './model/stream-name.js'
+import { parseDuration, parseRate } from './model/units.js'
 import type { StoreStatus } from './ports/segment-store.js'
 import { Stream, type StreamServices } from './stream.js'
+import { StreamTiering } from './stream-tiering.js'
 import { type TierStatus, tierStatus } from './tier-status.js'
 
 const STREAMS_PAGE = 1_000
@@ -36,6 +39,14 @@ export interface Policies {
   reload(): Promise<PolicyReload>
 }
 
+/** When an order to the agent ends by itself. Default: it does not. */
+export interface OrderEnd {
+  /** `2h`, or milliseconds. */
+  readonly for?: string | number
+  /** Milliseconds since the epoch. */
+  readonly untilMs?: number
+}
+
 /** The tiering verbs. */
 export interface Tier {
   /**
@@ -48,6 +59,25 @@ export interface Tier {
   status(): Promise<TierStatus>
   /** Told of every step of the agent; the returned function ends it. */
   onEvent(listener: (event: TieringEvent) => void): () => void
+  /**
+   * Moves nothing of a stream, or of any, until it is resumed or the time is over; survives a restart. Seals go on, and
+   * what is done by hand.
+   *
+   * @example
+   * ```ts
+   * import { openLog } from 'stratalog'
+   * const log = await openLog('./data')
+   * await log.tier.pause({ stream: 'clicks/web', for: '2h' })
+   * await log.tier.limit({ upload: '20 MiB/s' })
+   * ```
+   */
+  pause(options?: OrderEnd & { readonly stream?: string }): Promise<TierOrders>
+  /** Ends the pause of a stream; without one every pause. */
+  resume(options?: { readonly stream?: string }): Promise<TierOrders>
+  /** Limits uploads of all streams together, beside what policies say; null lifts it. `20 MiB/s` or bytes a second. */
+  limit(options: OrderEnd & { readonly upload: string | number | null }): Promise<TierOrders>
+  /** The pauses and limits that hold now, with when they end. */
+  orders(): Promise<TierOrders>
 }
 
 /**
@@ -79,6 +109,14 @@ export class Log implements AsyncDisposable {
       plan: (stream) => this.#plan(stream),
       status: () => tierStatus(parts, this.#list()),
       onEvent: (listener) => parts.agent.onEvent(listener),
+      pause: ({ stream, ...end } = {}) => this.#pause(stream, end),
+      resume: async ({ stream } = {}) =>
+        this.#ordered(await resumeTiering(parts.tiering, await this.#named(stream))),
+      limit: async ({ upload, ...end }) => {
+        const rate = upload === null ? null : parseRate(upload)
+        return this.#ordered(await limitUpload(parts.tiering, rate, this.#endMs(end)))
+      },
+      orders: () => tierOrders(parts.tiering),
     }
     this.policies = {
       get source() {
@@ -96,6 +134,7 @@ export class Log implements AsyncDisposable {
         this.#parts.policies.resolve(stream.name, await this.#index.policyOverride(stream.incarnation)),
       setPolicy: (stream, policy) => this.#setPolicy(stream, policy),
       appended: () => parts.agent.wake(100),
+      tiering: new StreamTiering(parts),
     }
   }
 
@@ -228,6 +267,29 @@ export class Log implements AsyncDisposable {
     this.#parts.policies.resolve(stream.name, encoded)
     await this.#index.setPolicyOverride(stream.incarnation, encoded)
     this.#parts.agent.wake(0)
+  }
+
+  async #pause(stream: string | undefined, end: OrderEnd): Promise<TierOrders> {
+    const row = await this.#named(stream)
+    return this.#ordered(await pauseTiering(this.#parts.tiering, row, this.#endMs(end)))
+  }
+
+  #endMs({ for: duration, untilMs }: OrderEnd): number | null {
+    if (duration === undefined) return untilMs ?? null
+    return this.#parts.tiering.ledger.clock.nowMs() + parseDuration(duration)
+  }
+
+  /** The agent is to go by it at once. */
+  #ordered(orders: TierOrders): TierOrders {
+    this.#parts.agent.wake(0)
+    return orders
+  }
+
+  async #named(name: string | undefined): Promise<StreamRow | null> {
+    if (name === undefined) return null
+    const row = await this.#index.streamByName(checkStreamName(name))
+    if (row === null) throw await this.#notFound(name)
+    return row
   }
 
   async #notFound(name: string): Promise<StratalogError> {

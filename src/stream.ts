@@ -1,3 +1,7 @@
+import type { EvictStep } from '../tiering/evict-range.js'
+import type { PutHold } from '../tiering/hold-changes.js'
+import type { StandingHold } from '../tiering/holds.js'
+import type { RecallProgress } from '../tiering/recall.js'
 import {
   type AppendAllOptions,
   type AppendBatchOptions,
@@ -13,6 +17,7 @@ import {
 } from './append/append-session.js'
 import type { StreamWriter } from './append/stream-writer.js'
 import type { WriterHub } from './append/writer-hub.js'
+import { present } from './model/assert.js'
 import type { Codec } from './model/codec.js'
 import { Dlsn } from './model/dlsn.js'
 import { StratalogError } from './model/errors.js'
@@ -22,6 +27,15 @@ import type { Ack, Gap, LogRecord } from './model/record.js'
 import { isClosed, type SegmentRow, type StreamRow, type TxidMode } from './model/segment.js'
 import type { SegmentTotals } from './ports/segment-index.js'
 import { type ReadContext, type ReadCounts, type ReadRange, readBatches } from './read/reader.js'
+import type {
+  EvictReport,
+  HoldOptions,
+  RangeOptions,
+  RecallOptions,
+  StreamTiering,
+  TrimOptions,
+  TrimReport,
+} from './stream-tiering.js'
 
 export interface ReadOptions extends ReadRange {
   /** `throw` (default): a gap rejects with code `gap`. `yield`: gaps come as elements. */
@@ -67,6 +81,8 @@ export interface StreamServices {
   setPolicy(stream: StreamRow, policy: PolicyInput | null): Promise<void>
   /** Something was appended to a stream that was idle. */
   appended(): void
+  /** Holds, trims, recalls and evictions by hand; absent where there is no tiering. */
+  readonly tiering?: StreamTiering
 }
 
 /**
@@ -255,7 +271,10 @@ export class Stream<T = Uint8Array | string> {
       index.oldestSegment(row.incarnation),
       index.totals(row.incarnation),
     ])
-    const first = oldest === null ? null : new Dlsn(oldest.segment, 0n, 0n)
+    const begins = oldest === null ? null : new Dlsn(oldest.segment, 0n, 0n)
+    const { trimmedBelow } = row
+    const cut = begins !== null && trimmedBelow !== null && begins.compare(trimmedBelow) < 0
+    const first = cut ? trimmedBelow : begins
     const writer = this.#services.hub.ready(row.incarnation)
     return {
       name: row.name,
@@ -298,6 +317,92 @@ export class Stream<T = Uint8Array | string> {
     const row = await this.#existing()
     const newest = await this.#services.read.index.newestSegment(row.incarnation)
     if (newest !== null && !isClosed(newest.state)) await this.#services.hub.seal(row, newest.segment)
+  }
+
+  /**
+   * Puts a legal hold: while it stands nothing it binds is trimmed, dropped, collected or deleted, whatever policies
+   * say. Resolves once that is sure; `trimmedBelow` says what had ended before. Holds may overlap.
+   *
+   * @example
+   * ```ts
+   * import { openLog } from 'stratalog'
+   * const log = await openLog('./data')
+   * await log.stream('audit').hold({ id: 'case-4711', from: { time: '2026-01-01' }, reason: 'court order' })
+   * ```
+   */
+  async hold(options: HoldOptions): Promise<PutHold> {
+    return this.#tiering().hold(await this.#existing(), options)
+  }
+
+  /** Ends a hold; returns what still stands. `not_found`, and `refused` for one of the policy or a pin. */
+  async release(id: string): Promise<StandingHold[]> {
+    return this.#tiering().release(await this.#existing(), id)
+  }
+
+  /** Every hold that stands, with who put it: by hand, a policy, or what only the archive knows of. */
+  async holds(): Promise<StandingHold[]> {
+    return this.#tiering().holds(await this.#existing())
+  }
+
+  /**
+   * Ends the old end of history in both tiers: readers begin at `below`, and whole segments under it are deleted. What
+   * a hold binds stays, and all that lies behind it: `held` says so.
+   *
+   * @example
+   * ```ts
+   * import { openLog } from 'stratalog'
+   * const log = await openLog('./data')
+   * const what = await log.stream('clicks').trim({ before: { time: '2026-01-01' }, dryRun: true })
+   * console.log(what.segments, what.held?.hold.id)
+   * ```
+   */
+  async trim(options: TrimOptions): Promise<TrimReport> {
+    return this.#tiering().trim(await this.#existing(), options)
+  }
+
+  /**
+   * Brings the cold segments of a range back into the hot tier for a time; resolves with what was done. Aborted, or
+   * after a crash, running it again goes on. They are freed when the time is over, or by `evict`.
+   *
+   * @example
+   * ```ts
+   * import { openLog } from 'stratalog'
+   * const log = await openLog('./data')
+   * await log.stream('audit').recall({ from: { time: '2026-01-01' }, until: { time: '2026-02-01' } }, { for: '7d' })
+   * ```
+   */
+  async recall(range: RangeOptions, options: RecallOptions): Promise<RecallProgress | null> {
+    let last: RecallProgress | null = null
+    for await (const progress of this.#tiering().recall(await this.#existing(), range, options)) {
+      last = progress
+      options.onProgress?.(progress)
+    }
+    return last
+  }
+
+  /**
+   * Frees the hot copies of a range at once. What is not in the archive yet is sealed, copied and read back first;
+   * nothing is freed that is not verified there.
+   */
+  async evict(
+    range: RangeOptions = {},
+    options: { readonly signal?: AbortSignal; readonly onStep?: (step: EvictStep) => void } = {},
+  ): Promise<EvictReport> {
+    const report = { sealed: 0, copied: 0, evicted: 0, freedBytes: 0 }
+    for await (const step of this.#tiering().evict(await this.#existing(), range, options.signal)) {
+      if (step.kind === 'seal') report.sealed += 1
+      else if (step.kind === 'copy') report.copied += 1
+      else {
+        report.evicted += 1
+        report.freedBytes += step.bytes
+      }
+      options.onStep?.(step)
+    }
+    return report
+  }
+
+  #tiering(): StreamTiering {
+    return present(this.#services.tiering, 'tiering of the log')
   }
 
   /** The newest segment; one whose writer is gone is recovered first: before that nobody knows where it ends. */

@@ -11,6 +11,7 @@ import { type Droppable, dropSegment } from './drop.js'
 import { EventRing } from './events.js'
 import { evictSegment, settleDebts } from './evict.js'
 import { listSegmentsUpTo } from './list-segments.js'
+import { isPaused, nextOrderEndMs, tierOrders } from './orders.js'
 import { Outage, type OutageReport } from './outage.js'
 import { PassLoop } from './pass-loop.js'
 import { add, emptyReport, grouped, type PassReport, type Step } from './pass-report.js'
@@ -286,12 +287,14 @@ export class TieringAgent {
     const { actions, policy } = await this.#planFor(stream, OLDEST_FIRST)
     if (kind === 'moves') this.#scheduleWindow(stream, policy)
     const mine = actions.filter((action) => (action.kind === 'seal') === (kind === 'seals'))
-    const due = dueActions(mine, this.#context.ledger.clock.nowMs())
+    const orders = await tierOrders(this.#context)
+    const paused = kind === 'moves' && isPaused(orders, stream.incarnation)
+    const due = paused ? [] : dueActions(mine, this.#context.ledger.clock.nowMs())
     const dueNow = new Set(due)
     // What needs the archive waits for a probe to be answered, and holds up nothing else.
     const now = due.filter(({ kind: step }) => step === 'seal' || this.#outage.archiveAnswers)
     report.waiting += mine.length - now.length
-    const next = nextDueMs(mine.filter((action) => !dueNow.has(action)))
+    const next = paused ? nextOrderEndMs(orders) : nextDueMs(mine.filter((action) => !dueNow.has(action)))
     if (next !== null && (report.nextDueMs === null || next < report.nextDueMs)) report.nextDueMs = next
     if (now.length === 0) return
     const lease = await this.#lease(`${kind === 'seals' ? 'sealing' : 'tiering'}/${stream.incarnation}`)

@@ -1,9 +1,18 @@
+import { trimmedBelow } from '../archive/control-objects.js'
+import { standingHolds } from '../archive/decisions.js'
 import { deleteLedger } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import { isClosed, type SegmentRow } from '../src/model/segment.js'
+import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext } from './context.js'
+import { ControlsCache } from './controls-cache.js'
+import { settleHolds } from './hold-changes.js'
+
+import { bindsRow, heldError, knownHolds, withArchived } from './holds.js'
+import { isPaused, tierOrders } from './orders.js'
+import { isBeingRecalled } from './recall-lease.js'
 
 /** Rows that owe a deletion and are looked at in one pass. */
 const OWING_MAX = 10_000
@@ -33,6 +42,7 @@ export async function evictSegment(
       object: null,
       archivedMs: null,
       contentDigest: null,
+      recalledUntilMs: null,
     })
     throw new StratalogError(
       'object_not_found',
@@ -47,6 +57,7 @@ export async function evictSegment(
   const cold = await context.index.updateSegment(row, {
     state: 'cold',
     evictedMs: context.ledger.clock.nowMs(),
+    recalledUntilMs: null,
   })
   return releaseLedger(context, cold)
 }
@@ -59,20 +70,54 @@ export async function releaseLedger(context: TieringContext, row: SegmentRow): P
   )
   if (row.ledgerId === null) return row
   await deleteLedger(context.ledger, row.ledgerId)
-  return context.index.updateSegment(row, { ledgerId: null })
+  return context.index.updateSegment(row, { ledgerId: null, recalledUntilMs: null })
 }
 
-/** Deletes the object a `trimmed` row still names, then forgets it. */
+/**
+ * Deletes the object a `trimmed` row still names, then forgets it. Owner, trims, holds and pins are read again before
+ * it; `refused` where they forbid it, and unreadable ones forbid it too (invariant 8).
+ */
 export async function releaseObject(
   context: TieringContext,
   row: SegmentRow,
   signal: AbortSignal,
+  controls: ControlsCache = new ControlsCache(context),
 ): Promise<SegmentRow> {
   assert(row.state === 'trimmed', `segment ${row.segment} is ${row.state} and needs its object`)
   if (row.object === null || context.archive === null) return row
   const archive = await context.archive()
+  await checkDoomed(context, archive, row, signal, controls)
   await archive.delete(row.object.key, signal)
   return context.index.updateSegment(row, { object: null })
+}
+
+async function checkDoomed(
+  context: TieringContext,
+  archive: ArchiveStore,
+  row: SegmentRow,
+  signal: AbortSignal,
+  cache: ControlsCache,
+): Promise<void> {
+  const stream = present(await context.index.stream(row.incarnation), 'stream of a segment')
+  const what = `segment ${row.segment}`
+  if (!(await cache.owned(archive)))
+    throw new StratalogError(
+      'refused',
+      `the archive at ${archive.location} is not this log's any more: the object of ${what} of ${stream.name} stays`,
+      { expected: context.logId },
+    )
+  const controls = await cache.fresh(archive, row.incarnation, signal)
+  const below = trimmedBelow(controls)
+  if (below === null || below.segment <= row.segment)
+    throw new StratalogError(
+      'refused',
+      `no marker in ${archive.location} says that ${what} of ${stream.name} was trimmed: its object stays; see whether that is the archive it belongs to`,
+      { found: below?.toString() ?? null },
+    )
+  const kept = await context.index.holds(row.incarnation)
+  const holds = withArchived(await knownHolds(context, stream), kept, standingHolds(controls))
+  const hold = holds.find((one) => bindsRow(stream, row, one))
+  if (hold !== undefined) throw heldError(stream.name, what, hold)
 }
 
 /** Finishes what a crash or an outage left: rows that still owe a deletion. Returns how many are left. */
@@ -81,15 +126,20 @@ export async function settleDebts(
   signal: AbortSignal,
   answered: () => void = () => {},
 ): Promise<number> {
+  await settleHolds(context, signal)
+  answered()
   const rows = await context.index.segmentsOwing(OWING_MAX)
+  const orders = await tierOrders(context)
+  const controls = new ControlsCache(context)
   let left = 0
   for (const row of rows) {
     signal.throwIfAborted()
+    if (isPaused(orders, row.incarnation) || (await isBeingRecalled(context, row))) continue
     try {
       const released = await releaseLedger(context, row)
       answered()
       if (released.state === 'trimmed')
-        await forgetTrimmed(context, await releaseObject(context, released, signal))
+        await forgetTrimmed(context, await releaseObject(context, released, signal, controls))
     } catch (error) {
       if (!isStratalogError(error)) throw error
       left += 1

@@ -2,7 +2,7 @@ import { binds, type Hold } from '../archive/decisions.js'
 import { assert } from '../src/model/assert.js'
 import { type PolicyField, type PolicyHold, type ResolvedPolicy, rollDue } from '../src/model/policy.js'
 import { isClosed, isHot, type SegmentRow, type TxidMode } from '../src/model/segment.js'
-import { formatBytes } from '../src/model/units.js'
+import { formatBytes, formatTime } from '../src/model/units.js'
 import { ageReason, sealReason, timeText } from './plan-reasons.js'
 import { windowAt } from './window.js'
 
@@ -202,6 +202,15 @@ function planEvict(
   const sealedMs = row.sealedMs ?? seal?.dueMs ?? null
   if (archivedMs === null || sealedMs === null) return null
 
+  const recalled = row.recalledUntilMs
+  // What was cold before goes when the time is over that it was recalled for, whatever the limits say.
+  if (recalled !== null && row.evictedMs !== null && verifiedMs !== null)
+    return {
+      dueMs: recalled,
+      field: 'hot.for',
+      reason: `recalled until ${formatTime(recalled)}`,
+      blockedBy: null,
+    }
   const reasons: Moment[] = []
   const limit = overLimit.get(row.segment)
   if (limit !== undefined) reasons.push({ dueMs: archivedMs, field: 'hot.max', reason: limit })
@@ -218,8 +227,8 @@ function planEvict(
   const lag = `${ageReason('verified', input.nowMs - archivedMs, 'evict.lag', evict.lagMs)}, ${first.reason}`
   const moment: Moment =
     lagMs > first.dueMs && evict.lagMs > 0 && first.field !== 'hot.max'
-      ? { dueMs: lagMs, field: 'evict.lag', reason: lag }
-      : { ...first, dueMs: Math.max(lagMs, first.dueMs) }
+      ? { dueMs: Math.max(lagMs, recalled ?? 0), field: 'evict.lag', reason: lag }
+      : { ...first, dueMs: Math.max(lagMs, first.dueMs, recalled ?? 0) }
   return verifiedMs === null ? blocked(input, moment, 'verify') : { ...moment, blockedBy: null }
 }
 
@@ -233,7 +242,8 @@ function evictedByLimit(input: PlanInput): ReadonlyMap<bigint, string> {
   const found = new Map<bigint, string>()
   const { maxBytes } = input.policy.policy.hot
   if (maxBytes === null) return found
-  const hot = input.segments.filter(isHot)
+  // What was asked for by hand neither counts nor goes before its time.
+  const hot = input.segments.filter((row) => isHot(row) && (row.recalledUntilMs ?? 0) <= input.nowMs)
   const closed = hot.filter((row) => isClosed(row.state))
   const openBytes = hot.length > closed.length ? (input.open?.lengthBytes ?? 0) : 0
   const hotBytes = closed.reduce((sum, row) => sum + row.lengthBytes, openBytes)

@@ -373,6 +373,7 @@ function restoredRow(
     object: null,
     archivedMs: null,
     evictedMs: null,
+    recalledUntilMs: null,
     version: 0,
   }
 }

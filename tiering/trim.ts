@@ -1,4 +1,4 @@
-import { listControlKeys, putControl } from '../archive/control-objects.js'
+import { ownerOf, putControl, readControls, trimmedBelow } from '../archive/control-objects.js'
 import { assert, present } from '../src/model/assert.js'
 import { Dlsn } from '../src/model/dlsn.js'
 import { StratalogError } from '../src/model/errors.js'
@@ -7,7 +7,24 @@ import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
 import { nextNumber } from './announce.js'
 import type { TieringContext } from './context.js'
+import { ControlsCache } from './controls-cache.js'
 import { forgetTrimmed, releaseLedger, releaseObject } from './evict.js'
+import { allHolds, decidedAlone, firstHeld, type StandingHold } from './holds.js'
+
+/** Segments ended with one marker; a longer end takes several. */
+const ROWS_AT_ONCE = 1_000
+
+/** What a trim comes to: what goes, and what keeps the rest. */
+export interface WeighedTrim {
+  /** Where history begins after it; null: nothing changes. */
+  readonly below: Dlsn | null
+  /** Whole segments below, oldest first. */
+  readonly rows: readonly SegmentRow[]
+  /** What stops it short of what was asked; null: nothing does. */
+  readonly held: { readonly segment: bigint; readonly hold: StandingHold } | null
+  /** There is more to be trimmed than fits one marker. */
+  readonly more: boolean
+}
 
 /**
  * Ends the old end of a stream, up to and with segment `through`, in both tiers; returns how many segments that were.
@@ -23,70 +40,184 @@ export async function trimThrough(
   signal: AbortSignal,
   answered: () => void,
 ): Promise<number> {
-  const rows = await trimmable(context, stream, through)
-  if (context.archive === null && rows.some((row) => row.object !== null)) {
+  const below = new Dlsn(through + 1n, 0n, 0n)
+  const { rows } = await trimBelow(context, lease, stream, below, { signal, answered })
+  return rows.length
+}
+
+/** How a trim is watched and ended. */
+export interface TrimOptions {
+  readonly signal: AbortSignal
+  /** Called whenever stores or archive have answered. */
+  readonly answered?: () => void
+}
+
+/**
+ * The same below any DLSN, as far as holds let it: a segment in the middle of which it lies stays until all of it is
+ * below, and readers begin at the DLSN. At most 1,000 segments; `more` says that it is to be called again.
+ */
+export async function trimBelow(
+  context: TieringContext,
+  lease: Lease,
+  stream: StreamRow,
+  asked: Dlsn,
+  { signal, answered = () => {} }: TrimOptions,
+): Promise<WeighedTrim> {
+  const decided = await decidedAlone(
+    context,
+    stream,
+    () => decideTrim(context, lease, stream, asked, signal, answered),
+    signal,
+  )
+  const controls = new ControlsCache(context)
+  for (const row of decided.rows) {
+    signal.throwIfAborted()
+    const trimmed = await context.index.updateSegment(row, { state: 'trimmed' })
+    const released = await releaseLedger(context, trimmed)
+    await forgetTrimmed(context, await releaseObject(context, released, signal, controls))
+    answered()
+  }
+  return decided
+}
+
+/** What a trim below `asked` would do now. Changes nothing. */
+export async function weighTrim(
+  context: TieringContext,
+  stream: StreamRow,
+  asked: Dlsn,
+  holds: readonly StandingHold[],
+): Promise<WeighedTrim> {
+  const { rows, cut, more } = await rowsBelow(context, stream, asked)
+  const held = firstHeld(stream, cut === null ? rows : [...rows, cut], holds)
+  const free = held === null ? rows : rows.filter((row) => row.segment < held.row.segment)
+  const last = free.at(-1)
+  const whole = last === undefined ? null : new Dlsn(last.segment + 1n, 0n, 0n)
+  // Beyond a hold, and beyond what one marker ends, history goes on where the last whole segment ended.
+  const wanted = held === null && !more ? asked : whole
+  const moves = wanted !== null && (stream.trimmedBelow === null || stream.trimmedBelow.compare(wanted) < 0)
+  return {
+    below: moves || free.length > 0 ? wanted : null,
+    rows: free,
+    held: held === null ? null : { segment: held.row.segment, hold: held.hold },
+    more: more && held === null,
+  }
+}
+
+/** Closed segments wholly below, and the one that `asked` cuts through. */
+async function rowsBelow(
+  context: TieringContext,
+  stream: StreamRow,
+  asked: Dlsn,
+): Promise<{ rows: SegmentRow[]; cut: SegmentRow | null; more: boolean }> {
+  const oldest = await context.index.oldestSegment(stream.incarnation)
+  const rows: SegmentRow[] = []
+  if (oldest === null) return { rows, cut: null, more: false }
+  const page = await context.index.listSegments(stream.incarnation, oldest.segment, ROWS_AT_ONCE + 1)
+  for (const row of page) {
+    if (row.segment > asked.segment || new Dlsn(row.segment, 0n, 0n).compare(asked) >= 0) break
+    if (row.segment === asked.segment && !endsBelow(row, asked)) return { rows, cut: row, more: false }
+    assert(isClosed(row.state), `segment ${row.segment} is ${row.state} and can't be trimmed`)
+    if (row.state === 'trimmed') continue
+    if (rows.length === ROWS_AT_ONCE) return { rows, cut: null, more: true }
+    rows.push(row)
+  }
+  return { rows, cut: null, more: false }
+}
+
+/** Whether a segment holds no record at or above a position in it. */
+export function endsBelow(row: SegmentRow, asked: Dlsn): boolean {
+  if (!isClosed(row.state)) return false
+  return asked.compare(new Dlsn(row.segment, row.lastEntryId, row.lastSlot)) > 0
+}
+
+/** The marker and the index, while no hold can come between. */
+async function decideTrim(
+  context: TieringContext,
+  lease: Lease,
+  stream: StreamRow,
+  asked: Dlsn,
+  signal: AbortSignal,
+  answered: () => void,
+): Promise<WeighedTrim> {
+  const holds = await allHolds(context, stream, signal)
+  const weighed = await weighTrim(context, stream, asked, holds)
+  if (context.archive === null && weighed.rows.some((row) => row.object !== null)) {
     throw new StratalogError(
       'archive_missing',
       `${stream.name} has history in an archive and none is configured: nothing is trimmed without its marker there; name the archive again`,
     )
   }
-  const below = new Dlsn(through + 1n, 0n, 0n)
-  if (context.archive !== null) await markTrimmed(context, await context.archive(), stream, below)
+  if (context.archive !== null && weighed.held !== null)
+    await withdrawMarkers(context, await context.archive(), stream, weighed, signal)
+  if (weighed.below === null) return weighed
+  if (context.archive !== null)
+    await markTrimmed(context, await context.archive(), stream, weighed.below, asked, signal)
   answered()
   lease.lost.throwIfAborted()
   // Read again: an unreadable or changed row means that nothing is deleted.
   const fresh = present(await context.index.stream(stream.incarnation), 'stream')
   // Forward only, as in the archive: a crash may have left rows below a mark that already lies further on.
-  if (fresh.trimmedBelow === null || fresh.trimmedBelow.compare(below) < 0) {
-    await context.index.updateStream(stream.incarnation, fresh.version, { trimmedBelow: below })
+  if (fresh.trimmedBelow === null || fresh.trimmedBelow.compare(weighed.below) < 0) {
+    await context.index.updateStream(stream.incarnation, fresh.version, { trimmedBelow: weighed.below })
   }
-  for (const row of rows) {
-    signal.throwIfAborted()
-    const trimmed = await context.index.updateSegment(row, { state: 'trimmed' })
-    const released = await releaseObject(context, await releaseLedger(context, trimmed), signal)
-    await forgetTrimmed(context, released)
-    answered()
-  }
-  return rows.length
+  return weighed
 }
 
-async function trimmable(context: TieringContext, stream: StreamRow, through: bigint): Promise<SegmentRow[]> {
-  const rows: SegmentRow[] = []
-  for (
-    let row = await context.index.oldestSegment(stream.incarnation);
-    row !== null && row.segment <= through;
-  ) {
-    assert(isClosed(row.state), `segment ${row.segment} is ${row.state} and can't be trimmed`)
-    rows.push(row)
-    row = await context.index.segment(stream.incarnation, row.segment + 1n)
-  }
-  return rows.filter((row) => row.state !== 'trimmed')
-}
-
+/**
+ * Puts the marker, then reads the holds again: one that another process put in the archive meanwhile may have been put
+ * in the belief that it came first. Whoever puts one there reads the trims after it, so of the two at least one sees
+ * the other: here the marker is withdrawn, before anything went by it (decision 0020).
+ */
 async function markTrimmed(
   context: TieringContext,
   archive: ArchiveStore,
   stream: StreamRow,
   below: Dlsn,
+  asked: Dlsn,
+  signal: AbortSignal,
 ): Promise<void> {
-  const controls = await listControlKeys(archive, stream.incarnation)
-  // This version writes no holds; one that another version wrote binds all the same (DESIGN: holds bind trims).
-  const held = controls.find(({ kind }) => kind === 'hold' || kind === 'pin')
-  if (held !== undefined) {
-    throw new StratalogError(
-      'refused',
-      `${stream.name} has a ${held.kind} in ${archive.location} that this version can't weigh: nothing is trimmed, use the version that made it`,
-      {
-        found: held.kind,
-      },
+  const before = await readControls(archive, stream.incarnation, undefined, signal)
+  const there = trimmedBelow(before)
+  if (there === null || there.compare(below) < 0) {
+    const body = { below: below.toString() }
+    await putControl(archive, stream.incarnation, nextNumber(before), 'trim', body, context.random)
+  }
+  const again = await weighTrim(context, stream, asked, await allHolds(context, stream, signal))
+  if (again.below !== null && again.below.compare(below) >= 0) return
+  await withdrawMarkers(context, archive, stream, again, signal)
+  throw new StratalogError(
+    'conflict',
+    `${again.held?.hold.id ?? 'a hold'} was put on ${stream.name} while it was being trimmed: nothing was, try again`,
+    { retryable: true, found: again.held?.hold.id },
+  )
+}
+
+/**
+ * Takes back markers that reach into what is held and that nothing went by: the index never had them. Left over from a
+ * crash between marker and index, or of a moment ago; only the owner of the archive writes markers, under this lease.
+ */
+async function withdrawMarkers(
+  context: TieringContext,
+  archive: ArchiveStore,
+  stream: StreamRow,
+  { held }: WeighedTrim,
+  signal: AbortSignal,
+): Promise<void> {
+  if (held === null) return
+  const row = present(await context.index.stream(stream.incarnation), 'stream')
+  const reaches = (below: Dlsn) =>
+    below.compare(new Dlsn(held.segment, 0n, 0n)) > 0 &&
+    (row.trimmedBelow === null || below.compare(row.trimmedBelow) > 0)
+  const controls = await readControls(archive, stream.incarnation, undefined, signal)
+  for (const control of controls.filter(({ kind }) => kind === 'trim')) {
+    const below = trimmedBelow([control])
+    if (below === null || !reaches(below)) continue
+    const owner = await ownerOf(archive)
+    if (owner?.logId !== context.logId) return
+    await archive.delete(control.key, signal)
+    context.ledger.logger.warn(
+      { stream: stream.name, below: below.toString(), hold: held.hold.id },
+      'a trim that was not carried out was taken back: what it would have ended is held',
     )
   }
-  await putControl(
-    archive,
-    stream.incarnation,
-    nextNumber(controls),
-    'trim',
-    { below: below.toString() },
-    context.random,
-  )
 }

@@ -1,5 +1,6 @@
 import { Dlsn } from '../model/dlsn.js'
 import type { StratalogError } from '../model/errors.js'
+import type { HoldEdge, StreamHold } from '../model/hold.js'
 import type { GapReason, Incarnation, StreamRow } from '../model/segment.js'
 import { corrupt, unsupportedVersion } from './bytes.js'
 
@@ -8,7 +9,7 @@ import { corrupt, unsupportedVersion } from './bytes.js'
  * that can be made again. docs/formats/control-frames.md describes every field.
  *
  *   id     decision/<sequence, 16 hexadecimal digits>/<random, 16 hexadecimal digits>
- *   kind   stream | finish | trim | gap | policy | fact | ids | mark
+ *   kind   stream | finish | trim | gap | hold | release | recall | policy | fact | ids | mark
  *   body   JSON: version (1), sequence, then the kind's own fields; 64-bit numbers are decimal strings
  *
  * Frames of 0.1.0 (kinds stream-created and policy) have neither version nor sequence and count as older than all.
@@ -24,6 +25,15 @@ export type Decision =
   | { readonly kind: 'finish'; readonly incarnation: Incarnation; readonly finishedMs: number }
   | ({ readonly kind: 'trim'; readonly incarnation: Incarnation } & DecidedTrim)
   | ({ readonly kind: 'gap'; readonly incarnation: Incarnation } & DecidedGap)
+  | { readonly kind: 'hold'; readonly incarnation: Incarnation; readonly hold: StreamHold }
+  /** The hold of that id ended. */
+  | {
+      readonly kind: 'release'
+      readonly incarnation: Incarnation
+      readonly id: string
+      readonly atMs: number
+    }
+  | ({ readonly kind: 'recall'; readonly incarnation: Incarnation } & DecidedRecall)
   | { readonly kind: 'policy'; readonly incarnation: Incarnation; readonly policy: string | null }
   /** A fact of the log that its safety hangs on. */
   | { readonly kind: 'fact'; readonly name: string; readonly value: string }
@@ -48,6 +58,13 @@ export interface DecidedGap {
   readonly reason: GapReason
   /** What the last of them left to go on from; absent where nobody knew. */
   readonly tail?: { readonly nextSequenceId: bigint; readonly lastTxid: bigint }
+}
+
+/** Segments that are to stay hot until then, both ends included. */
+export interface DecidedRecall {
+  readonly first: bigint
+  readonly last: bigint
+  readonly untilMs: number
 }
 
 /** A decision in its place: higher sequences are newer; the id breaks ties, so that every reader orders them alike. */
@@ -116,6 +133,35 @@ function decodeKind(frame: DecisionFrame, fields: Fields): Decision {
       const tail = fields.innerOrNull('tail')
       return tail === null ? gap : { ...gap, tail: decodeTail(tail) }
     }
+    case 'hold': {
+      const hold = fields.inner('hold')
+      return {
+        kind: 'hold',
+        incarnation: fields.text('incarnation'),
+        hold: {
+          id: hold.text('id'),
+          from: hold.edgeOrNull('from'),
+          until: hold.edgeOrNull('until'),
+          reason: hold.textOrNull('reason'),
+          atMs: hold.number('atMs'),
+        },
+      }
+    }
+    case 'release':
+      return {
+        kind: 'release',
+        incarnation: fields.text('incarnation'),
+        id: fields.text('id'),
+        atMs: fields.number('atMs'),
+      }
+    case 'recall':
+      return {
+        kind: 'recall',
+        incarnation: fields.text('incarnation'),
+        first: fields.integer('first'),
+        last: fields.integer('last'),
+        untilMs: fields.number('untilMs'),
+      }
     case 'policy':
       return {
         kind: 'policy',
@@ -219,6 +265,15 @@ class Fields {
     } catch (cause) {
       throw this.damaged(name, cause)
     }
+  }
+
+  /** One of dlsn, txid and timeMs. */
+  edgeOrNull(name: string): HoldEdge | null {
+    const edge = this.innerOrNull(name)
+    if (edge === null) return null
+    if (edge.textOrNull('dlsn') !== null) return { dlsn: edge.dlsn('dlsn') }
+    if (edge.textOrNull('txid') !== null) return { txid: edge.integer('txid') }
+    return { timeMs: edge.number('timeMs') }
   }
 
   inner(name: string): Fields {

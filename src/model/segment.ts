@@ -17,8 +17,8 @@ export const SEGMENT_TRANSITIONS: Readonly<Record<SegmentState, readonly Segment
   sealed: ['archived', 'trimmed', 'gap'],
   // hot copy released · its object is gone and it is copied anew · history ended
   archived: ['cold', 'sealed', 'trimmed', 'gap'],
-  // history ended · the object is gone
-  cold: ['trimmed', 'gap'],
+  // recalled for a time · history ended · the object is gone
+  cold: ['archived', 'trimmed', 'gap'],
   trimmed: [],
   gap: ['trimmed'],
 }
@@ -100,6 +100,11 @@ export interface SegmentRow {
   readonly evictedMs: number | null
   /** Why it is a gap; absent for what is none, and for gaps of which nobody noted it: those count as `corrupt`. */
   readonly gapReason?: GapReason
+  /**
+   * Until when the hot copy stays because it was asked for (`recall`); null: policy alone decides. A `cold` row with
+   * a ledger and this time is being recalled: its ledger is not whole yet.
+   */
+  readonly recalledUntilMs: number | null
   /** Counts changes of this row. */
   readonly version: number
 }
@@ -117,6 +122,7 @@ export const NOT_CLOSED: Pick<
   | 'object'
   | 'archivedMs'
   | 'evictedMs'
+  | 'recalledUntilMs'
   | 'version'
 > = {
   lastTxid: -1n,
@@ -129,6 +135,7 @@ export const NOT_CLOSED: Pick<
   object: null,
   archivedMs: null,
   evictedMs: null,
+  recalledUntilMs: null,
   version: 0,
 }
 
@@ -154,6 +161,7 @@ export function checkSegmentRow(row: SegmentRow): void {
     )
     assert(row.contentDigest !== null, `${where} is ${row.state} without a digest`)
   }
+  if (row.state === 'archived') assert(row.ledgerId !== null, `${where} is archived without a hot copy`)
 }
 
 /** Whether readers may use the hot copy. */

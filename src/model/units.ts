@@ -35,6 +35,11 @@ export function parseBytes(value: string | number): number {
   return bytes
 }
 
+/** Reads `20 MiB/s`, `20MiB` or a plain number of bytes a second. Throws `invalid_argument`. */
+export function parseRate(value: string | number): number {
+  return parseBytes(typeof value === 'number' ? value : value.trim().replace(/\s*\/\s*s$/, ''))
+}
+
 /** Reads `90s`, `1h`, `7 years` or a plain number of milliseconds. Throws `invalid_argument`. */
 export function parseDuration(value: string | number): number {
   const hint = 'write a number and ms, s, m, h, d, w or y, as 90s or 7 years'

@@ -1,8 +1,10 @@
 import { BlockCache } from '../../archive/block-cache.js'
 import { TieringAgent } from '../../tiering/agent.js'
+import type { TieringContext } from '../../tiering/context.js'
 import { SegmentRecoverer } from '../../tiering/recoverer.js'
 import { readStoreFacts, type StoreFactsKeeper } from '../../tiering/store-facts.js'
 import { Upkeep } from '../../tiering/upkeep.js'
+import { withUploadLimit } from '../../tiering/upload-limit.js'
 import type { SegmentContext } from '../append/segment-writer.js'
 import { WriterHub } from '../append/writer-hub.js'
 import type { ResolvedConfig } from '../config/resolve.js'
@@ -88,16 +90,17 @@ export async function assemble(opening: Opening): Promise<Log> {
   const open = archive?.open ?? null
   const { coordination } = metadata
   const { random, clock, logger } = system
-  const agent: TieringAgent = new TieringAgent({
+  const tiering: TieringContext = {
     logId,
     ledger,
     index,
     coordination,
     random,
-    archive: open,
+    archive: open && withUploadLimit(open, { index, ledger }),
     writers: hub,
     policy,
-  })
+  }
+  const agent: TieringAgent = new TieringAgent(tiering)
   const upkeep = new Upkeep({ ledger, index, keeper, archive: open, policy, repairs })
   const admin = new StoreAdmin({
     keeper,
@@ -126,6 +129,7 @@ export async function assemble(opening: Opening): Promise<Log> {
     segments,
     hub,
     agent,
+    tiering,
     upkeep,
     stores: admin,
     random,

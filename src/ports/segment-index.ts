@@ -1,3 +1,4 @@
+import type { KeptHold, StreamHold } from '../model/hold.js'
 import type { Incarnation, SegmentRow, StreamRow, TxidMode } from '../model/segment.js'
 
 /** What a new stream is told. */
@@ -86,6 +87,29 @@ export interface SegmentIndex {
   /** The stream's own policy override as JSON text, null if none. Set: durable. */
   policyOverride(incarnation: Incarnation): Promise<string | null>
   setPolicyOverride(incarnation: Incarnation, policy: string | null): Promise<void>
+
+  /**
+   * Holds on a stream in the order they were put, released ones until they are forgotten. `corrupt` where they can't be
+   * read: then nothing of the stream is deleted (invariant 8).
+   */
+  holds(incarnation: Incarnation): Promise<readonly KeptHold[]>
+  /** Puts a hold in place of one with its id. Durable. */
+  putHold(incarnation: Incarnation, hold: StreamHold): Promise<void>
+  /** Marks a hold as released. Durable, idempotent; nothing where there is no such hold. */
+  releaseHold(incarnation: Incarnation, id: string, releasedMs: number): Promise<void>
+  /** Streams whose holds changed since `holdsTold`: the archive may not know of it yet. */
+  streamsOwingHolds(): Promise<readonly Incarnation[]>
+  /** The archive knows all there is: released holds are forgotten. */
+  holdsTold(incarnation: Incarnation): Promise<void>
+
+  /**
+   * Notes that segments are to stay hot until then, where an index made again finds it; the rows say it by themselves.
+   * Both ends included.
+   */
+  recordRecall(
+    incarnation: Incarnation,
+    range: { readonly first: bigint; readonly last: bigint; readonly untilMs: number },
+  ): Promise<void>
 
   /** A small named fact of the whole log (log id, last scrub …). */
   fact(name: string): Promise<string | null>

@@ -1,5 +1,5 @@
 import { ARCHIVE_OWNER_FACT } from '../../archive/control-objects.js'
-import type { DecidedGap, Decision } from '../format/control-frame.js'
+import { byAge, type DecidedGap, type Decision, type RecordedDecision } from '../format/control-frame.js'
 import type { LedgerContext } from '../ledger/context.js'
 import { isStratalogError } from '../model/errors.js'
 import type { Incarnation, StreamRow } from '../model/segment.js'
@@ -58,7 +58,8 @@ export async function lastSequence(
  */
 export async function catchUp(index: SegmentIndex, found: FoundDecisions, logger: Logger): Promise<void> {
   const known = await knownSequence(index)
-  const newer = foldDecisions(found.recorded.filter(({ sequence }) => sequence > known))
+  const newerDecisions = found.recorded.filter(({ sequence }) => sequence > known)
+  const newer = foldDecisions(newerDecisions)
   if (newer.sequence <= known) return
   for (const stream of newer.streams.values()) {
     if ((await index.stream(stream.incarnation)) !== null) continue
@@ -79,8 +80,20 @@ export async function catchUp(index: SegmentIndex, found: FoundDecisions, logger
   for (const [incarnation, policy] of newer.policies)
     if ((await index.stream(incarnation)) !== null) await index.setPolicyOverride(incarnation, policy)
   for (const [incarnation, gaps] of newer.gaps) await catchUpDropped(index, incarnation, gaps)
+  await catchUpHolds(index, newerDecisions)
   for (const [name, value] of newer.facts) await index.setFact(name, value)
   await index.setFact(SEQUENCE_FACT, newer.sequence.toString())
+}
+
+/** One by one in their order: a release may name a hold that the index knows already. */
+async function catchUpHolds(index: SegmentIndex, newer: readonly RecordedDecision[]): Promise<void> {
+  for (const { decision } of [...newer].sort(byAge)) {
+    if (decision.kind !== 'hold' && decision.kind !== 'release') continue
+    const { incarnation } = decision
+    if ((await index.stream(incarnation)) === null) continue
+    if (decision.kind === 'hold') await index.putHold(incarnation, decision.hold)
+    else await index.releaseHold(incarnation, decision.id, decision.atMs)
+  }
 }
 
 /**

@@ -1,6 +1,7 @@
 import {
   byAge,
   type DecidedGap,
+  type DecidedRecall,
   type DecidedStream,
   type DecidedTrim,
   type Decision,
@@ -10,6 +11,7 @@ import {
 } from '../format/control-frame.js'
 import { ask, type LedgerContext } from '../ledger/context.js'
 import { StratalogError } from '../model/errors.js'
+import type { KeptHold } from '../model/hold.js'
 import type { Incarnation } from '../model/segment.js'
 import type { Random } from '../ports/random.js'
 import type { ControlFrame } from '../ports/segment-store.js'
@@ -38,6 +40,10 @@ export interface DecidedState {
   readonly facts: ReadonlyMap<string, string>
   /** Ranges of segments that were given up. */
   readonly gaps: ReadonlyMap<Incarnation, readonly DecidedGap[]>
+  /** Holds in the order they were put; released ones too: the archive may not know yet. */
+  readonly holds: ReadonlyMap<Incarnation, readonly KeptHold[]>
+  /** Ranges that were recalled; of two over one segment the later end counts. */
+  readonly recalls: ReadonlyMap<Incarnation, readonly DecidedRecall[]>
   /** Ledger ids up to this one may have been given out; 0n: nobody wrote that down. */
   readonly idsThrough: bigint
   /** The newest mark; null: there is none. */
@@ -78,6 +84,8 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
   const policies = new Map<Incarnation, string | null>()
   const facts = new Map<string, string>()
   const gaps = new Map<Incarnation, DecidedGap[]>()
+  const holds = new Map<Incarnation, KeptHold[]>()
+  const recalls = new Map<Incarnation, DecidedRecall[]>()
   let idsThrough = 0n
   let mark: DecidedState['mark'] = null
   let newest = 0n
@@ -93,10 +101,41 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
     else if (decision.kind === 'gap') {
       const { incarnation, kind: _, ...gap } = decision
       gaps.set(incarnation, [...(gaps.get(incarnation) ?? []), gap])
-    } else if (decision.kind === 'mark') mark = { sequence, atMs: decision.atMs }
+    } else if (decision.kind === 'recall') {
+      const { incarnation, first, last, untilMs } = decision
+      recalls.set(incarnation, [...(recalls.get(incarnation) ?? []), { first, last, untilMs }])
+    } else if (decision.kind === 'hold' || decision.kind === 'release') foldHold(holds, decision)
+    else if (decision.kind === 'mark') mark = { sequence, atMs: decision.atMs }
     else if (decision.through > idsThrough) idsThrough = decision.through
   }
-  return { streams, finished, trims, policies, facts, gaps, idsThrough, mark, sequence: newest }
+  return {
+    streams,
+    finished,
+    trims,
+    policies,
+    facts,
+    gaps,
+    holds,
+    recalls,
+    idsThrough,
+    mark,
+    sequence: newest,
+  }
+}
+
+/** As the index does: a hold takes the place of one with its id, a release marks it. */
+function foldHold(
+  holds: Map<Incarnation, KeptHold[]>,
+  decision: Extract<Decision, { kind: 'hold' | 'release' }>,
+): void {
+  const kept = holds.get(decision.incarnation) ?? []
+  const changed =
+    decision.kind === 'hold'
+      ? [...kept.filter(({ id }) => id !== decision.hold.id), { ...decision.hold, releasedMs: null }]
+      : kept.map((hold) =>
+          hold.id === decision.id && hold.releasedMs === null ? { ...hold, releasedMs: decision.atMs } : hold,
+        )
+  holds.set(decision.incarnation, changed)
 }
 
 /** Whether a segment was given up. */
@@ -107,6 +146,18 @@ export function isGivenUp(decided: DecidedState, incarnation: Incarnation, segme
 /** The last of these gaps that covers a segment; null: none does. */
 export function gapAt(gaps: readonly DecidedGap[], segment: bigint): DecidedGap | null {
   return gaps.findLast(({ first, last }) => first <= segment && segment <= last) ?? null
+}
+
+/** Until when a segment is to stay hot; null: nobody said so. */
+export function recalledUntil(
+  decided: DecidedState,
+  incarnation: Incarnation,
+  segment: bigint,
+): number | null {
+  const of = (decided.recalls.get(incarnation) ?? []).filter(
+    ({ first, last }) => first <= segment && segment <= last,
+  )
+  return of.length === 0 ? null : Math.max(...of.map(({ untilMs }) => untilMs))
 }
 
 function raiseTrim(

@@ -1,3 +1,4 @@
+import type { ListedSegment } from '../../archive/listing.js'
 import { openSegmentObject } from '../../archive/segment-reader.js'
 import type { DecidedGap } from '../format/control-frame.js'
 import type { LedgerContext } from '../ledger/context.js'
@@ -170,11 +171,15 @@ class StreamRebuild {
 
   async run(): Promise<void> {
     const { index } = this.#options.target
-    const { stream, trim, policy, candidates, objects } = this.#source
+    const { stream, trim, policy, holds, candidates, objects } = this.#source
     const created = await index.createStream(stream)
     if (trim !== null)
       await index.updateStream(created.incarnation, created.version, { trimmedBelow: trim.below })
     if (policy !== null) await index.setPolicyOverride(stream.incarnation, policy)
+    for (const { releasedMs, ...hold } of holds) {
+      await index.putHold(stream.incarnation, hold)
+      if (releasedMs !== null) await index.releaseHold(stream.incarnation, hold.id, releasedMs)
+    }
     for (const of of candidates.values()) for (const { segment } of of) this.#sawEpoch(segment.epoch)
     const first = trim?.below.segment ?? 1n
     let segments = 0
@@ -228,8 +233,9 @@ class StreamRebuild {
         )
         this.#used.add(from.ledger.ledgerId)
         this.#report.hot += 1
-        if (object !== null) this.#report.both += 1
-        return row
+        if (object === null) return row
+        this.#report.both += 1
+        return { ...row, ...(await this.#recalled(row, object)) }
       }
       if (archive === null) return 'the archive is not there'
       const row = await coldRow(archive, planned.chosen, planned.twins, signal)
@@ -242,6 +248,22 @@ class StreamRebuild {
       if (planned.kind === 'hot' && planned.object !== null)
         return this.#row({ ...planned, kind: 'cold', chosen: planned.object, twins: [] }, gap)
       return messageOf(error)
+    }
+  }
+
+  /** A ledger with epoch 0 was written from the object, which tells the epoch it had; a recall may still be asked for. */
+  async #recalled(row: SegmentRow, object: ListedSegment): Promise<Partial<SegmentRow>> {
+    const { archive, signal } = this.#options
+    const recalledUntilMs = this.#source.recalledUntilMs(row.segment)
+    if (row.epoch > 0n || archive === null) return { recalledUntilMs }
+    const { key, sizeBytes, parsed } = object
+    try {
+      const reader = await openSegmentObject(archive, { key, sizeBytes, indexBytes: parsed.indexBytes })
+      return { recalledUntilMs, epoch: (await reader.header(signal)).epoch }
+    } catch (error) {
+      // The hot copy is whole whatever has become of the object, and epochs only have to grow.
+      if (!isStratalogError(error)) throw error
+      return { recalledUntilMs }
     }
   }
 

@@ -1,6 +1,7 @@
-import type { DecidedTrim, Decision } from '../format/control-frame.js'
+import type { DecidedRecall, DecidedTrim, Decision } from '../format/control-frame.js'
 import { present } from '../model/assert.js'
 import type { Dlsn } from '../model/dlsn.js'
+import type { KeptHold, StreamHold } from '../model/hold.js'
 import type { Incarnation, SegmentRow, StreamRow } from '../model/segment.js'
 import { canTransition, isClosed } from '../model/segment.js'
 import type { Clock } from '../ports/clock.js'
@@ -15,7 +16,7 @@ import type {
 import type { DecidedState, DecisionWriter } from './decisions.js'
 
 /** Named facts of the log that its safety hangs on; the others can be found out again. */
-export const RECORDED_FACTS: readonly string[] = ['archive-owner']
+export const RECORDED_FACTS: readonly string[] = ['archive-owner', 'tier-orders']
 /** The fact that is the sequence of the newest decision this index knows of. */
 export const SEQUENCE_FACT = 'decision-sequence'
 /** The fact that is the sequence of the newest mark this index knows of. */
@@ -152,6 +153,24 @@ export class RecordedIndex implements SegmentIndex {
     )
   }
 
+  async putHold(incarnation: Incarnation, hold: StreamHold): Promise<void> {
+    return this.#decided({ kind: 'hold', incarnation, hold }, () => this.#index.putHold(incarnation, hold))
+  }
+
+  async releaseHold(incarnation: Incarnation, id: string, atMs: number): Promise<void> {
+    const standing = (await this.#index.holds(incarnation)).some(
+      (hold) => hold.id === id && hold.releasedMs === null,
+    )
+    if (!standing) return
+    return this.#decided({ kind: 'release', incarnation, id, atMs }, () =>
+      this.#index.releaseHold(incarnation, id, atMs),
+    )
+  }
+
+  async recordRecall(incarnation: Incarnation, range: DecidedRecall): Promise<void> {
+    return this.#decided({ kind: 'recall', incarnation, ...range }, () => Promise.resolve())
+  }
+
   async setFact(name: string, value: string): Promise<void> {
     const set = () => this.#index.setFact(name, value)
     if (!RECORDED_FACTS.includes(name) || (await this.#index.fact(name)) === value) return set()
@@ -254,6 +273,18 @@ export class RecordedIndex implements SegmentIndex {
 
   policyOverride(incarnation: Incarnation): Promise<string | null> {
     return this.#index.policyOverride(incarnation)
+  }
+
+  holds(incarnation: Incarnation): Promise<readonly KeptHold[]> {
+    return this.#index.holds(incarnation)
+  }
+
+  streamsOwingHolds(): Promise<readonly Incarnation[]> {
+    return this.#index.streamsOwingHolds()
+  }
+
+  holdsTold(incarnation: Incarnation): Promise<void> {
+    return this.#index.holdsTold(incarnation)
   }
 
   fact(name: string): Promise<string | null> {

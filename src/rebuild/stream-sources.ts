@@ -3,9 +3,10 @@ import { gapsOf } from '../../archive/decisions.js'
 import { type ChosenSegment, chooseSegments, listIncarnations, listSegments } from '../../archive/listing.js'
 import type { DecidedGap, DecidedStream, DecidedTrim } from '../format/control-frame.js'
 import { StratalogError } from '../model/errors.js'
+import type { KeptHold } from '../model/hold.js'
 import type { Incarnation } from '../model/segment.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
-import { type DecidedState, gapAt } from './decisions.js'
+import { type DecidedState, gapAt, recalledUntil } from './decisions.js'
 import type { FoundLedger } from './found-ledgers.js'
 import { noteLoss, type RebuildReport } from './report.js'
 import { candidatesOf, type SegmentLedger } from './segment-plan.js'
@@ -17,6 +18,9 @@ export interface StreamSource {
   /** When it was ended for ever; null: it was not. */
   readonly finishedMs: number | null
   readonly policy: string | null
+  readonly holds: readonly KeptHold[]
+  /** Until when a segment is to stay hot; null: nobody said so. */
+  readonly recalledUntilMs: (segment: bigint) => number | null
   readonly candidates: ReadonlyMap<bigint, readonly SegmentLedger[]>
   /** The archive's segments from `first` on, ascending. */
   readonly objects: (first: bigint) => AsyncIterable<ChosenSegment>
@@ -96,6 +100,8 @@ async function sourceOf(
     trim: later(decided.trims.get(incarnation) ?? null, trimmedBelow(controls)),
     finishedMs: decided.finished.get(incarnation) ?? null,
     policy: decided.policies.get(incarnation) ?? null,
+    holds: decided.holds.get(incarnation) ?? [],
+    recalledUntilMs: (segment) => recalledUntil(decided, incarnation, segment),
     candidates,
     givenUp: (segment) => gapAt(gaps, segment),
     gaps,

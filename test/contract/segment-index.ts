@@ -440,6 +440,55 @@ function keepTests(index: () => SegmentIndex, reopener: () => OpenedIndex['reope
     await assert.rejects(index().setPolicyOverride(newIncarnation(), '{}'), code('stream_not_found'))
   })
 
+  test('holds are kept in their order; a released one stays until the archive was told', async () => {
+    const { incarnation } = await index().createStream(newStream('a'))
+    const other = await index().createStream(newStream('b'))
+    assert.deepEqual(await index().holds(incarnation), [])
+    assert.deepEqual(await index().streamsOwingHolds(), [])
+    const first = {
+      id: 'é',
+      from: { dlsn: new Dlsn(2n ** 62n, 1n, 2n) },
+      until: { txid: 2n ** 61n },
+      reason: 'x',
+      atMs: 5,
+    }
+    const second = { id: 'b', from: null, until: { timeMs: -7 }, reason: null, atMs: 6 }
+    await index().putHold(incarnation, first)
+    await index().putHold(incarnation, second)
+    const kept = [first, second].map((hold) => ({ ...hold, releasedMs: null as number | null }))
+    assert.deepEqual(await index().holds(incarnation), kept)
+    assert.deepEqual(await index().holds(other.incarnation), [])
+    assert.deepEqual(await index().streamsOwingHolds(), [incarnation])
+    await index().releaseHold(incarnation, 'nobody', 8)
+    await index().releaseHold(incarnation, 'é', 8)
+    await index().releaseHold(incarnation, 'é', 9)
+    assert.deepEqual(await index().holds(incarnation), [{ ...first, releasedMs: 8 }, kept[1]])
+    await index().holdsTold(incarnation)
+    assert.deepEqual(await index().holds(incarnation), [kept[1]])
+    assert.deepEqual(await index().streamsOwingHolds(), [])
+    // One with the same id takes its place, and stands.
+    await index().releaseHold(incarnation, 'b', 10)
+    await index().putHold(incarnation, { ...second, atMs: 11 })
+    assert.deepEqual(await index().holds(incarnation), [{ ...second, atMs: 11, releasedMs: null }])
+    await assert.rejects(index().putHold(newIncarnation(), first), code('stream_not_found'))
+  })
+
+  test('a row says until when it is recalled, and a cold one may become archived again', async () => {
+    const { incarnation } = await writableStream(index(), 'a')
+    const [sealed] = await sealedSegments(index(), incarnation, 1)
+    assert.ok(sealed)
+    const archived = await index().updateSegment(sealed, archiving(1n))
+    let row = await index().updateSegment(archived, { state: 'cold', ledgerId: null, evictedMs: 7 })
+    row = await index().updateSegment(row, { ledgerId: 77n, recalledUntilMs: 2 ** 52 })
+    // Being recalled: not hot yet, and a debt as any cold row with a ledger.
+    assert.equal((await index().totals(incarnation)).hotSegments, 0)
+    assert.deepEqual(await index().segmentsOwing(10), [row])
+    row = await index().updateSegment(row, { state: 'archived' })
+    assert.deepEqual(await index().segment(incarnation, 1n), row)
+    assert.deepEqual([row.recalledUntilMs, row.ledgerId, row.evictedMs], [2 ** 52, 77n, 7])
+    assert.equal((await index().totals(incarnation)).bothBytes, row.lengthBytes)
+  })
+
   test('a fact is kept and replaced', async () => {
     assert.equal(await index().fact('log-id'), null)
     await index().setFact('log-id', 'x')

@@ -46,6 +46,7 @@ export function openRow(
     object: null,
     archivedMs: null,
     evictedMs: null,
+    recalledUntilMs: null,
     version: 0,
     ...over,
   }

@@ -37,6 +37,7 @@ export function row(segment: number, state: SegmentState, changes: Partial<Segme
     object: copied ? { key: 'k', sizeBytes: 1, indexBytes: 1 } : null,
     archivedMs: copied ? NOW - HOUR : null,
     evictedMs: null,
+    recalledUntilMs: null,
     version: 1,
     ...changes,
   }

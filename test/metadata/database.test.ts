@@ -4,14 +4,20 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import Database from 'better-sqlite3'
-import type { Migration, SqlRow } from '../../src/metadata/sqlite/database.js'
+import type { Migration, SqlRow, SqlValue } from '../../src/metadata/sqlite/database.js'
 import { SqliteDatabase } from '../../src/metadata/sqlite/database.js'
 import { sqliteError } from '../../src/metadata/sqlite/errors.js'
-import { rowChecksum, SEGMENT_COLUMNS, withChecksum } from '../../src/metadata/sqlite/rows.js'
+import {
+  rowChecksum,
+  SEGMENT_COLUMNS,
+  STREAM_COLUMNS,
+  segmentToSql,
+  withChecksum,
+} from '../../src/metadata/sqlite/rows.js'
 import { MIGRATIONS } from '../../src/metadata/sqlite/schema.js'
 import type { ErrorCode } from '../../src/model/errors.js'
 import { isStratalogError } from '../../src/model/errors.js'
-import { newStream, sealedSegments, writableStream } from '../contract/segment-rows.js'
+import { newStream, sealedRow, sealedSegments, writableStream } from '../contract/segment-rows.js'
 import { openFor, temporaryDirectory } from './helpers.js'
 
 const code = (expected: ErrorCode) => (error: unknown) => isStratalogError(error, expected)
@@ -44,6 +50,47 @@ describe('the index file', () => {
     assert.equal(second.created, false)
     assert.equal((await second.index.streamByName('a'))?.name, 'a')
     await second.close()
+  })
+
+  test('a file from before recalls is taken over, and damage in its segments stays noticed', async () => {
+    const made = (path: string, damage: bigint) => {
+      const old = SqliteDatabase.open(path, { migrations: MIGRATIONS.slice(0, 2) })
+      const stream = ['a'.repeat(32), 'a', 'ms', 5n, null, null, null, null, 3n, null, null, null, 7n, null]
+      const insert = (table: string, columns: readonly string[], values: readonly SqlValue[]) =>
+        old
+          .prepare(
+            `INSERT INTO ${table} (${columns.join(', ')}) VALUES (${columns.map(() => '?').join(', ')})`,
+          )
+          .run(...values)
+      old.write('make a file of version 2', () => {
+        insert('streams', [...STREAM_COLUMNS, 'checksum', 'id'], [...withChecksum(stream), 1n])
+        insert(
+          'sums',
+          [
+            ...['stream', 'newest_segment', 'segments', 'records', 'hot_segments', 'hot_bytes'],
+            ...['cold_segments', 'cold_bytes', 'both_bytes', 'checksum'],
+          ],
+          withChecksum([1n, 1n, 1n, 10n, 1n, 1_000n, 0n, 0n, 0n]),
+        )
+        const columns = segmentToSql(sealedRow('a'.repeat(32), 1n)).slice(0, -2)
+        const checksum = rowChecksum(['a'.repeat(32), ...columns]) + damage
+        insert(
+          'segments',
+          [...SEGMENT_COLUMNS.slice(0, -2), 'checksum', 'stream', 'txid_top', 'sealed_top'],
+          [...columns, checksum, 1n, 109n, 1_000n],
+        )
+      })
+      old.close()
+    }
+    made(file, 0n)
+    const opened = openFor(file)
+    assert.deepEqual(await opened.index.segment('a'.repeat(32), 1n), sealedRow('a'.repeat(32), 1n))
+    await opened.close()
+    made(join(directory, 'damaged.db'), 1n)
+    assert.throws(
+      () => openFor(join(directory, 'damaged.db')),
+      (error) => isStratalogError(error, 'corrupt'),
+    )
   })
 
   test('a file of 0.1.0 is taken over: its streams are not finished, and damage in it stays noticed', async () => {
@@ -119,13 +166,13 @@ describe('the index file', () => {
     await made.close()
     const asBefore = (damage: boolean) => {
       const old = new Database(file)
-      const columns = SEGMENT_COLUMNS.slice(0, -1).map((column) => `segments.${column}`)
+      const columns = SEGMENT_COLUMNS.slice(0, -2).map((column) => `segments.${column}`)
       const rows = old.prepare<unknown[], SqlRow>(`SELECT incarnation, ${columns.join(', ')} FROM segments
         JOIN streams ON streams.id = segments.stream ORDER BY segment`)
       const write = old.prepare('UPDATE segments SET checksum = ? WHERE segment = ?')
       for (const row of rows.safeIntegers(true).raw(true).all())
         write.run(damage ? 1n : rowChecksum(row), row[1])
-      old.exec(`DROP INDEX segments_owing; ALTER TABLE segments DROP COLUMN gap_reason;
+      old.exec(`DROP INDEX segments_owing; ALTER TABLE segments DROP COLUMN gap_reason; ALTER TABLE segments DROP COLUMN recalled_until_ms;
         CREATE INDEX segments_owing ON segments (stream, segment) WHERE state = 'cold'`)
       old.pragma('user_version = 2')
       old.close()

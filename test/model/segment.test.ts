@@ -27,7 +27,7 @@ describe('states of a segment', () => {
         'sealed gap',
       ],
       ...['archived cold', 'archived sealed', 'archived trimmed', 'archived gap'],
-      ...['cold trimmed', 'cold gap', 'gap trimmed'],
+      ...['cold archived', 'cold trimmed', 'cold gap', 'gap trimmed'],
     ])
     assert.deepEqual(Object.keys(SEGMENT_TRANSITIONS).sort(), [...STATES].sort())
     for (const from of STATES) {
@@ -36,7 +36,7 @@ describe('states of a segment', () => {
     }
   })
 
-  test('none leads back but from archived to sealed, and every closed one ends trimmed', () => {
+  test('none leads back but between archived and sealed or cold, and every closed one ends trimmed', () => {
     const reach = (from: SegmentState, seen: Set<SegmentState> = new Set()): Set<SegmentState> => {
       for (const next of SEGMENT_TRANSITIONS[from]) {
         if (seen.has(next)) continue
@@ -46,7 +46,7 @@ describe('states of a segment', () => {
       return seen
     }
     for (const state of STATES) {
-      const again = state === 'archived' || state === 'sealed'
+      const again = state === 'archived' || state === 'sealed' || state === 'cold'
       assert.equal(reach(state).has(state), again, `${state} leads back to itself`)
       if (state !== 'trimmed') assert.ok(reach(state).has('trimmed'), `${state} never ends`)
     }
@@ -93,6 +93,7 @@ describe('what must hold of a row', () => {
       [{ base: ARCHIVED, object: null }, /verified object/],
       [{ base: ARCHIVED, archivedMs: null }, /verified object/],
       [{ base: ARCHIVED, contentDigest: null }, /digest/],
+      [{ base: ARCHIVED, ledgerId: null }, /without a hot copy/],
       [{ base: COLD, object: null, ledgerId: null }, /verified object/],
       [{ base: COLD, contentDigest: null }, /digest/],
     ]

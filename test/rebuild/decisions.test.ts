@@ -34,6 +34,24 @@ const EACH: readonly Decision[] = [
   { kind: 'policy', incarnation: INCARNATION, policy: '{"hot":{}}' },
   { kind: 'policy', incarnation: INCARNATION, policy: null },
   { kind: 'gap', incarnation: INCARNATION, first: 3n, last: 2n ** 61n, reason: 'corrupt' },
+  {
+    kind: 'hold',
+    incarnation: INCARNATION,
+    hold: {
+      id: 'case-1',
+      from: { dlsn: new Dlsn(2n ** 62n, 1n, 2n) },
+      until: { txid: 2n ** 61n },
+      reason: 'x',
+      atMs: 5,
+    },
+  },
+  {
+    kind: 'hold',
+    incarnation: INCARNATION,
+    hold: { id: 'all', from: null, until: { timeMs: -7 }, reason: null, atMs: 5 },
+  },
+  { kind: 'release', incarnation: INCARNATION, id: 'case-1', atMs: 6 },
+  { kind: 'recall', incarnation: INCARNATION, first: 3n, last: 2n ** 61n, untilMs: 9 },
   { kind: 'fact', name: 'archive-owner', value: 'x' },
   { kind: 'ids', through: 2n ** 61n },
   { kind: 'mark', atMs: 1_700_000_000_000 },
@@ -91,9 +109,11 @@ describe('control frames (docs/formats/control-frames.md)', () => {
       assert.throws(() => decodeDecision({ id, kind: 'trim', body }), { code: 'corrupt' }, body)
     const body = '{"version":2,"sequence":"1"}'
     assert.throws(() => decodeDecision({ id, kind: 'trim', body }), { code: 'version_unsupported' })
+    const newer = { id, kind: 'of-a-newer-one', body: '{"version":1,"sequence":"1"}' }
+    assert.throws(() => decodeDecision(newer), { code: 'version_unsupported' })
     const hold = { id, kind: 'hold', body: '{"version":1,"sequence":"1"}' }
-    assert.throws(() => decodeDecision(hold), { code: 'version_unsupported' })
-    assert.deepEqual(decodeDecision({ id: 'x', kind: 'hold', body: '' }), [])
+    assert.throws(() => decodeDecision(hold), { code: 'corrupt' })
+    assert.deepEqual(decodeDecision({ id: 'x', kind: 'of-a-newer-one', body: '' }), [])
   })
 
   test('the newest of a subject counts, of trims the largest, whatever the order they are read in', () => {

@@ -94,6 +94,7 @@ export const SEGMENT_COLUMNS: readonly string[] = [
   'evicted_ms',
   'version',
   'gap_reason',
+  'recalled_until_ms',
 ]
 
 /** A segment's columns, without incarnation and checksum. */
@@ -122,6 +123,7 @@ export function segmentToSql(row: SegmentRow): SqlValue[] {
     ms(row.evictedMs, 'evictedMs'),
     whole(row.version, 'version'),
     row.gapReason ?? null,
+    ms(row.recalledUntilMs, 'recalledUntilMs'),
   ]
 }
 
@@ -162,9 +164,10 @@ export function segmentFromSql(sql: SqlRow): SegmentRow {
     version: read.number(),
   }
   const gapReason = read.textOrNull()
-  if (gapReason === null) return { ...row, ...rest }
+  const recalledUntilMs = read.numberOrNull()
+  if (gapReason === null) return { ...row, ...rest, recalledUntilMs }
   if (!isGapReason(gapReason)) throw read.damaged(`gap reason ${gapReason}`)
-  return { ...row, ...rest, gapReason }
+  return { ...row, ...rest, recalledUntilMs, gapReason }
 }
 
 function isGapReason(text: string): text is GapReason {

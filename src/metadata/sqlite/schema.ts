@@ -151,6 +151,28 @@ CREATE INDEX segments_owing ON segments (stream, segment)
     OR (state = 'trimmed' AND (ledger_id IS NOT NULL OR object_key IS NOT NULL));`)
 }
 
+const SEGMENT_COLUMNS_3 = `${SEGMENT_COLUMNS_2}, gap_reason`
+const ROWS_AT_ONCE = 10_000
+
+/** Version 4: segments can be recalled. Checksums cover the new column; a million rows are not held at once. */
+function addRecalled(database: Parameters<Migration>[0]): void {
+  database.exec('ALTER TABLE segments ADD COLUMN recalled_until_ms INTEGER')
+  const read = database.prepare<unknown[], SqlRow>(
+    `SELECT id, (SELECT incarnation FROM streams WHERE streams.id = segments.stream), ${SEGMENT_COLUMNS_3}, checksum
+     FROM segments WHERE id > ? ORDER BY id LIMIT ${ROWS_AT_ONCE}`,
+  )
+  const write = database.prepare('UPDATE segments SET checksum = ? WHERE id = ?')
+  for (let after: SqlRow[number] = 0n; ; ) {
+    const page = read.safeIntegers(true).raw(true).all(after)
+    for (const [id = 0n, ...row] of page) {
+      checkRow(row, `segment ${String(row[1])} of ${String(row[0])}`)
+      write.run(rowChecksum([...row.slice(0, -1), null]), id)
+      after = id
+    }
+    if (page.length < ROWS_AT_ONCE) return
+  }
+}
+
 /** Every version there was, in order. A released step is never changed; a change is a new step. */
 export const MIGRATIONS: readonly Migration[] = [
   (database) => {
@@ -158,4 +180,5 @@ export const MIGRATIONS: readonly Migration[] = [
   },
   addFinished,
   addGapReason,
+  addRecalled,
 ]

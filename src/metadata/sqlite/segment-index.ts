@@ -1,5 +1,7 @@
+import { decodeHolds, encodeHolds } from '../../format/holds.js'
 import { assert } from '../../model/assert.js'
 import { StratalogError } from '../../model/errors.js'
+import type { KeptHold, StreamHold } from '../../model/hold.js'
 import type { Incarnation, SegmentRow, StreamRow } from '../../model/segment.js'
 import { isClosed } from '../../model/segment.js'
 import type { Logger } from '../../ports/logger.js'
@@ -174,6 +176,62 @@ export class SqliteSegmentIndex implements SegmentIndex {
     await this.#change(incarnation, 'set a policy', () => this.#streams.setPolicy(incarnation, policy))
   }
 
+  async holds(incarnation: Incarnation): Promise<readonly KeptHold[]> {
+    return this.#look('read holds', () => this.#heldOn(incarnation))
+  }
+
+  async putHold(incarnation: Incarnation, hold: StreamHold): Promise<void> {
+    await this.#changeHolds(incarnation, (kept) => [
+      ...kept.filter(({ id }) => id !== hold.id),
+      { ...hold, releasedMs: null },
+    ])
+  }
+
+  async releaseHold(incarnation: Incarnation, id: string, releasedMs: number): Promise<void> {
+    const released = (hold: KeptHold) =>
+      hold.id === id && hold.releasedMs === null ? { ...hold, releasedMs } : hold
+    await this.#changeHolds(incarnation, (kept) => kept.map(released))
+  }
+
+  async streamsOwingHolds(): Promise<readonly Incarnation[]> {
+    return this.#look('read what holds owe', () => this.#owing())
+  }
+
+  async holdsTold(incarnation: Incarnation): Promise<void> {
+    await this.#change(incarnation, 'change holds', () => {
+      const standing = this.#heldOn(incarnation).filter(({ releasedMs }) => releasedMs === null)
+      this.#streams.setFact(holdsFact(incarnation), encodeHolds(standing))
+      this.#setOwing(this.#owing().filter((one) => one !== incarnation))
+    })
+  }
+
+  #owing(): readonly Incarnation[] {
+    return JSON.parse(this.#streams.fact(HOLDS_OWED_FACT) ?? '[]') as Incarnation[]
+  }
+
+  #setOwing(incarnations: readonly Incarnation[]): void {
+    this.#streams.setFact(HOLDS_OWED_FACT, JSON.stringify(incarnations))
+  }
+
+  /** Nothing: the rows say it, and only what is made again from elsewhere needs to hear of it. */
+  async recordRecall(): Promise<void> {}
+
+  #heldOn(incarnation: Incarnation): readonly KeptHold[] {
+    const text = this.#streams.fact(holdsFact(incarnation))
+    return text === null ? [] : decodeHolds(text, incarnation)
+  }
+
+  async #changeHolds(
+    incarnation: Incarnation,
+    change: (kept: readonly KeptHold[]) => readonly KeptHold[],
+  ): Promise<void> {
+    await this.#change(incarnation, 'change holds', () => {
+      this.#streams.idOf(incarnation)
+      this.#streams.setFact(holdsFact(incarnation), encodeHolds(change(this.#heldOn(incarnation))))
+      this.#setOwing([...new Set([...this.#owing(), incarnation])])
+    })
+  }
+
   async fact(name: string): Promise<string | null> {
     return this.#look('read a fact', () => this.#streams.fact(name))
   }
@@ -219,6 +277,14 @@ export class SqliteSegmentIndex implements SegmentIndex {
   #assertOpen(): void {
     if (this.#closed) throw new StratalogError('closed', `the index ${this.#database.file} has been closed`)
   }
+}
+
+/** Streams whose holds the archive may not know of, as JSON. */
+const HOLDS_OWED_FACT = 'holds-owed'
+
+/** Holds are few and read whole, with the checksum of a fact. */
+function holdsFact(incarnation: Incarnation): string {
+  return `holds/${incarnation}`
 }
 
 interface Watcher {

@@ -1,0 +1,54 @@
+import type { ArchiveStore, ReplayableBody } from '../src/ports/archive-store.js'
+import type { TieringContext } from './context.js'
+import { tierOrders } from './orders.js'
+import { Pace } from './pace.js'
+
+/** What is smaller is no data: markers and holds never wait behind copies. */
+const FREE_BYTES = 64 * 1024
+
+/** An archive whose uploads keep to the limit an operator set (`tier limit`), asked anew for each piece. */
+export function withUploadLimit(
+  open: () => Promise<ArchiveStore>,
+  context: Pick<TieringContext, 'index' | 'ledger'>,
+): () => Promise<ArchiveStore> {
+  const limited = new WeakMap<ArchiveStore, ArchiveStore>()
+  let bytesPerSecond: number | null = null
+  const pace = new Pace(context.ledger.clock, () => bytesPerSecond)
+  const take = async (sizeBytes: number, signal?: AbortSignal) => {
+    bytesPerSecond = (await tierOrders(context)).upload?.bytesPerSecond ?? null
+    await pace.take(sizeBytes, signal)
+  }
+  return async () => {
+    const archive = await open()
+    const known = limited.get(archive)
+    if (known !== undefined) return known
+    const wrapped: ArchiveStore = {
+      location: archive.location,
+      capabilities: archive.capabilities,
+      putIfAbsent: (key, body, options) => {
+        const paced =
+          body.sizeBytes < FREE_BYTES ? body : pacedBody(body, (bytes) => take(bytes, options?.signal))
+        return archive.putIfAbsent(key, paced, options)
+      },
+      head: (key, signal) => archive.head(key, signal),
+      readRange: (key, offset, lengthBytes, signal) => archive.readRange(key, offset, lengthBytes, signal),
+      listFrom: (prefix, after, limit, signal) => archive.listFrom(prefix, after, limit, signal),
+      delete: (key, signal) => archive.delete(key, signal),
+      close: () => archive.close(),
+    }
+    limited.set(archive, wrapped)
+    return wrapped
+  }
+}
+
+function pacedBody(body: ReplayableBody, take: (sizeBytes: number) => Promise<void>): ReplayableBody {
+  return {
+    sizeBytes: body.sizeBytes,
+    async *open() {
+      for await (const chunk of body.open()) {
+        await take(chunk.byteLength)
+        yield chunk
+      }
+    },
+  }
+}
