@@ -10,6 +10,7 @@ import { copySegment } from './copy.js'
 import { type Droppable, dropSegment } from './drop.js'
 import { EventRing } from './events.js'
 import { evictSegment, settleDebts } from './evict.js'
+import { knownHolds } from './holds.js'
 import { listSegmentsUpTo } from './list-segments.js'
 import { isPaused, nextOrderEndMs, tierOrders } from './orders.js'
 import { Outage, type OutageReport } from './outage.js'
@@ -18,7 +19,7 @@ import { add, emptyReport, grouped, type PassReport, type Step } from './pass-re
 import { dueActions, nextDueMs, type PlannedAction, plan } from './plan.js'
 import { SteadyTime } from './steady-time.js'
 import { type RunningStep, StepWatch } from './step-watch.js'
-import { trimThrough } from './trim.js'
+import { finishTrim, trimIsUnfinished, trimThrough } from './trim.js'
 import { UploadLimits } from './upload-limits.js'
 import { windowAt } from './window.js'
 
@@ -289,6 +290,7 @@ export class TieringAgent {
     const mine = actions.filter((action) => (action.kind === 'seal') === (kind === 'seals'))
     const orders = await tierOrders(this.#context)
     const paused = kind === 'moves' && isPaused(orders, stream.incarnation)
+    if (kind === 'moves' && !paused) report.trimmed += await this.#finishTrim(stream, signal)
     const due = paused ? [] : dueActions(mine, this.#context.ledger.clock.nowMs())
     const dueNow = new Set(due)
     // What needs the archive waits for a probe to be answered, and holds up nothing else.
@@ -308,6 +310,21 @@ export class TieringAgent {
         if (failed.has(action.kind)) continue
         if (!(await this.#execute(stream, lease, action, report, signal))) failed.add(action.kind)
       }
+    } finally {
+      await lease.release()
+    }
+  }
+
+  /** A trim by hand that a crash cut short; nobody asks for it again. */
+  async #finishTrim(stream: StreamRow, signal: AbortSignal): Promise<number> {
+    if (!(await trimIsUnfinished(this.#context, stream))) return 0
+    const lease = await this.#lease(`tiering/${stream.incarnation}`)
+    if (lease === null) return 0
+    try {
+      const about = { kind: 'trim', stream: stream.name, segment: null }
+      return await this.#steps.run(about, signal, (stepSignal) =>
+        finishTrim(this.#context, stream, stepSignal),
+      )
     } finally {
       await lease.release()
     }
@@ -426,7 +443,7 @@ export class TieringAgent {
       open: this.#context.writers.openSegment(stream),
       nowMs,
       steadyMs: this.#steady.nowMs(),
-      holds: [],
+      holds: (await knownHolds(this.#context, stream)).filter(({ origin }) => origin === 'stream'),
       txidMode: stream.txidMode,
       archiveConfigured: this.#context.archive !== null && policy.policy.archive !== 'none',
       archiveAnswers: this.#outage.archiveAnswers,

@@ -1,4 +1,3 @@
-import type { Hold } from '../archive/decisions.js'
 import type { LedgerContext } from '../src/ledger/context.js'
 import type { ResolvedPolicy } from '../src/model/policy.js'
 import type { SegmentRow, StreamRow } from '../src/model/segment.js'
@@ -32,11 +31,6 @@ export interface TieringContext {
   readonly archive: (() => Promise<ArchiveStore>) | null
   readonly writers: Writers
   readonly policy: (stream: StreamRow) => Promise<ResolvedPolicy>
-  /**
-   * What is held of a stream, as far as it can be known without the archive: asked before anything is dropped while
-   * that is down. Rejects where it can't be known, and then nothing is dropped. Absent: `rememberedHolds`.
-   */
-  readonly holds?: (stream: StreamRow, policy: ResolvedPolicy) => Promise<readonly Hold[]>
 }
 
 /** Told of each step, for progress and events. */

@@ -1,11 +1,11 @@
 import { readControls } from '../archive/control-objects.js'
 import { binds, type Hold, holdBody, standingHolds } from '../archive/decisions.js'
 import { StratalogError } from '../src/model/errors.js'
-import type { ResolvedPolicy } from '../src/model/policy.js'
 import type { SegmentRow, StreamRow, TxidMode } from '../src/model/segment.js'
 import type { Clock } from '../src/ports/clock.js'
 import type { TieringContext } from './context.js'
 import { commitGap, freeDropped } from './gap.js'
+import { decidedAlone, knownHolds } from './holds.js'
 
 /** Segments of one stream that are weighed at a time, oldest first: the next round weighs the next ones. */
 const WEIGHED_MAX = 1_000
@@ -56,19 +56,19 @@ export function droppable(
   )
 }
 
+/** What binds a stream while the archive does not answer: what is known here, and what the archive held when it did. */
+async function holdsWithoutArchive(context: TieringContext, stream: StreamRow): Promise<readonly Hold[]> {
+  return [...(await knownHolds(context, stream)), ...(await rememberedHolds(context, stream))]
+}
+
 /** The rows of a stream that may be dropped now, oldest first. Rejects where what is held can't be known. */
-export async function droppableRows(
-  context: TieringContext,
-  stream: StreamRow,
-  policy: ResolvedPolicy,
-): Promise<SegmentRow[]> {
+export async function droppableRows(context: TieringContext, stream: StreamRow): Promise<SegmentRow[]> {
   const { index } = context
   const newest = await index.newestSegment(stream.incarnation)
   if (newest === null) return []
   const rows = await index.listHotSegments(stream.incarnation, WEIGHED_MAX)
   if (droppable(rows, newest.segment, [], stream.txidMode).length === 0) return []
-  const holds = await (context.holds ?? ((of: StreamRow) => rememberedHolds(context, of)))(stream, policy)
-  return droppable(rows, newest.segment, holds, stream.txidMode)
+  return droppable(rows, newest.segment, await holdsWithoutArchive(context, stream), stream.txidMode)
 }
 
 /**
@@ -80,10 +80,15 @@ export async function dropSegment(context: TieringContext, one: Droppable): Prom
   const name = `tiering/${stream.incarnation}`
   const lease = await context.coordination.acquire(name, { holder: context.logId, waitMs: 0 })
   try {
-    const fresh = await context.index.segment(stream.incarnation, row.segment)
-    if (fresh?.state !== 'sealed') return null
-    const range = { first: row.segment, last: row.segment, reason: 'dropped' } as const
-    const gaps = await commitGap(context, lease, stream, range)
+    const gaps = await decidedAlone(context, stream, async () => {
+      const fresh = await context.index.segment(stream.incarnation, row.segment)
+      if (fresh?.state !== 'sealed') return []
+      // A hold may have come since the choice; one that comes now waits, and finds the gap.
+      const holds = await holdsWithoutArchive(context, stream)
+      if (holds.some((hold) => binds(hold, fresh, stream.txidMode))) return []
+      const range = { first: row.segment, last: row.segment, reason: 'dropped' } as const
+      return commitGap(context, lease, stream, range)
+    })
     await freeDropped(context, gaps)
     return gaps[0] ?? null
   } finally {

@@ -1,5 +1,5 @@
 import { readControls } from '../archive/control-objects.js'
-import { binds, type Hold, type HoldEdge, standingHolds } from '../archive/decisions.js'
+import { binds, type Hold, standingHolds } from '../archive/decisions.js'
 import { StratalogError } from '../src/model/errors.js'
 import type { KeptHold } from '../src/model/hold.js'
 import type { ResolvedPolicy } from '../src/model/policy.js'
@@ -15,21 +15,10 @@ export interface StandingHold extends Hold {
   readonly origin: string
 }
 
-/** What a policy says of holds, once it says any. */
-interface PolicyHolds {
-  readonly holds?: readonly {
-    readonly id: string
-    readonly from: HoldEdge | null
-    readonly until: HoldEdge | null
-    readonly reason: string | null
-  }[]
-}
-
 /** Holds of the policy: they stand while the policy says them. */
 export function policyHolds({ policy, origins }: ResolvedPolicy): StandingHold[] {
-  const { holds = [] } = policy as PolicyHolds
-  const origin = (origins as Readonly<Record<string, string>>).holds ?? 'policy'
-  return holds.map(({ id, from, until, reason }) => ({
+  const origin = origins.holds
+  return policy.holds.map(({ id, from, until, reason }) => ({
     kind: 'hold',
     id,
     from,

@@ -171,7 +171,7 @@ export class Outage {
       const wantedBytes = this.#drops.wanted(this.disks.shortBytes(min))
       if (wantedBytes <= 0) continue
       try {
-        const rows = await droppableRows(this.#context, stream, resolved)
+        const rows = await droppableRows(this.#context, stream)
         const share = Math.min(1, copies / Math.max(1, stores))
         const more = rows.map((row) => ({ stream, row, bytesEach: row.lengthBytes * share }))
         // Only what is chosen is kept in mind, however many streams there are.

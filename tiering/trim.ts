@@ -1,7 +1,7 @@
 import { ownerOf, putControl, readControls, trimmedBelow } from '../archive/control-objects.js'
 import { assert, present } from '../src/model/assert.js'
 import { Dlsn } from '../src/model/dlsn.js'
-import { StratalogError } from '../src/model/errors.js'
+import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import { isClosed, type SegmentRow, type StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
@@ -69,15 +69,59 @@ export async function trimBelow(
     () => decideTrim(context, lease, stream, asked, signal, answered),
     signal,
   )
-  const controls = new ControlsCache(context)
-  for (const row of decided.rows) {
+  await endRows(context, stream, decided.rows, { signal, answered })
+  return decided
+}
+
+/** Whether a trim was decided and not carried out to its end. One look-up. */
+export async function trimIsUnfinished(context: TieringContext, stream: StreamRow): Promise<boolean> {
+  const below = stream.trimmedBelow
+  const oldest = below === null ? null : await context.index.oldestSegment(stream.incarnation)
+  return below !== null && oldest !== null && oldest.segment < below.segment
+}
+
+/**
+ * Goes on with a trim that was decided and not carried out to its end: no policy asks again for one by hand. Returns
+ * how many segments that were.
+ */
+export async function finishTrim(
+  context: TieringContext,
+  stream: StreamRow,
+  signal: AbortSignal,
+): Promise<number> {
+  const below = stream.trimmedBelow
+  if (below === null) return 0
+  const { rows } = await rowsBelow(context, stream, below)
+  await endRows(context, stream, rows, { signal })
+  return rows.length
+}
+
+/** Rows first, all of them, so that what can't be deleted now is a debt; then the copies. */
+async function endRows(
+  context: TieringContext,
+  stream: StreamRow,
+  rows: readonly SegmentRow[],
+  { signal, answered = () => {} }: TrimOptions,
+): Promise<void> {
+  const trimmed: SegmentRow[] = []
+  for (const row of rows) {
     signal.throwIfAborted()
-    const trimmed = await context.index.updateSegment(row, { state: 'trimmed' })
-    const released = await releaseLedger(context, trimmed)
-    await forgetTrimmed(context, await releaseObject(context, released, signal, controls))
+    trimmed.push(await context.index.updateSegment(row, { state: 'trimmed' }))
+  }
+  const controls = new ControlsCache(context)
+  for (const row of trimmed) {
+    signal.throwIfAborted()
+    const released = await releaseLedger(context, row)
+    try {
+      await forgetTrimmed(context, await releaseObject(context, released, signal, controls))
+    } catch (error) {
+      // Held since it was decided, or not ours to delete any more: it stays until that ends.
+      if (!isStratalogError(error, 'refused')) throw error
+      const segment = row.segment.toString()
+      context.ledger.logger.warn({ err: error, stream: stream.name, segment }, 'an object stays for now')
+    }
     answered()
   }
-  return decided
 }
 
 /** What a trim below `asked` would do now. Changes nothing. */

@@ -1,7 +1,6 @@
 import type { ArchiveStore, ReplayableBody } from '../src/ports/archive-store.js'
 import type { TieringContext } from './context.js'
 import { tierOrders } from './orders.js'
-import { Pace } from './pace.js'
 
 /** What is smaller is no data: markers and holds never wait behind copies. */
 const FREE_BYTES = 64 * 1024
@@ -12,11 +11,17 @@ export function withUploadLimit(
   context: Pick<TieringContext, 'index' | 'ledger'>,
 ): () => Promise<ArchiveStore> {
   const limited = new WeakMap<ArchiveStore, ArchiveStore>()
-  let bytesPerSecond: number | null = null
-  const pace = new Pace(context.ledger.clock, () => bytesPerSecond)
+  const { clock } = context.ledger
+  /** Monotonic time at which all that was taken so far has been worked off. */
+  let paidMs = 0
+  // Unlike `Pace` this keeps the process alive: whoever awaits a run by hand waits for its uploads too.
   const take = async (sizeBytes: number, signal?: AbortSignal) => {
-    bytesPerSecond = (await tierOrders(context)).upload?.bytesPerSecond ?? null
-    await pace.take(sizeBytes, signal)
+    const { upload } = await tierOrders(context)
+    if (upload === null) return
+    const nowMs = clock.monotonicMs()
+    const waitMs = paidMs - nowMs
+    paidMs = Math.max(nowMs, paidMs) + (sizeBytes * 1_000) / upload.bytesPerSecond
+    if (waitMs > 0) await clock.sleep(waitMs, signal)
   }
   return async () => {
     const archive = await open()

@@ -64,10 +64,12 @@ export class TieredLog {
 export async function fillSegments(log: Log, name: string, segments: number, perSegment = 10): Promise<void> {
   const stream = log.stream(name)
   for (let segment = 0; segment < segments; segment += 1) {
-    for (let i = 0; i < perSegment; i += 1) {
-      const at = segment * perSegment + i
-      await stream.append(`${name} ${at}`, { txid: BigInt(1_000 + 10 * at) })
-    }
+    const numbers = Array.from({ length: perSegment }, (_, i) => segment * perSegment + i)
+    const txids = numbers.map((at) => BigInt(1_000 + 10 * at))
+    await stream.appendAll(
+      numbers.map((at) => `${name} ${at}`),
+      { txid: () => txids.shift() ?? 0n },
+    )
     await stream.seal()
   }
 }
