@@ -57,7 +57,16 @@ export type { Random } from './ports/random.js'
 export type { SegmentTotals } from './ports/segment-index.js'
 export type { StoreStatus } from './ports/segment-store.js'
 export type { ReadCounts } from './read/reader.js'
-export type { RestorePlan, RestoreProgress, RestoreReport } from './restore.js'
+export type {
+  LeftOut,
+  RestorableStream,
+  RestoreGap,
+  RestoreOptions,
+  RestorePlan,
+  RestoreProgress,
+  RestoreReport,
+  RestoreSelection,
+} from './restore.js'
 export type {
   ReadOptions,
   Records,

@@ -4,6 +4,7 @@ import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { CopyWindow, ResolvedPolicy } from '../src/model/policy.js'
 import type { SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { Lease } from '../src/ports/coordination.js'
+import { announceDebts } from './announce.js'
 import type { TieringContext, TieringEvent } from './context.js'
 import { copySegment } from './copy.js'
 import { evictSegment, settleDebts } from './evict.js'
@@ -165,6 +166,7 @@ export class TieringAgent {
         const stream = next.value
         signal.throwIfAborted()
         await this.#guarded(stream, report, signal, () => this.#runStream(stream, 'moves', report, signal))
+        await this.#guarded(stream, report, signal, () => announceDebts(this.#context, stream))
       }
     }
     await Promise.all(Array.from({ length: STREAMS_AT_ONCE }, work))

@@ -17,6 +17,7 @@ import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
 import { announceStream } from './announce.js'
 import type { TieringContext } from './context.js'
+import { confirmOwner } from './ownership.js'
 
 /** Bytes read from the hot tier at a time while copying. */
 const COPY_READ_BYTES = 1024 * 1024
@@ -50,7 +51,8 @@ export async function copySegment(
   const object =
     (await storedBefore(archive, row, planned, verify)) ??
     (await store(context, archive, row, planned, entries, verify))
-  // Invariant 3 for agents: one that lost its lease commits nothing.
+  // Invariant 3 for agents: one that lost its lease commits nothing, nor does one whose archive was taken over.
+  await confirmOwner(context, archive, signal)
   lease.lost.throwIfAborted()
   return context.index.updateSegment(row, {
     state: 'archived',

@@ -4,6 +4,7 @@ import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import { isClosed, type SegmentRow } from '../src/model/segment.js'
 import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext } from './context.js'
+import { confirmOwner } from './ownership.js'
 
 /** Rows that owe a deletion and are looked at in one pass. */
 const OWING_MAX = 10_000
@@ -25,6 +26,7 @@ export async function evictSegment(
   const object = present(row.object, 'object of an archived segment')
   assert(row.state === 'archived', `segment ${row.segment} is ${row.state}: its hot copy is the only one`)
   const archive = await present(context.archive, 'archive')()
+  await confirmOwner(context, archive, signal)
   const found = await archive.head(object.key, signal)
   lease.lost.throwIfAborted()
   if (found === null || found.sizeBytes !== object.sizeBytes) {
@@ -71,6 +73,7 @@ export async function releaseObject(
   assert(row.state === 'trimmed', `segment ${row.segment} is ${row.state} and needs its object`)
   if (row.object === null || context.archive === null) return row
   const archive = await context.archive()
+  await confirmOwner(context, archive, signal)
   await archive.delete(row.object.key, signal)
   return context.index.updateSegment(row, { object: null })
 }

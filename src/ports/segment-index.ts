@@ -19,6 +19,12 @@ export type SegmentPatch = Partial<Omit<SegmentRow, 'incarnation' | 'segment' | 
 export type ExpectedSegment = Pick<SegmentRow, 'incarnation' | 'segment' | 'version'> &
   Partial<Pick<SegmentRow, 'ledgerId'>>
 
+/** Why adopted segments are a gap, told with the first of them; `last`: the last one it covers. */
+export interface AdoptedGap {
+  readonly reason: 'dropped' | 'corrupt' | 'purged'
+  readonly last: bigint
+}
+
 /** A subscription; ending it twice is fine. */
 export interface Watch {
   close(): void
@@ -49,8 +55,11 @@ export interface SegmentIndex {
    * for the first of a restored or trimmed stream) and `row.epoch` is the stream's epoch: a fenced writer starts no segment.
    */
   beginSegment(row: SegmentRow): Promise<SegmentRow>
-  /** Adds a segment that is closed already (restore, index rebuild), in order. Same conflicts but for the epoch. */
-  adoptSegment(row: SegmentRow): Promise<SegmentRow>
+  /**
+   * Adds a segment that is closed already (restore, index rebuild), in order. Same conflicts but for the epoch. `gap`,
+   * of a row in that state: why, and how far it goes from here; null: that was told with a row before.
+   */
+  adoptSegment(row: SegmentRow, gap?: AdoptedGap | null): Promise<SegmentRow>
   /** Changes a row if it still has `expectedVersion`, else `conflict`. A state moves only along the table. */
   updateSegment(row: ExpectedSegment, patch: SegmentPatch): Promise<SegmentRow>
   /**

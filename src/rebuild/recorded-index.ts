@@ -5,6 +5,7 @@ import type { Incarnation, SegmentRow, StreamRow } from '../model/segment.js'
 import { isClosed } from '../model/segment.js'
 import type { Clock } from '../ports/clock.js'
 import type {
+  AdoptedGap,
   ExpectedSegment,
   NewStream,
   SegmentIndex,
@@ -191,8 +192,12 @@ export class RecordedIndex implements SegmentIndex {
     return this.#index.beginSegment(row)
   }
 
-  adoptSegment(row: SegmentRow): Promise<SegmentRow> {
-    return this.#index.adoptSegment(row)
+  /** What the stores and the archive have nothing of is a decision: a rebuild would take it for a loss. */
+  adoptSegment(row: SegmentRow, gap: AdoptedGap | null = null): Promise<SegmentRow> {
+    const adopt = () => this.#index.adoptSegment(row, gap)
+    if (gap === null) return adopt()
+    const { incarnation, segment: first } = row
+    return this.#decided({ kind: 'gap', incarnation, first, ...gap }, adopt)
   }
 
   removeSegment(row: ExpectedSegment): Promise<void> {
