@@ -252,19 +252,24 @@ function dlsnOf(control: ControlObject, value: unknown): Dlsn {
   }
 }
 
-/**
- * The log that the archive belongs to now, with the number to go above for the next owner; null if it has
- * none.
- */
-export async function ownerOf(
-  store: ArchiveStore,
-  signal?: AbortSignal,
-): Promise<(ArchiveOwner & { readonly number: bigint }) | null> {
-  const control = latest(await readControls(store, null, undefined, signal), 'owner')
-  if (control === null) return null
-  const { logId, epoch } = control.body
-  if (typeof logId !== 'string' || logId === '') throw damagedControl(control.key, 'it names no log')
-  if (typeof epoch !== 'string' || !/^\d{1,19}$/.test(epoch))
-    throw damagedControl(control.key, 'it has no epoch')
-  return { logId, epoch: BigInt(epoch), number: control.number }
+/** An owner with the number of its object: the next one goes above it. */
+export type NumberedOwner = ArchiveOwner & { readonly number: bigint }
+
+/** The log that the archive belongs to now; null if it has none. */
+export async function ownerOf(store: ArchiveStore, signal?: AbortSignal): Promise<NumberedOwner | null> {
+  return (await listOwners(store, signal)).at(-1) ?? null
+}
+
+/** Every log that ever owned the archive, the present one last. */
+export async function listOwners(store: ArchiveStore, signal?: AbortSignal): Promise<NumberedOwner[]> {
+  const controls = await readControls(store, null, undefined, signal)
+  return controls
+    .filter(({ kind }) => kind === 'owner')
+    .map((control) => {
+      const { logId, epoch } = control.body
+      if (typeof logId !== 'string' || logId === '') throw damagedControl(control.key, 'it names no log')
+      if (typeof epoch !== 'string' || !/^\d{1,19}$/.test(epoch))
+        throw damagedControl(control.key, 'it has no epoch')
+      return { logId, epoch: BigInt(epoch), number: control.number }
+    })
 }

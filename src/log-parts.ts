@@ -26,6 +26,8 @@ export interface LogParts {
   /** Null: none is configured. */
   readonly archive: (() => Promise<ArchiveStore>) | null
   readonly archiveLocation: string | null
+  /** Opens it whoever owns it, see `ArchiveOpener`. */
+  readonly openAnyArchive: ((existing: boolean) => Promise<ArchiveStore>) | null
   /** Policies of a stream name with the stream's own override, and the checks of an override before it is stored. */
   readonly policies: {
     resolve(streamName: string, override: string | null): ResolvedPolicy

@@ -15,7 +15,7 @@ import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Random } from '../src/ports/random.js'
 import type { SegmentIndex } from '../src/ports/segment-index.js'
 import type { TieringContext } from './context.js'
-import { confirmOwner, otherOwner } from './ownership.js'
+import { confirmOwner, otherOwner, TAKEN_OVER_FACT } from './ownership.js'
 
 /** One attempt for each number: of two logs that claim an archive in the same moment one finds the name taken. */
 export const ONLY_ATTEMPT: Random = { bytes: (count) => new Uint8Array(count), fraction: () => 0 }
@@ -196,6 +196,8 @@ async function announceOwner(context: AnnounceContext, archive: ArchiveStore): P
       retryable: true,
     })
   if (owner.logId !== logId) throw otherOwner(archive, owner, logId)
+  // Only a log that took it over has a higher epoch: a crash came before it noted that.
+  if (owner.epoch > 1n) await context.index.setFact(TAKEN_OVER_FACT, logId)
   // Before the first segment: from here on an archive without our owner object is not ours.
   await context.index.setFact(ARCHIVE_OWNER_FACT, logId)
 }

@@ -42,6 +42,8 @@ export async function copySegment(
   const { signal } = options
   const archive = await present(context.archive, 'archive')()
   await announceStream(context, archive, stream)
+  // Also before: an object of ours in somebody else's archive would look like history that went on.
+  await confirmOwner(context, archive, signal)
   const entries = await hotEntries(context, row, signal)
   const planned = await planSegmentObject(await objectMeta(context, stream, row), entries, signal)
   const verify = {

@@ -54,7 +54,10 @@ export async function evictSegment(
 }
 
 /** Deletes the ledger a `cold` or `trimmed` row still names, then forgets it. Idempotent at each step. */
-export async function releaseLedger(context: TieringContext, row: SegmentRow): Promise<SegmentRow> {
+export async function releaseLedger(
+  context: Pick<TieringContext, 'ledger' | 'index'>,
+  row: SegmentRow,
+): Promise<SegmentRow> {
   assert(
     row.state === 'cold' || row.state === 'trimmed',
     `segment ${row.segment} is ${row.state} and needs its ledger`,

@@ -3,6 +3,9 @@ import { encodeControlKey } from '../src/format/archive-names.js'
 import { StratalogError } from '../src/model/errors.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 
+/** The fact of a log whose archive was another's before: streams in it that this log never had are not its own. */
+export const TAKEN_OVER_FACT = 'archive-taken-over'
+
 /** The owner object of each open archive that was last found to be this log's: while none is newer it needs no reading. */
 const confirmed = new WeakMap<ArchiveStore, string>()
 

@@ -139,9 +139,17 @@ function leftOut(
   return { incarnation: life.incarnation, name, why }
 }
 
+/** A life beside others of its name. */
+interface Rival {
+  readonly life: Life
+  readonly newestMs: number
+  readonly lastSegment: bigint
+}
+
 /**
- * Of several lives of a name the one that was written last: it holds the newest completion, else it was made last.
- * With a time, of those that were there by then.
+ * Of several lives of a name the one that was written last: it holds the newest completion, else it was made last. One
+ * that another was restored from counts less as soon as that one holds all it was restored with: what was written to
+ * it later came from a log that the archive was taken from. With a time, of those that were there by then.
  */
 async function chooseLives(
   archive: ArchiveStore,
@@ -154,12 +162,15 @@ async function chooseLives(
   for (const life of lives) byName.set(life.binding.name, [...(byName.get(life.binding.name) ?? []), life])
   const chosen: Life[] = []
   for (const [name, of] of byName) {
-    const ranked: { life: Life; rank: readonly (number | string)[] }[] = []
-    for (const life of of) {
-      const newestMs = of.length === 1 ? 0 : await newestCompletion(archive, life, signal)
-      ranked.push({ life, rank: rankOf(life, newestMs, timeOf(until)) })
-    }
-    const [best, ...others] = ranked.sort((a, b) => compareRanks(b.rank, a.rank)).map(({ life }) => life)
+    const rivals: Rival[] = []
+    for (const life of of)
+      rivals.push(
+        of.length === 1 ? { life, newestMs: 0, lastSegment: 0n } : await rivalOf(archive, life, signal),
+      )
+    const [best, ...others] = rivals
+      .map((rival) => ({ rival, rank: rankOf(rival, rivals, timeOf(until)) }))
+      .sort((a, b) => compareRanks(b.rank, a.rank))
+      .map(({ rival }) => rival.life)
     chosen.push(present(best, 'a life'))
     for (const { incarnation } of others)
       left.push({
@@ -172,13 +183,18 @@ async function chooseLives(
 }
 
 /** Nothing of it depends on the order in which lives are listed: the incarnation decides where all else is equal. */
-function rankOf(life: Life, newestMs: number, timeMs: number | null): readonly (number | string)[] {
+function rankOf(rival: Rival, rivals: readonly Rival[], timeMs: number | null): readonly (number | string)[] {
+  const { life, newestMs } = rival
   const { createdMs } = life.binding
-  if (timeMs === null) return [newestMs, createdMs, life.incarnation]
-  // Those that came later count only where there is no other: then the one that came first.
-  return createdMs <= timeMs
-    ? [1, Math.min(newestMs, timeMs), createdMs, life.incarnation]
-    : [0, -createdMs, 0, life.incarnation]
+  // Those that came later than that count only where there is no other: then the one that came first.
+  if (timeMs !== null && createdMs > timeMs) return [0, 0, 0, -createdMs, life.incarnation]
+  const counted = rivals.filter((one) => timeMs === null || one.life.binding.createdMs <= timeMs)
+  const heir = counted.some(({ life: child, lastSegment }) => {
+    const { parent } = child.binding
+    if (parent?.incarnation !== life.incarnation || parent.fork === null) return false
+    return lastSegment + 1n >= parent.fork.segment
+  })
+  return [1, heir ? 0 : 1, Math.min(newestMs, timeMs ?? newestMs), createdMs, life.incarnation]
 }
 
 function compareRanks(a: readonly (number | string)[], b: readonly (number | string)[]): number {
@@ -189,15 +205,14 @@ function compareRanks(a: readonly (number | string)[], b: readonly (number | str
   return 0
 }
 
-async function newestCompletion(
-  archive: ArchiveStore,
-  { incarnation }: Life,
-  signal?: AbortSignal,
-): Promise<number> {
-  let newest = -1
-  for await (const { parsed } of listSegments(archive, incarnation, 0n, undefined, signal))
-    newest = Math.max(newest, parsed.completionMs)
-  return newest
+async function rivalOf(archive: ArchiveStore, life: Life, signal?: AbortSignal): Promise<Rival> {
+  let newestMs = -1
+  let lastSegment = (trimmedBelow(life.controls)?.segment ?? 1n) - 1n
+  for await (const { parsed } of listSegments(archive, life.incarnation, 0n, undefined, signal)) {
+    newestMs = Math.max(newestMs, parsed.completionMs)
+    lastSegment = parsed.segment
+  }
+  return { life, newestMs, lastSegment }
 }
 
 async function restorable(

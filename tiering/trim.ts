@@ -1,4 +1,4 @@
-import { listControlKeys, putControl } from '../archive/control-objects.js'
+import { ARCHIVE_OWNER_FACT, listControlKeys, putControl } from '../archive/control-objects.js'
 import { assert, present } from '../src/model/assert.js'
 import { Dlsn } from '../src/model/dlsn.js'
 import { StratalogError } from '../src/model/errors.js'
@@ -8,6 +8,7 @@ import type { Lease } from '../src/ports/coordination.js'
 import { nextNumber } from './announce.js'
 import type { TieringContext } from './context.js'
 import { forgetTrimmed, releaseLedger, releaseObject } from './evict.js'
+import { confirmOwner } from './ownership.js'
 
 /**
  * Ends the old end of a stream, up to and with segment `through`, in both tiers; returns how many segments that were.
@@ -69,6 +70,8 @@ async function markTrimmed(
   stream: StreamRow,
   below: Dlsn,
 ): Promise<void> {
+  // One that was taken over is another's to trim; in one that nobody owns yet a marker does no harm.
+  if ((await context.index.fact(ARCHIVE_OWNER_FACT)) !== null) await confirmOwner(context, archive)
   const controls = await listControlKeys(archive, stream.incarnation)
   // This version writes no holds; one that another version wrote binds all the same (DESIGN: holds bind trims).
   const held = controls.find(({ kind }) => kind === 'hold' || kind === 'pin')

@@ -111,6 +111,7 @@ export async function assemble(opening: Opening): Promise<Log> {
     random,
     archive: open,
     archiveLocation: archive?.location ?? null,
+    openAnyArchive: archive?.openAny ?? null,
     read: {
       index,
       clock,

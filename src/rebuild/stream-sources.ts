@@ -44,8 +44,11 @@ export async function streamSources(
   const archived = new Set<Incarnation>()
   if (archive !== null)
     for await (const incarnation of listIncarnations(archive, undefined, signal)) archived.add(incarnation)
+  // An archive that was taken over holds streams of the log that had it before: they are none of ours (decision 0021).
+  const ours = new Set([...decided.streams.keys(), ...byStream.keys()])
+  if (!decided.facts.has('archive-taken-over')) for (const incarnation of archived) ours.add(incarnation)
   const byName = new Map<string, StreamSource>()
-  for (const incarnation of new Set([...decided.streams.keys(), ...byStream.keys(), ...archived])) {
+  for (const incarnation of ours) {
     const of = byStream.get(incarnation) ?? []
     const inArchive = archived.has(incarnation) ? archive : null
     const source = await sourceOf(incarnation, decided, of, inArchive, report, signal)
