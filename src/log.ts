@@ -19,6 +19,11 @@ const STREAMS_PAGE = 1_000
 export interface Streams {
   /** Makes a stream; `stream_exists` if there is one. `txid: 'custom'`: txids are the application's own numbers. */
   create(name: string, options?: { readonly txid?: TxidMode }): Promise<StreamRow>
+  /**
+   * Gives a stream another name; its policy is the one of that name from here on. Handles of the old name find nothing
+   * any more. `stream_exists` if there is one of that name, `stream_not_found`.
+   */
+  rename(name: string, to: string): Promise<StreamRow>
   /** All streams by name in code-point order. */
   list(): AsyncIterable<StreamRow>
   /** The stream with that name, or null. */
@@ -59,6 +64,7 @@ export class Log implements AsyncDisposable {
     this.directory = parts.directory
     this.streams = {
       create: (name, options) => this.#create(name, options?.txid ?? 'ms'),
+      rename: (name, to) => this.#rename(name, to),
       list: () => this.#list(),
       find: (name) => this.#index.streamByName(checkStreamName(name)),
     }
@@ -186,6 +192,18 @@ export class Log implements AsyncDisposable {
       parent: null,
     }
     return this.#index.createStream(row)
+  }
+
+  /** The index first: a writer that opens meanwhile has the old name for a moment, and is closed behind it. */
+  async #rename(name: string, to: string): Promise<StreamRow> {
+    const stream = await this.#index.streamByName(checkStreamName(name))
+    if (stream === null) throw await this.#notFound(name)
+    if (checkStreamName(to) === name) return stream
+    const renamed = await this.#index.updateStream(stream.incarnation, stream.version, { name: to })
+    const reason = new StratalogError('stream_not_found', `${name} is called ${to} now`, { found: name })
+    await this.#parts.hub.release(stream, reason)
+    this.#parts.agent.wake(0)
+    return renamed
   }
 
   async #ensure(name: string): Promise<StreamRow> {

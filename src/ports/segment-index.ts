@@ -43,11 +43,14 @@ export interface SegmentIndex {
   stream(incarnation: Incarnation): Promise<StreamRow | null>
   /** By name in code-point order, above `after` ('' for the first), at most `limit`. */
   listStreams(after: string, limit: number): Promise<StreamRow[]>
-  /** Sets fields of a stream if it still has `expectedVersion`, else `conflict`. None of them ever goes back. */
+  /**
+   * Sets fields of a stream if it still has `expectedVersion`, else `conflict`. None of them ever goes back but the
+   * name: `stream_exists` if a living stream has it.
+   */
   updateStream(
     incarnation: Incarnation,
     expectedVersion: number,
-    patch: Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow' | 'finishedMs'>>,
+    patch: Partial<Pick<StreamRow, 'name' | 'epoch' | 'trimmedBelow' | 'finishedMs'>>,
   ): Promise<StreamRow>
 
   /**

@@ -1,5 +1,5 @@
 import { ARCHIVE_OWNER_FACT } from '../../archive/control-objects.js'
-import type { Decision } from '../format/control-frame.js'
+import type { DecidedStream, Decision } from '../format/control-frame.js'
 import type { LedgerContext } from '../ledger/context.js'
 import { isStratalogError } from '../model/errors.js'
 import type { StreamRow } from '../model/segment.js'
@@ -60,6 +60,7 @@ export async function catchUp(index: SegmentIndex, found: FoundDecisions, logger
   const known = await knownSequence(index)
   const newer = foldDecisions(found.recorded.filter(({ sequence }) => sequence > known))
   if (newer.sequence <= known) return
+  await catchUpNames(index, newer, logger)
   for (const stream of newer.streams.values()) {
     if ((await index.stream(stream.incarnation)) !== null) continue
     const taken = await index.streamByName(stream.name)
@@ -80,6 +81,39 @@ export async function catchUp(index: SegmentIndex, found: FoundDecisions, logger
     if ((await index.stream(incarnation)) !== null) await index.setPolicyOverride(incarnation, policy)
   for (const [name, value] of newer.facts) await index.setFact(name, value)
   await index.setFact(SEQUENCE_FACT, newer.sequence.toString())
+}
+
+/** New names of streams there are; one that frees a name for another has it first. */
+async function catchUpNames(index: SegmentIndex, { streams }: DecidedState, logger: Logger): Promise<void> {
+  let left = [...streams.values()]
+  for (let before = -1; left.length !== before; ) {
+    before = left.length
+    const waiting: typeof left = []
+    for (const stream of left) {
+      const row = await index.stream(stream.incarnation)
+      if (row === null || row.name === stream.name) continue
+      if ((await index.streamByName(stream.name)) !== null) waiting.push(stream)
+      else await index.updateStream(row.incarnation, row.version, { name: stream.name })
+    }
+    left = waiting
+    // Streams that took each other's names: one of them steps aside.
+    const holder = left.length === before ? await heldInTurn(index, left) : null
+    if (holder === null) continue
+    await index.updateStream(holder.incarnation, holder.version, { name: holder.incarnation })
+    before = -1
+  }
+  for (const { name } of left)
+    logger.warn({ stream: name }, 'a name that was decided is taken, it stays ungiven')
+}
+
+/** A stream that has the name of another and waits for one itself. */
+async function heldInTurn(index: SegmentIndex, waiting: readonly DecidedStream[]): Promise<StreamRow | null> {
+  const all = new Set(waiting.map(({ incarnation }) => incarnation))
+  for (const { name } of waiting) {
+    const holder = await index.streamByName(name)
+    if (holder !== null && all.has(holder.incarnation)) return holder
+  }
+  return null
 }
 
 /**
