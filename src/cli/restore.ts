@@ -11,7 +11,6 @@ import { EXIT } from './exit-codes.js'
 import type { CliIo } from './io.js'
 import { quietSystem } from './quiet.js'
 import { formatCount, plural } from './render.js'
-import { estimateRestore, gapText, hasLosses, notThere, planLines, planValue } from './restore-plan.js'
 
 interface RestoreFlags {
   readonly from: string
@@ -61,6 +60,7 @@ export function register(program: Command, io: CliIo): void {
 
 async function restore(io: CliIo, flags: RestoreFlags): Promise<void> {
   const { openArchive } = await import('../open.js')
+  const { hasLosses } = await import('./restore-plan.js')
   const { planRestore } = await import('../restore.js')
   const wanted = await selection(io, flags)
   await refuseForeignDirectory(flags.into)
@@ -149,6 +149,7 @@ async function showPlan(
   plan: RestorePlan,
   flags: RestoreFlags,
 ): Promise<void> {
+  const { estimateRestore, notThere, planLines, planValue } = await import('./restore-plan.js')
   const estimate = await estimateRestore(archive, plan, resolve(flags.into), configOf(flags.into), io.signal)
   if (io.json) return io.value({ dryRun: true, ...planValue(plan), ...estimate })
   for (const line of planLines(plan, estimate, io.colors)) await io.line(line)
@@ -169,6 +170,7 @@ async function carryOut(
   flags: RestoreFlags,
 ): Promise<void> {
   const { openLog } = await import('../open.js')
+  const { hasLosses } = await import('./restore-plan.js')
   const { restoreArchive } = await import('../restore.js')
   const directory = resolve(flags.into)
   await using log = await openLog(directory, {
@@ -204,6 +206,7 @@ async function carryOut(
 }
 
 async function say(io: CliIo, plan: RestorePlan, report: RestoreReport, directory: string): Promise<void> {
+  const { gapText, notThere, planValue } = await import('./restore-plan.js')
   if (io.json) {
     const { left, foreign, owner } = planValue(plan)
     return io.value({ ...report, into: directory, from: plan.location, left, foreign, owner })
