@@ -72,7 +72,7 @@ async function begin(
   const begun = await work()
   if (begun.lostSegments > 0) io.setExitCode(EXIT.loss)
   if (io.json) return io.value(begun)
-  await io.line(`a new archive: ${plural(begun.copiedAgain, 'segment')} are copied into it again`)
+  await io.line(`a new archive; to be copied into it again: ${plural(begun.copiedAgain, 'segment')}`)
   if (begun.lostSegments > 0)
     await io.line(
       `LOST  ${plural(begun.lostSegments, 'segment')}, ${formatBytes(begun.lostBytes)} of records: gaps {corrupt} from here on`,

@@ -211,10 +211,15 @@ function states({ gaps, trimmedBelow, end, segments, lostAtEnd }: RestorableStre
 
 /** `MISSING segments 5 to 7 (no object in the listing)  → gap record {corrupt}, or stop: --strict`. */
 export function gapText({ first, last, reason, why, committed }: RestoreGap): string {
-  const where = first === last ? `segment ${first}` : `segments ${first} to ${last}`
+  const where = whereOf({ first, last })
   return committed
     ? `gap {${reason}} at ${where}: ${why}`
     : `MISSING ${where} (${why})  → gap record {${reason}}, or stop: --strict`
+}
+
+/** `segment 5`, `segments 5 to 7`. */
+export function whereOf({ first, last }: Pick<RestoreGap, 'first' | 'last'>): string {
+  return first === last ? `segment ${first}` : `segments ${first} to ${last}`
 }
 
 /** The most important line: what nobody can restore from here. */

@@ -206,7 +206,7 @@ async function carryOut(
 }
 
 async function say(io: CliIo, plan: RestorePlan, report: RestoreReport, directory: string): Promise<void> {
-  const { gapText, notThere, planValue } = await import('./restore-plan.js')
+  const { notThere, planValue, whereOf } = await import('./restore-plan.js')
   if (io.json) {
     const { left, foreign, owner } = planValue(plan)
     return io.value({ ...report, into: directory, from: plan.location, left, foreign, owner })
@@ -216,7 +216,8 @@ async function say(io: CliIo, plan: RestorePlan, report: RestoreReport, director
   await io.line(
     `restored ${plural(report.streams, 'stream')}, ${plural(report.segments, 'segment')}, ${plural(report.records, 'record')}${gaps} into ${directory}${there}`,
   )
-  for (const { stream, ...gap } of report.gaps) await io.line(`GAP  ${stream}  ${gapText(gap)}`)
+  for (const { stream, ...gap } of report.gaps)
+    await io.line(`GAP  ${stream}  ${whereOf(gap)}: ${gap.why}  {${gap.reason}}`)
   for (const { name, lostAtEnd } of plan.streams)
     if (lostAtEnd > 0n)
       await io.line(`LOST  ${name}  ${plural(lostAtEnd, 'record')} of its end never reached the archive`)
