@@ -32,6 +32,11 @@ export interface LogArchive {
    */
   takeOver(): Promise<{ readonly logId: string; readonly epoch: bigint }>
   /**
+   * Of a log that reads an archive of another (`openLog(dir, { attach })`): looks now for what was archived since. It
+   * does so by itself every few seconds. Else it does nothing.
+   */
+  refresh(): Promise<void>
+  /**
    * Begins a new archive where the configuration says, in place of one that is lost for good. What is hot is copied
    * again. Segments that were in the lost archive alone become gaps for ever, only with `acceptLoss`; without it the
    * call is `refused` with how many there are, and nothing is changed.
@@ -63,12 +68,22 @@ export function logArchive(parts: LogParts): LogArchive {
         const owner = found === null ? null : { logId: found.logId, epoch: found.epoch }
         return { location: archive.location, logId, owner, ours: owner?.logId === logId }
       }),
+    refresh: async () => parts.attached?.(),
     takeOver: () => withArchive(true, (archive) => takeOverArchive(context, archive)),
     begin: ({ acceptLoss = false, signal } = {}) =>
       withArchive(false, (archive) =>
         beginArchive(context, archive, { acceptLoss, ...(signal === undefined ? {} : { signal }) }),
       ),
   }
+}
+
+/** What a log that only reads an archive refuses. @internal */
+export function attachedError(location: string | null): StratalogError {
+  return new StratalogError(
+    'refused',
+    `this log only reads the archive at ${location ?? ''}, which another log owns: append there, or restore a copy of your own: stratalog restore --from ${location ?? 'ARCHIVE'}`,
+    { found: location },
+  )
 }
 
 function noArchive(directory: string): StratalogError {

@@ -1,6 +1,6 @@
 import type { PassReport, StreamPlan } from '../tiering/agent.js'
 import type { TieringEvent } from '../tiering/context.js'
-import { type LogArchive, logArchive } from './log-archive.js'
+import { attachedError, type LogArchive, logArchive } from './log-archive.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
 import { StratalogError } from './model/errors.js'
@@ -69,8 +69,10 @@ export class Log implements AsyncDisposable {
       find: (name) => this.#index.streamByName(checkStreamName(name)),
     }
     this.tier = {
-      run: ({ until = 'settled', signal } = {}) =>
-        until === 'once' ? parts.agent.runOnce(signal) : parts.agent.runUntilSettled(signal),
+      run: async ({ until = 'settled', signal } = {}) => {
+        if (parts.attached !== null) throw attachedError(parts.archiveLocation)
+        return until === 'once' ? parts.agent.runOnce(signal) : parts.agent.runUntilSettled(signal)
+      },
       plan: (stream) => this.#plan(stream),
       status: () => tierStatus(parts, this.#list()),
       onEvent: (listener) => parts.agent.onEvent(listener),
@@ -207,6 +209,7 @@ export class Log implements AsyncDisposable {
   }
 
   async #ensure(name: string): Promise<StreamRow> {
+    if (this.#parts.attached !== null) throw attachedError(this.#parts.archiveLocation)
     const found = await this.#index.streamByName(name)
     if (found !== null) return found
     let creating = this.#creating.get(name)

@@ -15,7 +15,8 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   const root = resolve(directory)
   const system = await systemPorts(options.system)
   const config = await readConfiguration(root, options, system)
-  if (filled.create === 'never' && !existsSync(join(root, 'log.json'))) throw noLog(root)
+  const attached = options.attach !== undefined
+  if (!attached && filled.create === 'never' && !existsSync(join(root, 'log.json'))) throw noLog(root)
   await makeDirectory(root)
   const { lockDirectory } = await import('./metadata/sqlite/lock.js')
   const lock = lockDirectory(root, {
@@ -26,9 +27,12 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   const closers: (() => Promise<void> | void)[] = [() => lock.release()]
   const close = () => closeAll(closers)
   try {
-    const log = await assemble({ root, options, filled, system, config, closers, close })
+    const opening = { root, options, filled, system, config, closers, close }
+    const log = attached
+      ? await (await import('./open/attach.js')).assembleAttached(opening)
+      : await assemble(opening)
     await log.recover()
-    if (filled.tiering === 'run') {
+    if (filled.tiering === 'run' && !attached) {
       log.parts.agent.follow()
       log.parts.upkeep.follow()
     }

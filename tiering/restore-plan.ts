@@ -76,6 +76,23 @@ export async function planRestore(archive: ArchiveStore, wishes: RestoreWishes =
   }
 }
 
+/** The life of each name that is the stream now, as a restore would take it, and those that were deleted. */
+export async function currentLives(
+  archive: ArchiveStore,
+  signal?: AbortSignal,
+): Promise<{ readonly lives: readonly Life[]; readonly deleted: readonly Life[] }> {
+  const all: Life[] = []
+  for await (const incarnation of listIncarnations(archive, undefined, signal)) {
+    const life = await lifeOf(archive, incarnation, null, () => undefined, signal)
+    if (life !== null) all.push(life)
+  }
+  const living = all.filter(({ deletedMs }) => deletedMs === null)
+  return {
+    lives: await chooseLives(archive, living, null, [], signal),
+    deleted: all.filter(({ deletedMs }) => deletedMs !== null),
+  }
+}
+
 function isYounger({ binding, segments, gaps }: RestorableStream, until: RestoreUntil | null): boolean {
   const timeMs = timeOf(until)
   return timeMs !== null && binding.createdMs > timeMs && segments.length === 0 && gaps.length === 0
@@ -99,7 +116,7 @@ export function digested({ name, segments, gaps }: Pick<RestorableStream, 'name'
 }
 
 /** One life of a stream: an incarnation with what was decided about it. */
-interface Life {
+export interface Life {
   readonly incarnation: Incarnation
   readonly binding: DatedBinding
   readonly controls: readonly ControlObject[]

@@ -105,10 +105,13 @@ async function engineFor(location: string): Promise<ArchiveEngine> {
 }
 
 /** Opens an archive by itself, without a log: what `restore` reads from. */
-export async function openArchive(location: string, given?: Partial<SystemPorts>): Promise<ArchiveStore> {
+export async function openArchive(
+  location: string | ArchiveEngine,
+  given?: Partial<SystemPorts>,
+): Promise<ArchiveStore> {
   const system = await systemPorts(given)
-  const resolved = archiveLocation(location, process.cwd())
-  const engine = await engineFor(resolved)
+  const engine =
+    typeof location === 'string' ? await engineFor(archiveLocation(location, process.cwd())) : location
   return engine.open({
     clock: system.clock,
     random: system.random,
@@ -116,5 +119,6 @@ export async function openArchive(location: string, given?: Partial<SystemPorts>
     disk: system.disk,
     signal: new AbortController().signal,
     existing: true,
+    readOnly: true,
   })
 }

@@ -112,6 +112,7 @@ export async function assemble(opening: Opening): Promise<Log> {
     archive: open,
     archiveLocation: archive?.location ?? null,
     openAnyArchive: archive?.openAny ?? null,
+    attached: null,
     read: {
       index,
       clock,
