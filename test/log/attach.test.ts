@@ -158,6 +158,7 @@ describe('an archive that another log owns, attached', () => {
     {
       await using view = await attached()
       assert.deepEqual(await values(view, 'a'), ['1'])
+      assert.equal(existsSync(join(root, 'archive', '.tmp')), false, 'nothing was made in it')
     }
     chmodSync(join(root, 'archive'), 0o755)
     await assert.rejects(attached('log'), { code: 'refused', message: /a log of its own/ })
