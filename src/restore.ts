@@ -26,7 +26,6 @@ export type {
   RestorePlan,
   RestoreProgress,
   RestoreReport,
-  RestoreUntil,
 }
 
 /** What of an archive is to be restored; without any of it all of it, as it is now. */
