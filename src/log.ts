@@ -1,5 +1,6 @@
 import type { PassReport, StreamPlan } from '../tiering/agent.js'
 import type { TieringEvent } from '../tiering/context.js'
+import { checkMayDelete, settleDeletion } from '../tiering/delete.js'
 import { attachedError, type LogArchive, logArchive } from './log-archive.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
@@ -24,6 +25,12 @@ export interface Streams {
    * any more. `stream_exists` if there is one of that name, `stream_not_found`.
    */
   rename(name: string, to: string): Promise<StreamRow>
+  /**
+   * Deletes a stream with all it holds, in both tiers, for ever; its name is free at once. `refused` while a hold or a
+   * pin names it, `archive_…` where nobody can know that. `settled: false`: it is gone for everybody, and what could
+   * not be freed yet is freed by the agent.
+   */
+  delete(name: string): Promise<{ readonly incarnation: string; readonly settled: boolean }>
   /** All streams by name in code-point order. */
   list(): AsyncIterable<StreamRow>
   /** The stream with that name, or null. */
@@ -65,6 +72,7 @@ export class Log implements AsyncDisposable {
     this.streams = {
       create: (name, options) => this.#create(name, options?.txid ?? 'ms'),
       rename: (name, to) => this.#rename(name, to),
+      delete: (name) => this.#delete(name),
       list: () => this.#list(),
       find: (name) => this.#index.streamByName(checkStreamName(name)),
     }
@@ -206,6 +214,30 @@ export class Log implements AsyncDisposable {
     await this.#parts.hub.release(stream, reason)
     this.#parts.agent.wake(0)
     return renamed
+  }
+
+  /** Decided on the stores first, then known to the archive, then freed: a crash between any two is gone on from. */
+  async #delete(name: string): Promise<{ incarnation: string; settled: boolean }> {
+    const { hub, logId, random, archive, segments, agent } = this.#parts
+    const stream = await this.#index.streamByName(checkStreamName(name))
+    if (stream === null) throw await this.#notFound(name)
+    const { incarnation } = stream
+    const context = { logId, random, archive, writers: hub, index: segments.index, ledger: segments.ledger }
+    await checkMayDelete(context, stream)
+    const gone = new StratalogError('stream_not_found', `${name} was deleted`, { found: name })
+    await hub.release(stream, gone)
+    const { version } = (await this.#index.stream(incarnation)) ?? stream
+    const deleted = await this.#index.deleteStream(incarnation, version, segments.ledger.clock.nowMs())
+    // One that opened meanwhile is fenced by the higher epoch; it need not find that out by itself.
+    await hub.release(stream, gone)
+    try {
+      await settleDeletion(context, deleted, new AbortController().signal)
+      return { incarnation, settled: true }
+    } catch (error) {
+      segments.ledger.logger.warn({ err: error, stream: name }, 'a deleted stream is freed later')
+      agent.wake(0)
+      return { incarnation, settled: false }
+    }
   }
 
   async #ensure(name: string): Promise<StreamRow> {

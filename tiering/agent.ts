@@ -7,6 +7,7 @@ import type { Lease } from '../src/ports/coordination.js'
 import { announceDebts } from './announce.js'
 import type { TieringContext, TieringEvent } from './context.js'
 import { copySegment } from './copy.js'
+import { settleDeletion } from './delete.js'
 import { evictSegment, settleDebts } from './evict.js'
 import { PassLoop, raced } from './pass-loop.js'
 import { dueActions, nextDueMs, type PlannedAction, plan } from './plan.js'
@@ -165,6 +166,12 @@ export class TieringAgent {
       for (let next = await streams.next(); !next.done; next = await streams.next()) {
         const stream = next.value
         signal.throwIfAborted()
+        if ((await this.#context.index.fact(`deleted/${stream.incarnation}`)) !== null) {
+          await this.#guarded(stream, report, signal, async () => {
+            await settleDeletion(this.#context, stream, signal)
+          })
+          continue
+        }
         await this.#guarded(stream, report, signal, () => this.#runStream(stream, 'moves', report, signal))
         await this.#guarded(stream, report, signal, () => announceDebts(this.#context, stream))
       }

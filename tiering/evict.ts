@@ -69,7 +69,7 @@ export async function releaseLedger(
 
 /** Deletes the object a `trimmed` row still names, then forgets it. */
 export async function releaseObject(
-  context: TieringContext,
+  context: Pick<TieringContext, 'index' | 'archive' | 'logId'>,
   row: SegmentRow,
   signal: AbortSignal,
 ): Promise<SegmentRow> {

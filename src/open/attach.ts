@@ -160,6 +160,8 @@ function readOnlyIndex(index: SegmentIndex, refuse: () => StratalogError): Segme
   return {
     createStream: refused,
     updateStream: refused,
+    deleteStream: refused,
+    removeStream: refused,
     beginSegment: refused,
     adoptSegment: refused,
     updateSegment: refused,

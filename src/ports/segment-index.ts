@@ -54,6 +54,14 @@ export interface SegmentIndex {
   ): Promise<StreamRow>
 
   /**
+   * Takes a stream away from everybody at once: finished, fenced, called by its incarnation, and the fact
+   * `deleted/<incarnation>` says when. `conflict` as for `updateStream`. Its segments are there until they are removed.
+   */
+  deleteStream(incarnation: Incarnation, expectedVersion: number, atMs: number): Promise<StreamRow>
+  /** Forgets a stream that has no segments left. Idempotent. */
+  removeStream(incarnation: Incarnation): Promise<void>
+
+  /**
    * Adds an open segment after the newest. `conflict` unless `row.segment` is the newest + 1 (1 for the first; any
    * for the first of a restored or trimmed stream) and `row.epoch` is the stream's epoch: a fenced writer starts no segment.
    */

@@ -61,7 +61,12 @@ export async function catchUp(index: SegmentIndex, found: FoundDecisions, logger
   const newer = foldDecisions(found.recorded.filter(({ sequence }) => sequence > known))
   if (newer.sequence <= known) return
   await catchUpNames(index, newer, logger)
+  for (const [incarnation, atMs] of newer.deleted) {
+    const row = await index.stream(incarnation)
+    if (row !== null) await index.deleteStream(incarnation, row.version, atMs)
+  }
   for (const stream of newer.streams.values()) {
+    if (newer.deleted.has(stream.incarnation)) continue
     if ((await index.stream(stream.incarnation)) !== null) continue
     const taken = await index.streamByName(stream.name)
     if (taken === null) await index.createStream(stream)
@@ -84,8 +89,12 @@ export async function catchUp(index: SegmentIndex, found: FoundDecisions, logger
 }
 
 /** New names of streams there are; one that frees a name for another has it first. */
-async function catchUpNames(index: SegmentIndex, { streams }: DecidedState, logger: Logger): Promise<void> {
-  let left = [...streams.values()]
+async function catchUpNames(
+  index: SegmentIndex,
+  { streams, deleted }: DecidedState,
+  logger: Logger,
+): Promise<void> {
+  let left = [...streams.values()].filter(({ incarnation }) => !deleted.has(incarnation))
   for (let before = -1; left.length !== before; ) {
     before = left.length
     const waiting: typeof left = []
@@ -148,6 +157,7 @@ async function lackingOf(
   row: StreamRow,
 ): Promise<readonly Decision[]> {
   const { incarnation, name, txidMode, createdMs, parent } = row
+  if (decided.deleted.has(incarnation)) return []
   const lacking: Decision[] = []
   const there = decided.streams.get(incarnation)
   if (there?.name !== name || there.txidMode !== txidMode)

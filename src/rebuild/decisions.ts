@@ -33,6 +33,8 @@ export interface DecidedState {
   readonly streams: ReadonlyMap<Incarnation, DecidedStream>
   /** When streams were ended for ever. */
   readonly finished: ReadonlyMap<Incarnation, number>
+  /** When streams were deleted. */
+  readonly deleted: ReadonlyMap<Incarnation, number>
   readonly trims: ReadonlyMap<Incarnation, DecidedTrim>
   readonly policies: ReadonlyMap<Incarnation, string | null>
   readonly facts: ReadonlyMap<string, string>
@@ -74,6 +76,7 @@ export async function readDecisions(context: LedgerContext): Promise<FoundDecisi
 export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedState {
   const streams = new Map<Incarnation, DecidedStream>()
   const finished = new Map<Incarnation, number>()
+  const deleted = new Map<Incarnation, number>()
   const trims = new Map<Incarnation, DecidedTrim>()
   const policies = new Map<Incarnation, string | null>()
   const facts = new Map<string, string>()
@@ -84,6 +87,7 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
   for (const { sequence, decision } of [...recorded].sort(byAge)) {
     newest = sequence
     if (decision.kind === 'stream') streams.set(decision.stream.incarnation, decision.stream)
+    else if (decision.kind === 'delete') deleted.set(decision.incarnation, decision.atMs)
     else if (decision.kind === 'finish') {
       // What ended once ended then: a second attempt of a writer that heard nothing of its first changes nothing.
       if (!finished.has(decision.incarnation)) finished.set(decision.incarnation, decision.finishedMs)
@@ -96,7 +100,7 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
     } else if (decision.kind === 'mark') mark = { sequence, atMs: decision.atMs }
     else if (decision.through > idsThrough) idsThrough = decision.through
   }
-  return { streams, finished, trims, policies, facts, gaps, idsThrough, mark, sequence: newest }
+  return { streams, finished, deleted, trims, policies, facts, gaps, idsThrough, mark, sequence: newest }
 }
 
 /** Whether a segment was given up. */

@@ -118,6 +118,12 @@ export class RecordedIndex implements SegmentIndex {
     )
   }
 
+  async deleteStream(incarnation: Incarnation, expectedVersion: number, atMs: number): Promise<StreamRow> {
+    const change = () => this.#index.deleteStream(incarnation, expectedVersion, atMs)
+    if ((await this.#index.stream(incarnation))?.version !== expectedVersion) return change()
+    return this.#decided({ kind: 'delete', incarnation, atMs }, change)
+  }
+
   /** What the last segment below a trim leaves to go on from: its row goes away with it. */
   async trimTail(incarnation: Incarnation, below: Dlsn): Promise<DecidedTrim['tail']> {
     const row = await this.#index.segment(incarnation, below.segment - 1n)
@@ -207,6 +213,10 @@ export class RecordedIndex implements SegmentIndex {
 
   listStreams(after: string, limit: number): Promise<StreamRow[]> {
     return this.#index.listStreams(after, limit)
+  }
+
+  removeStream(incarnation: Incarnation): Promise<void> {
+    return this.#index.removeStream(incarnation)
   }
 
   beginSegment(row: SegmentRow): Promise<SegmentRow> {

@@ -1,7 +1,6 @@
 import { bindingOf, readControls, trimmedBelow } from '../../archive/control-objects.js'
 import { type ChosenSegment, chooseSegments, listIncarnations, listSegments } from '../../archive/listing.js'
 import type { DecidedStream, DecidedTrim } from '../format/control-frame.js'
-import { StratalogError } from '../model/errors.js'
 import type { Incarnation } from '../model/segment.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import { type DecidedState, isGivenUp } from './decisions.js'
@@ -71,12 +70,8 @@ async function sourceOf(
   signal?: AbortSignal,
 ): Promise<StreamSource | null> {
   const controls = archive === null ? [] : await readControls(archive, incarnation, undefined, signal)
-  if (controls.some(({ kind }) => kind === 'delete')) {
-    throw new StratalogError(
-      'version_unsupported',
-      `${incarnation} was deleted by a newer stratalog: rebuild the index with that one`,
-    )
-  }
+  // What is left of it on stores and in the archive stays with nobody.
+  if (decided.deleted.has(incarnation) || controls.some(({ kind }) => kind === 'delete')) return null
   const candidates = candidatesOf(ledgers)
   const binding = bindingOf(controls)
   const told = decided.streams.get(incarnation) ?? null

@@ -112,6 +112,13 @@ export class StreamTable {
     return after
   }
 
+  /** With what hangs on it; its segments are gone before. */
+  remove(stream: bigint): void {
+    this.#sql.deletePolicy.run(stream)
+    this.#sql.deleteSums.run(stream)
+    this.#sql.deleteStream.run(stream)
+  }
+
   policy(incarnation: Incarnation): string | null {
     return this.#text(this.#sql.policy.get(incarnation), `policy of stream ${incarnation}`)
   }
@@ -155,6 +162,8 @@ type StreamsSql =
   | 'policy'
   | 'setPolicy'
   | 'deletePolicy'
+  | 'deleteSums'
+  | 'deleteStream'
   | 'fact'
   | 'setFact'
 
@@ -172,6 +181,8 @@ export const STREAMS_SQL: Readonly<Record<StreamsSql, string>> = {
     'SELECT stream, policy, checksum FROM policies WHERE stream = (SELECT id FROM streams WHERE incarnation = ?)',
   setPolicy: 'INSERT OR REPLACE INTO policies (stream, policy, checksum) VALUES (?, ?, ?)',
   deletePolicy: 'DELETE FROM policies WHERE stream = ?',
+  deleteSums: 'DELETE FROM sums WHERE stream = ?',
+  deleteStream: 'DELETE FROM streams WHERE id = ?',
   fact: 'SELECT name, value, checksum FROM facts WHERE name = ?',
   setFact: 'INSERT OR REPLACE INTO facts (name, value, checksum) VALUES (?, ?, ?)',
 }
