@@ -182,7 +182,38 @@ function latest(controls: readonly ControlObject[], kind: ControlKind): ControlO
 /** What the stream is called now: the `name` of the highest (number, attempt); null if none was given. */
 export function bindingOf(controls: readonly ControlObject[]): NameBinding | null {
   const control = latest(controls, 'name')
-  if (control === null) return null
+  return control === null ? null : nameOf(control)
+}
+
+/** A name with since when the stream has had it and when the stream was made; 0: it does not say. */
+export interface DatedBinding extends NameBinding {
+  readonly createdMs: number
+  readonly atMs: number
+}
+
+/**
+ * What the stream was called at a time (null: now): the newest name given by then. A stream that is younger than
+ * that has its first name: whether it counts is the caller's question.
+ */
+export function bindingAt(controls: readonly ControlObject[], timeMs: number | null): DatedBinding | null {
+  const dated = controls
+    .filter(({ kind }) => kind === 'name')
+    .map((control) => {
+      const createdMs = msOf(control, 'createdMs') ?? 0
+      return { ...nameOf(control), createdMs, atMs: msOf(control, 'atMs') ?? createdMs }
+    })
+  if (timeMs === null) return dated.at(-1) ?? null
+  return dated.findLast(({ atMs }) => atMs <= timeMs) ?? dated[0] ?? null
+}
+
+function msOf(control: ControlObject, field: string): number | null {
+  const value = control.body[field] ?? null
+  if (value !== null && (typeof value !== 'number' || !Number.isSafeInteger(value)))
+    throw damagedControl(control.key, `its field ${field} is no time`)
+  return value
+}
+
+function nameOf(control: ControlObject): NameBinding {
   const { name, txidMode, parent } = control.body
   if (typeof name !== 'string' || name === '' || (txidMode !== 'ms' && txidMode !== 'custom')) {
     throw damagedControl(control.key, 'it gives no name')
@@ -221,19 +252,24 @@ function dlsnOf(control: ControlObject, value: unknown): Dlsn {
   }
 }
 
-/**
- * The log that the archive belongs to now, with the number to go above for the next owner; null if it has
- * none.
- */
-export async function ownerOf(
-  store: ArchiveStore,
-  signal?: AbortSignal,
-): Promise<(ArchiveOwner & { readonly number: bigint }) | null> {
-  const control = latest(await readControls(store, null, undefined, signal), 'owner')
-  if (control === null) return null
-  const { logId, epoch } = control.body
-  if (typeof logId !== 'string' || logId === '') throw damagedControl(control.key, 'it names no log')
-  if (typeof epoch !== 'string' || !/^\d{1,19}$/.test(epoch))
-    throw damagedControl(control.key, 'it has no epoch')
-  return { logId, epoch: BigInt(epoch), number: control.number }
+/** An owner with the number of its object: the next one goes above it. */
+export type NumberedOwner = ArchiveOwner & { readonly number: bigint }
+
+/** The log that the archive belongs to now; null if it has none. */
+export async function ownerOf(store: ArchiveStore, signal?: AbortSignal): Promise<NumberedOwner | null> {
+  return (await listOwners(store, signal)).at(-1) ?? null
+}
+
+/** Every log that ever owned the archive, the present one last. */
+export async function listOwners(store: ArchiveStore, signal?: AbortSignal): Promise<NumberedOwner[]> {
+  const controls = await readControls(store, null, undefined, signal)
+  return controls
+    .filter(({ kind }) => kind === 'owner')
+    .map((control) => {
+      const { logId, epoch } = control.body
+      if (typeof logId !== 'string' || logId === '') throw damagedControl(control.key, 'it names no log')
+      if (typeof epoch !== 'string' || !/^\d{1,19}$/.test(epoch))
+        throw damagedControl(control.key, 'it has no epoch')
+      return { logId, epoch: BigInt(epoch), number: control.number }
+    })
 }

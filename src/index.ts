@@ -13,6 +13,7 @@ export type {
 } from './append/append-session.js'
 export { openArchive, openLog, planRestore, restoreArchive } from './lazy.js'
 export type { Log, Policies, Streams, Tier } from './log.js'
+export type { ArchiveOwnership, LogArchive } from './log-archive.js'
 export { bytes, type Codec, json, text } from './model/codec.js'
 export type { PolicyReload, PolicySource, RestartSetting } from './model/control-policy.js'
 export { Dlsn } from './model/dlsn.js'
@@ -67,7 +68,16 @@ export type { Random } from './ports/random.js'
 export type { SegmentTotals } from './ports/segment-index.js'
 export type { StoreStatus } from './ports/segment-store.js'
 export type { ReadCounts } from './read/reader.js'
-export type { RestorePlan, RestoreProgress, RestoreReport } from './restore.js'
+export type {
+  LeftOut,
+  RestorableStream,
+  RestoreGap,
+  RestoreOptions,
+  RestorePlan,
+  RestoreProgress,
+  RestoreReport,
+  RestoreSelection,
+} from './restore.js'
 export type {
   ReadOptions,
   Records,

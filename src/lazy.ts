@@ -1,7 +1,7 @@
-import type { RestorePlan, RestoreProgress, RestoreReport } from '../tiering/restore.js'
 import type { Log } from './log.js'
 import type { OpenOptions, SystemPorts } from './options.js'
 import type { ArchiveStore } from './ports/archive-store.js'
+import type { RestoreOptions, RestorePlan, RestoreReport, RestoreSelection } from './restore.js'
 
 /*
  * The calls that begin everything, each importing what it needs when it is called: a program that imports stratalog
@@ -34,25 +34,39 @@ export async function openArchive(location: string, system?: Partial<SystemPorts
   return open.openArchive(location, system)
 }
 
-/** What a restore of the whole archive would bring, from its names and control objects alone. */
-export async function planRestore(archive: ArchiveStore, signal?: AbortSignal): Promise<RestorePlan> {
-  const restore = await import('../tiering/restore.js')
-  return restore.planRestore(archive, signal)
+/**
+ * What a restore would bring, from an archive's names and control objects: all of it, or some streams, up to a time
+ * or position, under other names. What is missing in the archive is in the plan's `gaps`.
+ *
+ * @example
+ * ```ts
+ * import { openArchive, planRestore } from 'stratalog'
+ * const archive = await openArchive('./archive')
+ * const plan = await planRestore(archive, { streams: ['audit/**'], until: { time: '2026-11-01' } })
+ * for (const { name, records, gaps } of plan.streams) console.log(name, records, gaps.length)
+ * ```
+ */
+export async function planRestore(
+  archive: ArchiveStore,
+  selection: RestoreSelection = {},
+): Promise<RestorePlan> {
+  const restore = await import('./restore.js')
+  return restore.planRestore(archive, selection)
 }
 
 /**
- * Restores a whole archive into an open, empty log: equal DLSNs, txids and payloads, each stream a new incarnation
- * that names its parent. Interrupted, it goes on where it was when run again.
+ * Restores a plan into an open log, empty or living: equal DLSNs, txids and payloads, each stream a new incarnation
+ * that names its parent and where it leaves it. A segment that is missing or damaged becomes a committed gap
+ * (`corrupt`), which the report names, unless `strict`. Interrupted, it goes on where it was when run again.
  *
  * Errors: `refused` where the log has other streams of these names or is open with its agent (open it with
- * `tiering: 'off'`), `corrupt` where an object is not what its name
- * says or a segment is missing.
+ * `tiering: 'off'`), `corrupt` if `strict`, where an object is not what its name says or a segment is missing.
  */
 export async function restoreArchive(
   log: Log,
   archive: ArchiveStore,
   plan: RestorePlan,
-  options: { readonly signal?: AbortSignal; readonly onProgress?: (progress: RestoreProgress) => void } = {},
+  options: RestoreOptions = {},
 ): Promise<RestoreReport> {
   const restore = await import('./restore.js')
   return restore.restoreArchive(log, archive, plan, options)

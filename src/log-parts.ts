@@ -30,6 +30,10 @@ export interface LogParts {
   /** Null: none is configured. */
   readonly archive: (() => Promise<ArchiveStore>) | null
   readonly archiveLocation: string | null
+  /** Opens it whoever owns it, see `ArchiveOpener`. */
+  readonly openAnyArchive: ((existing: boolean) => Promise<ArchiveStore>) | null
+  /** Looks for what was archived since, where the log only reads an archive of another; null: it is a log of its own. */
+  readonly attached: (() => Promise<void>) | null
   /** Policies of a stream name with the stream's own override, and the checks of an override before it is stored. */
   readonly policies: {
     resolve(streamName: string, override: string | null): ResolvedPolicy

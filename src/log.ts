@@ -1,6 +1,9 @@
 import type { PassReport, StreamPlan } from '../tiering/agent.js'
 import type { TieringEvent } from '../tiering/context.js'
+import { checkMayDelete, settleDeletion } from '../tiering/delete.js'
+import { decidedAlone } from '../tiering/holds.js'
 import { limitUpload, pauseTiering, resumeTiering, type TierOrders, tierOrders } from '../tiering/orders.js'
+import { attachedError, type LogArchive, logArchive } from './log-archive.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
 import type { PolicyReload, PolicySource } from './model/control-policy.js'
@@ -22,6 +25,17 @@ const STREAMS_PAGE = 1_000
 export interface Streams {
   /** Makes a stream; `stream_exists` if there is one. `txid: 'custom'`: txids are the application's own numbers. */
   create(name: string, options?: { readonly txid?: TxidMode }): Promise<StreamRow>
+  /**
+   * Gives a stream another name; its policy is the one of that name from here on. Handles of the old name find nothing
+   * any more. `stream_exists` if there is one of that name, `stream_not_found`.
+   */
+  rename(name: string, to: string): Promise<StreamRow>
+  /**
+   * Deletes a stream with all it holds, in both tiers, for ever; its name is free at once. `refused` while a hold or a
+   * pin names it, `archive_…` where nobody can know that. `settled: false`: it is gone for everybody, and what could
+   * not be freed yet is freed by the agent.
+   */
+  delete(name: string): Promise<{ readonly incarnation: string; readonly settled: boolean }>
   /** All streams by name in code-point order. */
   list(): AsyncIterable<StreamRow>
   /** The stream with that name, or null. */
@@ -87,6 +101,7 @@ export class Log implements AsyncDisposable {
   readonly directory: string
   readonly streams: Streams
   readonly tier: Tier
+  readonly archive: LogArchive
   readonly policies: Policies
   readonly #parts: LogParts
   readonly #services: StreamServices
@@ -100,12 +115,16 @@ export class Log implements AsyncDisposable {
     this.directory = parts.directory
     this.streams = {
       create: (name, options) => this.#create(name, options?.txid ?? 'ms'),
+      rename: (name, to) => this.#rename(name, to),
+      delete: (name) => this.#delete(name),
       list: () => this.#list(),
       find: (name) => this.#index.streamByName(checkStreamName(name)),
     }
     this.tier = {
-      run: ({ until = 'settled', signal } = {}) =>
-        until === 'once' ? parts.agent.runOnce(signal) : parts.agent.runUntilSettled(signal),
+      run: async ({ until = 'settled', signal } = {}) => {
+        if (parts.attached !== null) throw attachedError(parts.archiveLocation)
+        return until === 'once' ? parts.agent.runOnce(signal) : parts.agent.runUntilSettled(signal)
+      },
       plan: (stream) => this.#plan(stream),
       status: () => tierStatus(parts, this.#list()),
       onEvent: (listener) => parts.agent.onEvent(listener),
@@ -124,6 +143,7 @@ export class Log implements AsyncDisposable {
       },
       reload: () => parts.config.reload(),
     }
+    this.archive = logArchive(parts)
     this.#services = {
       hub: parts.hub,
       read: parts.read,
@@ -243,7 +263,47 @@ export class Log implements AsyncDisposable {
     return this.#index.createStream(row)
   }
 
+  /** The index first: a writer that opens meanwhile has the old name for a moment, and is closed behind it. */
+  async #rename(name: string, to: string): Promise<StreamRow> {
+    const stream = await this.#index.streamByName(checkStreamName(name))
+    if (stream === null) throw await this.#notFound(name)
+    if (checkStreamName(to) === name) return stream
+    const renamed = await this.#index.updateStream(stream.incarnation, stream.version, { name: to })
+    const reason = new StratalogError('stream_not_found', `${name} is called ${to} now`, { found: name })
+    await this.#parts.hub.release(stream, reason)
+    this.#parts.agent.wake(0)
+    return renamed
+  }
+
+  /** Decided on the stores first, then known to the archive, then freed: a crash between any two is gone on from. */
+  async #delete(name: string): Promise<{ incarnation: string; settled: boolean }> {
+    const { hub, segments, agent, tiering } = this.#parts
+    const stream = await this.#index.streamByName(checkStreamName(name))
+    if (stream === null) throw await this.#notFound(name)
+    const { incarnation } = stream
+    await checkMayDelete(tiering, stream)
+    const gone = new StratalogError('stream_not_found', `${name} was deleted`, { found: name })
+    await hub.release(stream, gone)
+    const deleted = await decidedAlone(tiering, stream, async () => {
+      // A hold may have come since; one that comes now waits, and finds no stream.
+      await checkMayDelete(tiering, stream)
+      const { version } = (await this.#index.stream(incarnation)) ?? stream
+      return this.#index.deleteStream(incarnation, version, segments.ledger.clock.nowMs())
+    })
+    // One that opened meanwhile is fenced by the higher epoch; it need not find that out by itself.
+    await hub.release(stream, gone)
+    try {
+      await settleDeletion(tiering, deleted, new AbortController().signal)
+      return { incarnation, settled: true }
+    } catch (error) {
+      segments.ledger.logger.warn({ err: error, stream: name }, 'a deleted stream is freed later')
+      agent.wake(0)
+      return { incarnation, settled: false }
+    }
+  }
+
   async #ensure(name: string): Promise<StreamRow> {
+    if (this.#parts.attached !== null) throw attachedError(this.#parts.archiveLocation)
     const found = await this.#index.streamByName(name)
     if (found !== null) return found
     let creating = this.#creating.get(name)

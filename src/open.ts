@@ -18,7 +18,8 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   const source = configSource(root, options)
   const text = await source.read()
   const config = source.resolve(text)
-  if (filled.create === 'never' && !existsSync(join(root, 'log.json'))) throw noLog(root)
+  const attached = options.attach !== undefined
+  if (!attached && filled.create === 'never' && !existsSync(join(root, 'log.json'))) throw noLog(root)
   await makeDirectory(root)
   const { lockDirectory } = await import('./metadata/sqlite/lock.js')
   const lock = lockDirectory(root, {
@@ -30,9 +31,12 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   const close = () => closeAll(closers)
   try {
     const live = new LiveConfig(source, { config, text }, system.clock, system.logger)
-    const log = await assemble({ root, options, filled, system, config, live, closers, close })
+    const opening = { root, options, filled, system, config, live, closers, close }
+    const log = attached
+      ? await (await import('./open/attach.js')).assembleAttached(opening)
+      : await assemble(opening)
     await log.recover()
-    if (filled.tiering === 'run') {
+    if (filled.tiering === 'run' && !attached) {
       log.parts.agent.follow()
       log.parts.upkeep.follow()
     }

@@ -11,6 +11,11 @@ export interface OpenOptions {
   /** A directory, `s3://…`, `hdfs://…`, `none`, or an engine instance. Default: what the configuration says, else none. */
   readonly archive?: string | ArchiveEngine
   /**
+   * Reads an archive that another log owns, and follows its growth; nothing can be appended. The directory then holds a
+   * cache and no log. Not together with `archive` and `stores`.
+   */
+  readonly attach?: string | ArchiveEngine
+  /**
    * Directories of the segment stores, one a disk.
    * @default three directories under the log's own
    */
@@ -72,6 +77,7 @@ export interface FilledOptions {
 const MIB = 1024 * 1024
 const KEYS = new Set([
   'archive',
+  'attach',
   'stores',
   'defaults',
   'tiering',

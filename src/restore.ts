@@ -1,27 +1,105 @@
-import {
-  planRestore,
-  type RestorePlan,
-  type RestoreProgress,
-  type RestoreReport,
-  restoreInto,
-} from '../tiering/restore.js'
+import { planRestore as planStreams, restoreInto } from '../tiering/restore.js'
+import type {
+  LeftOut,
+  RestorableStream,
+  RestoreGap,
+  RestoreOptions,
+  RestorePlan,
+  RestoreProgress,
+  RestoreReport,
+  RestoreUntil,
+} from '../tiering/restore-types.js'
+import { matcher } from './config/pattern.js'
 import type { Log } from './log.js'
+import { Dlsn } from './model/dlsn.js'
 import { StratalogError } from './model/errors.js'
 import { policyQuorum } from './model/quorum.js'
+import { checkStreamName } from './model/stream-name.js'
+import { parseTime } from './model/units.js'
 import type { ArchiveStore } from './ports/archive-store.js'
 
-export type { RestorePlan, RestoreProgress, RestoreReport }
-export { planRestore }
+export type {
+  LeftOut,
+  RestorableStream,
+  RestoreGap,
+  RestoreOptions,
+  RestorePlan,
+  RestoreProgress,
+  RestoreReport,
+}
 
-/**
- * Restores a whole archive into an open, empty log: equal DLSNs, txids and payloads, each stream a new incarnation
- * that names its parent. Interrupted, it goes on where it was when run again. See `restoreInto`.
- */
+/** What of an archive is to be restored; without any of it all of it, as it is now. */
+export interface RestoreSelection {
+  /** Patterns of stream names as in policies: `audit/**`. */
+  readonly streams?: readonly string[]
+  /**
+   * Where to stop, exclusive: a DLSN of the one stream that is restored, or a time, which is a txid where txids are
+   * times and else the completion of segments. Streams have the names they had then.
+   */
+  readonly until?: Dlsn | { readonly time: string | Date | number }
+  /** New names by old ones; those that end with `/` are beginnings of names: `{ 'audit/': 'restored/audit/' }`. */
+  readonly as?: Readonly<Record<string, string>>
+  /** One life of a stream (32 hexadecimal digits), also one that was deleted or written over by a later one. */
+  readonly incarnation?: string
+  readonly signal?: AbortSignal
+}
+
+/** See `planRestore` in lazy.ts. */
+export async function planRestore(
+  archive: ArchiveStore,
+  selection: RestoreSelection = {},
+): Promise<RestorePlan> {
+  const { streams, until, as, incarnation, signal } = selection
+  const matchers = streams?.map(matcher)
+  if (incarnation !== undefined && !/^[0-9a-f]{32}$/.test(incarnation))
+    throw new StratalogError(
+      'invalid_argument',
+      `"${incarnation}" is not an incarnation: it has 32 hexadecimal digits, as a plan shows it`,
+      { found: incarnation },
+    )
+  return planStreams(archive, {
+    ...(matchers === undefined
+      ? {}
+      : { wanted: (name: string) => matchers.some((matches) => matches(name)) }),
+    ...(until === undefined ? {} : { until: untilOf(until) }),
+    ...(as === undefined ? {} : { rename: renamer(as) }),
+    ...(incarnation === undefined ? {} : { incarnation }),
+    ...(signal === undefined ? {} : { signal }),
+  })
+}
+
+function untilOf(until: Dlsn | { readonly time: string | Date | number }): RestoreUntil {
+  if (until instanceof Dlsn) return { dlsn: until }
+  const { time } = until
+  const age = typeof time === 'string' && /^[+-]/.test(time)
+  const timeMs =
+    typeof time === 'number' ? time : time instanceof Date ? time.getTime() : age ? null : parseTime(time, 0)
+  if (timeMs !== null && Number.isSafeInteger(timeMs)) return { timeMs }
+  throw new StratalogError(
+    'position_invalid',
+    `${JSON.stringify(time)} is not a time to restore to: write an ISO 8601 date or time, as 2025-01-31T10:00Z`,
+    { found: time },
+  )
+}
+
+/** A whole name is nearer than a beginning, a longer beginning nearer than a shorter one. */
+function renamer(as: Readonly<Record<string, string>>): (name: string) => string {
+  const beginnings = Object.keys(as).filter((from) => from.endsWith('/'))
+  beginnings.sort((a, b) => b.length - a.length)
+  return (name) => {
+    const whole = Object.hasOwn(as, name) ? as[name] : undefined
+    if (whole !== undefined) return checkStreamName(whole)
+    const from = beginnings.find((one) => name.startsWith(one))
+    return from === undefined ? name : checkStreamName(`${as[from] ?? ''}${name.slice(from.length)}`)
+  }
+}
+
+/** See `restoreArchive` in lazy.ts. */
 export async function restoreArchive(
   log: Log,
   archive: ArchiveStore,
   plan: RestorePlan,
-  options: { readonly signal?: AbortSignal; readonly onProgress?: (progress: RestoreProgress) => void } = {},
+  options: RestoreOptions = {},
 ): Promise<RestoreReport> {
   const { segments, random, policies, agent } = log.parts
   if (agent.following) {

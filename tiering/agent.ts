@@ -5,8 +5,10 @@ import type { CopyWindow, Policy, ResolvedPolicy } from '../src/model/policy.js'
 import type { Quorum } from '../src/model/quorum.js'
 import type { SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { Lease } from '../src/ports/coordination.js'
+import { announceDebts } from './announce.js'
 import type { TieringContext, TieringEvent } from './context.js'
 import { copySegment } from './copy.js'
+import { settleDeletion } from './delete.js'
 import { type Droppable, dropSegment } from './drop.js'
 import { EventRing } from './events.js'
 import { evictSegment, settleDebts } from './evict.js'
@@ -184,7 +186,14 @@ export class TieringAgent {
       for (let next = await streams.next(); !next.done; next = await streams.next()) {
         const stream = next.value
         signal.throwIfAborted()
+        if ((await this.#context.index.fact(`deleted/${stream.incarnation}`)) !== null) {
+          await this.#guarded(stream, report, signal, async () => {
+            await settleDeletion(this.#context, stream, signal)
+          })
+          continue
+        }
         await this.#guarded(stream, report, signal, () => this.#runStream(stream, 'moves', report, signal))
+        await this.#guarded(stream, report, signal, () => announceDebts(this.#context, stream))
       }
     }
     await Promise.all(Array.from({ length: STREAMS_AT_ONCE }, work))

@@ -7,14 +7,29 @@ import {
   readControls,
   trimmedBelow,
 } from '../archive/control-objects.js'
+import { type ArchivedGap, endOf, gapsOf } from '../archive/decisions.js'
+import type { ControlKind } from '../src/format/archive-names.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
-import type { StreamRow } from '../src/model/segment.js'
+import type { Incarnation, StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Random } from '../src/ports/random.js'
+import type { SegmentIndex } from '../src/ports/segment-index.js'
 import type { TieringContext } from './context.js'
+import { confirmOwner, otherOwner, TAKEN_OVER_FACT } from './ownership.js'
 
 /** One attempt for each number: of two logs that claim an archive in the same moment one finds the name taken. */
-const ONLY_ATTEMPT: Random = { bytes: (count) => new Uint8Array(count), fraction: () => 0 }
+export const ONLY_ATTEMPT: Random = { bytes: (count) => new Uint8Array(count), fraction: () => 0 }
+
+/** The fact that counts the archives a log had before this one; what was announced there says nothing here. */
+export const ARCHIVE_GENERATION_FACT = 'archive-generation'
+
+/** What announcing needs of a log. */
+export type AnnounceContext = Pick<TieringContext, 'logId' | 'index' | 'random' | 'ledger'>
+
+async function announcedFact({ index }: AnnounceContext, what: string, of: Incarnation): Promise<string> {
+  const generation = (await index.fact(ARCHIVE_GENERATION_FACT)) ?? '0'
+  return generation === '0' ? `${what}/${of}` : `${what}/${generation}/${of}`
+}
 
 /**
  * Makes sure that the archive alone can name a stream: the control objects that say who owns the log, which name the
@@ -24,29 +39,88 @@ const ONLY_ATTEMPT: Random = { bytes: (count) => new Uint8Array(count), fraction
  * another log's.
  */
 export async function announceStream(
-  context: TieringContext,
+  context: AnnounceContext,
   archive: ArchiveStore,
   stream: StreamRow,
 ): Promise<void> {
-  const fact = `announced/${stream.incarnation}`
+  const fact = await announcedFact(context, 'announced', stream.incarnation)
   if ((await context.index.fact(fact)) === stream.name) return
   await announceOwner(context, archive)
   const controls = await readControls(archive, stream.incarnation)
-  await announceTrim(context, archive, stream, controls)
+  const put = controlWriter(context, archive, stream, controls)
+  await announceTrim(stream, controls, put)
+  await announceGaps(context, stream, controls, put)
   if (bindingOf(controls)?.name !== stream.name) {
     const body = {
       name: stream.name,
       txidMode: stream.txidMode,
       createdMs: stream.createdMs,
+      // Since when it has had this name; a first name it has had from the beginning.
+      atMs: bindingOf(controls) === null ? stream.createdMs : context.ledger.clock.nowMs(),
       parent:
         stream.parent === null
           ? null
           : { incarnation: stream.parent.incarnation, fork: stream.parent.fork?.toString() ?? null },
     }
-    const number = nextNumber(await readControls(archive, stream.incarnation))
-    await putControl(archive, stream.incarnation, number, 'name', body, context.random)
+    await put('name', body)
   }
   await context.index.setFact(fact, stream.name)
+}
+
+/**
+ * What was decided about a stream since it was announced and the archive has not heard of: a new name, its end. A debt
+ * like any other: while the archive does not answer it stays, and paying it twice changes nothing.
+ */
+export async function announceDebts(
+  context: AnnounceContext & Pick<TieringContext, 'archive'>,
+  stream: StreamRow,
+): Promise<void> {
+  if (context.archive === null) return
+  const { index } = context
+  const announced = await index.fact(await announcedFact(context, 'announced', stream.incarnation))
+  // Nothing of it is in the archive yet: the first copy brings what there is to say.
+  if (announced === null) return
+  const ended = await announcedFact(context, 'ended', stream.incarnation)
+  const owesEnd = stream.finishedMs !== null && (await index.fact(ended)) === null
+  if (announced === stream.name && !owesEnd) return
+  const archive = await context.archive()
+  await confirmOwner(context, archive)
+  await announceStream(context, archive, stream)
+  if (!owesEnd) return
+  const controls = await readControls(archive, stream.incarnation)
+  if (endOf(controls) === null)
+    await announceEnd(context, stream, controlWriter(context, archive, stream, controls))
+  await index.setFact(ended, `${stream.finishedMs}`)
+}
+
+/** Where the next record would have gone is known for ever: the last segment of a finished stream is closed. */
+async function announceEnd({ index }: AnnounceContext, stream: StreamRow, put: ControlPut): Promise<void> {
+  const newest = await index.newestSegment(stream.incarnation)
+  const nextSequenceId = newest === null ? 0n : newest.startSequenceId + newest.recordCount
+  await put('end', { atMs: stream.finishedMs, nextSequenceId, lastTxid: newest?.lastTxid ?? -1n })
+}
+
+type ControlPut = (kind: ControlKind, body: object) => Promise<void>
+
+/** Writes control objects of a stream one after another, numbered above those there are. */
+function controlWriter(
+  { random }: AnnounceContext,
+  archive: ArchiveStore,
+  { incarnation }: StreamRow,
+  controls: readonly ControlObject[],
+): ControlPut {
+  let number = nextNumber(controls)
+  return async (kind, body) => {
+    await putControl(archive, incarnation, number, kind, bodyOf(body), random)
+    number += 1n
+  }
+}
+
+/** 64-bit numbers are decimal strings in every body. */
+function bodyOf(body: object): object {
+  return Object.fromEntries(
+    Object.entries(body).map(([key, value]) => [key, typeof value === 'bigint' ? value.toString() : value]),
+  )
 }
 
 /**
@@ -54,20 +128,58 @@ export async function announceStream(
  * was no archive. Without a marker the segments below would count as lost.
  */
 async function announceTrim(
-  context: TieringContext,
-  archive: ArchiveStore,
   stream: StreamRow,
   controls: readonly ControlObject[],
+  put: ControlPut,
 ): Promise<void> {
   const below = stream.trimmedBelow
   const there = trimmedBelow(controls)
   if (below === null || (there !== null && there.compare(below) >= 0)) return
-  const body = { below: below.toString() }
-  await putControl(archive, stream.incarnation, nextNumber(controls), 'trim', body, context.random)
+  await put('trim', { below: below.toString() })
+}
+
+/** What of a restored stream was not to be had: from its own archive it is restored with the same gaps. */
+async function announceGaps(
+  { index, ledger }: AnnounceContext,
+  { incarnation }: StreamRow,
+  controls: readonly ControlObject[],
+  put: ControlPut,
+): Promise<void> {
+  const there = gapsOf(controls)
+  for (const { first, last, reason } of await restoredGaps(index, incarnation)) {
+    const said = there.some((one) => one.first <= first && last <= one.last && one.reason === reason)
+    if (!said) await put('gap', { first, last, reason, atMs: ledger.clock.nowMs() })
+  }
+}
+
+type NotedGap = Pick<ArchivedGap, 'first' | 'last' | 'reason'>
+
+/** Remembers a gap that a stream was restored with, until its archive is told. Noting it twice changes nothing. */
+export async function noteRestoredGap(
+  index: Pick<SegmentIndex, 'fact' | 'setFact'>,
+  incarnation: Incarnation,
+  gap: NotedGap,
+): Promise<void> {
+  const noted = await restoredGaps(index, incarnation)
+  if (
+    noted.some(({ first, last, reason }) => first === gap.first && last === gap.last && reason === gap.reason)
+  )
+    return
+  const all = [...noted, gap].map(({ first, last, reason }) => [`${first}`, `${last}`, reason])
+  await index.setFact(`restored-gaps/${incarnation}`, JSON.stringify(all))
+}
+
+async function restoredGaps(
+  index: Pick<SegmentIndex, 'fact'>,
+  incarnation: Incarnation,
+): Promise<NotedGap[]> {
+  const text = (await index.fact(`restored-gaps/${incarnation}`)) ?? '[]'
+  const noted = JSON.parse(text) as [string, string, NotedGap['reason']][]
+  return noted.map(([first, last, reason]) => ({ first: BigInt(first), last: BigInt(last), reason }))
 }
 
 /** An archive belongs to one log, the first; it is never taken over in silence (decision 0008). */
-async function announceOwner(context: TieringContext, archive: ArchiveStore): Promise<void> {
+async function announceOwner(context: AnnounceContext, archive: ArchiveStore): Promise<void> {
   const { logId } = context
   let owner = await ownerOf(archive)
   if (owner === null) {
@@ -79,13 +191,13 @@ async function announceOwner(context: TieringContext, archive: ArchiveStore): Pr
     )
     owner = await ownerOf(archive)
   }
-  if (owner?.logId !== logId) {
-    throw new StratalogError(
-      'refused',
-      `the archive at ${archive.location} belongs to log ${owner?.logId ?? 'unknown'}: give this log, ${logId}, an archive of its own`,
-      { expected: logId, found: owner?.logId ?? null },
-    )
-  }
+  if (owner === null)
+    throw new StratalogError('archive_unavailable', `${archive.location} does not list its owner`, {
+      retryable: true,
+    })
+  if (owner.logId !== logId) throw otherOwner(archive, owner, logId)
+  // Only a log that took it over has a higher epoch: a crash came before it noted that.
+  if (owner.epoch > 1n) await context.index.setFact(TAKEN_OVER_FACT, logId)
   // Before the first segment: from here on an archive without our owner object is not ours.
   await context.index.setFact(ARCHIVE_OWNER_FACT, logId)
 }

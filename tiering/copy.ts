@@ -19,6 +19,7 @@ import type { Lease } from '../src/ports/coordination.js'
 import { announceStream } from './announce.js'
 import type { TieringContext } from './context.js'
 import { CopyRoom } from './copy-room.js'
+import { confirmOwner } from './ownership.js'
 import type { UploadLimits } from './upload-limits.js'
 
 /** Bytes read from the hot tier at a time while copying. */
@@ -68,6 +69,8 @@ async function copyWithRoom(
   const { signal } = options
   const archive = await present(context.archive, 'archive')()
   await announceStream(context, archive, stream)
+  // Also before: an object of ours in somebody else's archive would look like history that went on.
+  await confirmOwner(context, archive, signal)
   const entries = await hotEntries(context, row, signal)
   const { budget } = roomOf(context)
   const planned = await planSegmentObject(await objectMeta(context, stream, row), entries, signal, budget)
@@ -86,7 +89,8 @@ async function copyWithRoom(
   } finally {
     releasePlanned(planned, budget)
   }
-  // Invariant 3 for agents: one that lost its lease commits nothing.
+  // Invariant 3 for agents: one that lost its lease commits nothing, nor does one whose archive was taken over.
+  await confirmOwner(context, archive, signal)
   lease.lost.throwIfAborted()
   return context.index.updateSegment(row, {
     state: 'archived',

@@ -1,5 +1,5 @@
 import { trimmedBelow } from '../archive/control-objects.js'
-import { standingHolds } from '../archive/decisions.js'
+import { deletedMs, standingHolds } from '../archive/decisions.js'
 import { deleteLedger } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
@@ -63,7 +63,10 @@ export async function evictSegment(
 }
 
 /** Deletes the ledger a `cold` or `trimmed` row still names, then forgets it. Idempotent at each step. */
-export async function releaseLedger(context: TieringContext, row: SegmentRow): Promise<SegmentRow> {
+export async function releaseLedger(
+  context: Pick<TieringContext, 'ledger' | 'index'>,
+  row: SegmentRow,
+): Promise<SegmentRow> {
   assert(
     row.state === 'cold' || row.state === 'trimmed' || row.gapReason === 'dropped',
     `segment ${row.segment} is ${row.state} and needs its ledger`,
@@ -108,7 +111,8 @@ async function checkDoomed(
     )
   const controls = await cache.fresh(archive, row.incarnation, signal)
   const below = trimmedBelow(controls)
-  if (below === null || below.segment <= row.segment)
+  const trimmed = below !== null && below.segment > row.segment
+  if (!trimmed && deletedMs(controls) === null)
     throw new StratalogError(
       'refused',
       `no marker in ${archive.location} says that ${what} of ${stream.name} was trimmed: its object stays; see whether that is the archive it belongs to`,

@@ -1,258 +1,128 @@
-import { bindingOf, type NameBinding, readControls, trimmedBelow } from '../archive/control-objects.js'
-import { chooseSegments, type ListedSegment, listIncarnations, listSegments } from '../archive/listing.js'
-import { contentDigest, restoreDigest } from '../archive/restore-digest.js'
-import { openSegmentObject, type SegmentObjectReader } from '../archive/segment-reader.js'
-import { entryHeaderBytes } from '../src/format/ledger-digest.js'
-import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
-import type { LedgerContext } from '../src/ledger/context.js'
-import { LedgerReader } from '../src/ledger/reader.js'
-import { LedgerWriter } from '../src/ledger/writer.js'
-import { present } from '../src/model/assert.js'
+import { readControls, trimmedBelow } from '../archive/control-objects.js'
+import { assert } from '../src/model/assert.js'
 import type { Dlsn } from '../src/model/dlsn.js'
 import { StratalogError } from '../src/model/errors.js'
 import { randomIncarnation } from '../src/model/incarnation.js'
-import type { Quorum } from '../src/model/quorum.js'
-import type { SegmentRow, StreamRow } from '../src/model/segment.js'
+import type { StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
-import type { Random } from '../src/ports/random.js'
-import type { SegmentIndex } from '../src/ports/segment-index.js'
+import { noteRestoredGap } from './announce.js'
+import { isDamage, type RestoredEnd, restoredGapRow, restoreSegment } from './restore-copy.js'
+import { digestOfRestored, type RestoredStreamReport, readBack } from './restore-report.js'
+import type {
+  RestorableSegment,
+  RestorableStream,
+  RestoreGap,
+  RestoreOptions,
+  RestorePlan,
+  RestoreReport,
+  RestoreTarget,
+} from './restore-types.js'
 
-/** Bytes of payloads read, written and under way at a time. */
-const RESTORE_READ_BYTES = 1024 * 1024
-const UNDER_WAY_MAX = 8
-
-/** One stream as the archive has it. */
-export interface RestorableStream {
-  readonly incarnation: string
-  readonly binding: NameBinding
-  /** Where the stream begins because it was trimmed; null if it never was, and begins with segment 1. */
-  readonly trimmedBelow: Dlsn | null
-  /** Contiguous, ascending; empty for a stream that was named and never archived. */
-  readonly segments: readonly ListedSegment[]
-  readonly records: bigint
-  readonly objectBytes: number
-  /** Segments the archive should have between where the stream begins and its last and has not; at most 1,000. */
-  readonly missing: readonly bigint[]
-}
-
-/** What a restore would do. */
-export interface RestorePlan {
-  readonly location: string
-  readonly streams: readonly RestorableStream[]
-  readonly records: bigint
-  readonly segments: number
-  readonly objectBytes: number
-  /** Keys nobody here understands: left alone. */
-  readonly foreign: readonly string[]
-  /** Digest of everything above, from the names alone; what was restored must have the same. */
-  readonly digest: string
-}
-
-export interface RestoreProgress {
-  readonly stream: string
-  readonly segment: bigint
-  readonly doneRecords: bigint
-  readonly doneObjectBytes: number
-}
-
-export interface RestoreReport {
-  readonly streams: number
-  readonly segments: number
-  /** Segments that were there already from an earlier, interrupted run. */
-  readonly resumed: number
-  readonly records: bigint
-  /** Digest of what the log now holds, read back from its stores. */
-  readonly digest: string
-}
-
-/** Where a restore writes to: an open log's parts, or the simulator's. */
-export interface RestoreTarget {
-  readonly ledger: LedgerContext
-  readonly index: SegmentIndex
-  readonly random: Random
-  readonly quorum: (stream: string) => Quorum
-}
-
-/** Reads an archive's names and control objects: no segment is opened. Invariant 7: the archive alone is enough. */
-export async function planRestore(archive: ArchiveStore, signal?: AbortSignal): Promise<RestorePlan> {
-  const streams: RestorableStream[] = []
-  const foreign: string[] = []
-  const note = (key: string) => foreign.push(key)
-  for await (const incarnation of listIncarnations(archive, note, signal)) {
-    const stream = await restorable(archive, incarnation, note, signal)
-    if (stream !== null) streams.push(stream)
-  }
-  const bound = newestPerName(streams)
-  return {
-    location: archive.location,
-    streams: bound,
-    records: bound.reduce((sum, one) => sum + one.records, 0n),
-    segments: bound.reduce((sum, one) => sum + one.segments.length, 0),
-    objectBytes: bound.reduce((sum, one) => sum + one.objectBytes, 0),
-    foreign,
-    digest: restoreDigest(
-      bound.map(({ binding, segments }) => ({
-        name: binding.name,
-        segments: segments.map(({ parsed }) => ({
-          segment: parsed.segment,
-          lastEntryId: parsed.lastEntryId,
-          contentDigest: parsed.contentDigest,
-        })),
-        gaps: [],
-      })),
-    ),
-  }
-}
-
-async function restorable(
-  archive: ArchiveStore,
-  incarnation: string,
-  foreign: (key: string) => void,
-  signal?: AbortSignal,
-): Promise<RestorableStream | null> {
-  const controls = await readControls(archive, incarnation, foreign, signal)
-  const binding = bindingOf(controls)
-  if (binding === null) {
-    foreign(`${incarnation}: objects without a name`)
-    return null
-  }
-  const trimmed = trimmedBelow(controls)
-  const segments: ListedSegment[] = []
-  for await (const choice of chooseSegments(
-    listSegments(archive, incarnation, trimmed?.segment ?? 0n, foreign, signal),
-  )) {
-    if (choice.kind === 'conflict') throw choice.error
-    segments.push(choice.chosen)
-  }
-  checkSequence(binding.name, segments)
-  return {
-    incarnation,
-    binding,
-    trimmedBelow: trimmed,
-    segments,
-    records: segments.reduce((sum, one) => sum + one.parsed.recordCount, 0n),
-    objectBytes: segments.reduce((sum, one) => sum + one.sizeBytes, 0),
-    missing: missingOf(segments, trimmed?.segment ?? 1n),
-  }
-}
-
-/** Only a trim says that the oldest segments are not there on purpose; without one they are lost. */
-function missingOf(segments: readonly ListedSegment[], first: bigint): bigint[] {
-  const missing: bigint[] = []
-  let expected = first
-  for (const { parsed } of segments) {
-    // A hole is told by its first number and the one it ends before; the list stays short whatever the hole.
-    for (; expected < parsed.segment && missing.length < 1_000; expected += 1n) missing.push(expected)
-    expected = parsed.segment + 1n
-  }
-  return missing
-}
-
-/** Sequence ids are dense: where two neighbours don't meet, one of them is of another history. */
-function checkSequence(name: string, segments: readonly ListedSegment[]): void {
-  for (const [at, { parsed, key }] of segments.entries()) {
-    const before = segments[at - 1]?.parsed
-    if (before === undefined || before.segment + 1n !== parsed.segment) continue
-    const expected = before.startSequenceId + before.recordCount
-    if (parsed.startSequenceId === expected) continue
-    throw new StratalogError(
-      'corrupt',
-      `${name}: segment ${parsed.segment} begins with sequence id ${parsed.startSequenceId} and the one before it ends at ${expected}: the objects are not of one stream, restore from another copy of the archive`,
-      { expected: expected.toString(), found: parsed.startSequenceId.toString(), details: { key } },
-    )
-  }
-}
-
-/** Of several lives of a name the one that was written last: it holds the newest completion, else the newest name. */
-function newestPerName(streams: readonly RestorableStream[]): RestorableStream[] {
-  const byName = new Map<string, RestorableStream>()
-  const newest = (one: RestorableStream) => one.segments.at(-1)?.parsed.completionMs ?? -1
-  for (const stream of streams) {
-    const other = byName.get(stream.binding.name)
-    if (other === undefined || newest(stream) > newest(other)) byName.set(stream.binding.name, stream)
-  }
-  return [...byName.values()].sort((a, b) => (a.binding.name < b.binding.name ? -1 : 1))
-}
+export { planRestore } from './restore-plan.js'
 
 /**
- * Restores what the plan lists into a log: each stream as a new incarnation that names its parent, with equal DLSNs,
- * txids and payloads, sealed in the hot tier. Run again after an interruption it goes on behind the last whole
- * segment. Rejects with `refused` where the log has other streams of these names, `corrupt` where an object is not
- * what its name says or a segment is missing: what was restored before stays.
+ * Restores what the plan lists into a log: each stream as a new incarnation that names its parent and where it leaves
+ * it, with equal DLSNs, txids and payloads, sealed in the hot tier; what is not to be had is a committed gap. Run
+ * again after an interruption it goes on behind the last whole segment, and nothing is there twice.
+ *
+ * Rejects with `refused` where the log has other streams of these names, before anything is written; with `corrupt`,
+ * if `strict`, at the first segment that is missing or damaged: what was restored before stays.
  */
 export async function restoreInto(
   target: RestoreTarget,
   archive: ArchiveStore,
   plan: RestorePlan,
-  options: { readonly signal?: AbortSignal; readonly onProgress?: (progress: RestoreProgress) => void } = {},
+  options: RestoreOptions = {},
 ): Promise<RestoreReport> {
-  const report = { streams: 0, segments: 0, resumed: 0, records: 0n }
-  let doneObjectBytes = 0
+  if (options.strict === true) for (const source of plan.streams) refuseHoles(plan, source)
+  const there = new Map<string, StreamRow>()
   for (const source of plan.streams) {
-    refuseHoles(plan, source)
-    const stream = await targetStream(target, source)
-    const newest = await target.index.newestSegment(stream.incarnation)
-    for (const listed of source.segments) {
-      options.signal?.throwIfAborted()
-      const there = newest !== null && newest.segment >= listed.parsed.segment
-      if (there) report.resumed += 1
-      else await restoreSegment(target, archive, stream, listed, options.signal)
-      report.segments += 1
-      report.records += listed.parsed.recordCount
-      doneObjectBytes += listed.sizeBytes
-      options.onProgress?.({
-        stream: stream.name,
-        segment: listed.parsed.segment,
-        doneRecords: report.records,
-        doneObjectBytes,
-      })
-    }
-    report.streams += 1
+    const row = await target.index.streamByName(source.name)
+    if (row === null) continue
+    refuseAnother(row, source)
+    there.set(source.name, row)
   }
-  const digest = await digestOfHot(
-    target,
-    plan.streams.map((one) => one.binding.name),
-    options.signal,
-  )
-  if (digest !== plan.digest) {
-    throw new StratalogError(
-      'corrupt',
-      `the restored log reads back as ${digest} and the archive is ${plan.digest}: do not use it, keep the archive`,
-      {
-        expected: plan.digest,
-        found: digest,
-      },
-    )
+  const done = { records: 0n, objectBytes: 0, segments: 0, resumed: 0 }
+  const reports: RestoredStreamReport[] = []
+  for (const planned of plan.streams) {
+    const before = there.get(planned.name) ?? null
+    const source = before === null ? planned : upTo(planned, before.parent?.fork ?? null)
+    const row = await targetStream(target, source, before)
+    await new StreamRestore(target, archive, source, row, options, done).run()
+    reports.push(await readBack(target, row, source, options.signal))
   }
-  return { ...report, digest }
+  const gaps = reports.flatMap(({ name, gaps }) => gaps.map((gap) => ({ stream: name, ...gap })))
+  return {
+    streams: reports.length,
+    segments: reports.reduce((sum, { segments }) => sum + segments.length, 0),
+    resumed: done.resumed,
+    records: reports.reduce((sum, { records }) => sum + records, 0n),
+    gaps,
+    digest: digestOfRestored(reports),
+  }
 }
 
 function refuseHoles(plan: RestorePlan, source: RestorableStream): void {
-  if (source.missing.length === 0) return
+  const { missing, name, lostAtEnd } = source
+  if (lostAtEnd > 0n)
+    throw new StratalogError(
+      'corrupt',
+      `${name} ended with ${lostAtEnd} more records than ${plan.location} holds: restore what there is without --strict`,
+    )
+  if (missing.length === 0) return
   throw new StratalogError(
     'corrupt',
-    `${source.binding.name}: segment ${source.missing.slice(0, 5).join(', ')}${source.missing.length > 5 ? ', …' : ''} is missing in ${plan.location}: put the objects back, then run the restore again`,
-    { details: { missing: source.missing.map(String) } },
+    `${name}: segment ${missing.slice(0, 5).join(', ')}${missing.length > 5 ? ', …' : ''} is missing in ${plan.location}: put the objects back, then run the restore again, or restore with gaps, without --strict`,
+    { details: { missing: missing.map(String) } },
   )
 }
 
-async function targetStream(target: RestoreTarget, source: RestorableStream): Promise<StreamRow> {
-  const { name, txidMode } = source.binding
-  const there = await target.index.streamByName(name)
-  if (there !== null) {
-    if (there.parent?.incarnation === source.incarnation) return trimTarget(target, there, source)
+/** Only what an earlier run of the same restore began may be there. */
+function refuseAnother(row: StreamRow, source: RestorableStream): void {
+  const { name, incarnation } = source
+  if (row.parent?.incarnation !== incarnation)
     throw new StratalogError(
       'refused',
-      `the log has a stream ${name} of its own: restore into an empty directory`,
+      `the log has a stream ${name} of its own: restore it under another name with --as ${source.binding.name}=NAME, or into an empty directory`,
       { found: name },
     )
-  }
+  const { fork } = row.parent
+  // An archive that is in use grows between two runs; a restore goes on to where it was going when it began.
+  if (fork === null || fork.compare(source.fork) === 0 || (isWhole(fork) && fork.compare(source.fork) < 0))
+    return
+  throw new StratalogError(
+    'refused',
+    `${name} was begun as a restore up to ${fork} and this one ends at ${source.fork}: run it with the same --until, or under another name with --as ${source.binding.name}=NAME`,
+    { expected: fork.toString(), found: source.fork.toString() },
+  )
+}
+
+function isWhole({ entry, slot }: Dlsn): boolean {
+  return entry === 0n && slot === 0n
+}
+
+/** The part of a stream below where an earlier run said it would leave its parent. */
+function upTo(source: RestorableStream, fork: Dlsn | null): RestorableStream {
+  if (fork === null || fork.compare(source.fork) >= 0) return source
+  const segments = source.segments.filter(({ parsed }) => parsed.segment < fork.segment)
+  const gaps = source.gaps
+    .filter(({ first }) => first < fork.segment)
+    .map((gap) => (gap.last < fork.segment ? gap : { ...gap, last: fork.segment - 1n }))
+  return { ...source, segments, gaps, fork, end: null, lostAtEnd: 0n }
+}
+
+async function targetStream(
+  target: RestoreTarget,
+  source: RestorableStream,
+  there: StreamRow | null,
+): Promise<StreamRow> {
+  if (there !== null) return trimTarget(target, there, source)
   const row = {
     incarnation: randomIncarnation(target.random),
-    name,
-    txidMode,
+    name: source.name,
+    txidMode: source.binding.txidMode,
     createdMs: target.ledger.clock.nowMs(),
-    parent: { incarnation: source.incarnation, fork: null },
+    parent: { incarnation: source.incarnation, fork: source.fork },
   }
   return trimTarget(target, await target.index.createStream(row), source)
 }
@@ -272,142 +142,160 @@ async function trimTarget(
   return target.index.updateStream(row.incarnation, row.version, { trimmedBelow: below })
 }
 
-/**
- * Writes one segment's entries into a new ledger, entry ids as they were, and adopts it once its content digest is
- * the one in the object's name. A crash before that leaves a ledger nobody refers to; the next run writes another.
- */
-async function restoreSegment(
-  target: RestoreTarget,
-  archive: ArchiveStore,
-  stream: StreamRow,
-  listed: ListedSegment,
-  signal?: AbortSignal,
-): Promise<void> {
-  const { key, sizeBytes, parsed } = listed
-  const object = await openSegmentObject(archive, { key, sizeBytes, indexBytes: parsed.indexBytes })
-  const meta = await object.header(signal)
-  const ledger = await LedgerWriter.create(target.ledger, {
-    quorum: target.quorum(stream.name),
-    preceding: null,
-    segment: {
-      incarnation: stream.incarnation,
-      stream: stream.name,
-      segment: parsed.segment,
-      epoch: 0n,
-      openedMs: meta.openedMs,
-      firstTxid: parsed.firstTxid,
-      startSequenceId: parsed.startSequenceId,
-    },
-  })
-  try {
-    const found = await copyEntries(object, ledger, signal)
-    if (found !== parsed.contentDigest) {
-      throw new StratalogError(
-        'corrupt',
-        `${key} does not hold what its name says: restore from another copy of the archive`,
-        { expected: parsed.contentDigest, found },
+type Step =
+  | { readonly kind: 'segment'; readonly at: bigint; readonly one: RestorableSegment }
+  | { readonly kind: 'gap'; readonly at: bigint; readonly one: RestoreGap }
+
+/** One stream on its way. */
+class StreamRestore {
+  readonly #target: RestoreTarget
+  readonly #archive: ArchiveStore
+  readonly #source: RestorableStream
+  readonly #row: StreamRow
+  readonly #options: RestoreOptions
+  readonly #done: { records: bigint; objectBytes: number; segments: number; resumed: number }
+  #streamDone = 0
+
+  constructor(
+    target: RestoreTarget,
+    archive: ArchiveStore,
+    source: RestorableStream,
+    row: StreamRow,
+    options: RestoreOptions,
+    done: { records: bigint; objectBytes: number; segments: number; resumed: number },
+  ) {
+    this.#target = target
+    this.#archive = archive
+    this.#source = source
+    this.#row = row
+    this.#options = options
+    this.#done = done
+  }
+
+  async run(): Promise<void> {
+    const newest = await this.#target.index.newestSegment(this.#row.incarnation)
+    let end: RestoredEnd | null = newest === null ? null : endOf(newest)
+    const steps = this.#steps()
+    for (const [at, step] of steps.entries()) {
+      this.#options.signal?.throwIfAborted()
+      if (step.kind === 'segment') {
+        if (newest === null || newest.segment < step.at) end = await this.#segment(step.one, end)
+        else this.#done.resumed += 1
+        this.#told(step.at, step.one.restored.recordCount, step.one.sizeBytes, 1)
+      } else {
+        const next = steps[at + 1]
+        const following = next?.kind === 'segment' ? next.one.restored.startSequenceId : null
+        end = await this.#gap(step.one, newest?.segment ?? 0n, end, following)
+        this.#told(step.one.last, 0n, 0, Number(step.one.last - step.one.first) + 1)
+      }
+    }
+    await this.#finish()
+  }
+
+  #steps(): Step[] {
+    const { segments, gaps } = this.#source
+    return [
+      ...segments.map((one) => ({ kind: 'segment' as const, at: one.restored.segment, one })),
+      ...gaps.map((one) => ({ kind: 'gap' as const, at: one.first, one })),
+    ].sort((a, b) => (a.at < b.at ? -1 : 1))
+  }
+
+  #told(segment: bigint, records: bigint, objectBytes: number, segments: number): void {
+    const { segments: planned, gaps } = this.#source
+    this.#done.records += records
+    this.#done.objectBytes += objectBytes
+    this.#streamDone += segments
+    this.#options.onProgress?.({
+      stream: this.#row.name,
+      segment,
+      doneRecords: this.#done.records,
+      doneObjectBytes: this.#done.objectBytes,
+      streamDone: this.#streamDone,
+      streamSegments:
+        planned.length + gaps.reduce((sum, { first, last }) => sum + Number(last - first) + 1, 0),
+    })
+  }
+
+  async #segment(one: RestorableSegment, end: RestoredEnd | null): Promise<RestoredEnd> {
+    const { segment, startSequenceId, recordCount, completionMs } = one.restored
+    try {
+      return endOf(await restoreSegment(this.#target, this.#archive, this.#row, one, this.#options.signal))
+    } catch (error) {
+      if (this.#options.strict === true || !isDamage(error)) throw error
+      await this.#refuseTrimmedMeanwhile(segment)
+      const gap = { first: segment, last: segment, reason: 'corrupt' as const, why: error.message }
+      this.#target.ledger.logger.error(
+        { err: error, stream: this.#row.name, segment: segment.toString() },
+        'no object of a segment is whole: it is restored as a gap',
       )
+      const before = end ?? { nextSequenceId: startSequenceId, lastTxid: -1n, sealedMs: completionMs }
+      return this.#gap({ ...gap, committed: false }, 0n, before, startSequenceId + recordCount)
     }
-  } catch (error) {
-    ledger.abandon(
-      error instanceof StratalogError
-        ? error
-        : new StratalogError('internal', 'restore was interrupted', { cause: error }),
+  }
+
+  /** An archive that is in use is trimmed while it is read: what went away on purpose is not damaged. */
+  async #refuseTrimmedMeanwhile(segment: bigint): Promise<void> {
+    const controls = await readControls(this.#archive, this.#source.incarnation)
+    const below = trimmedBelow(controls)
+    if (below === null || below.segment <= segment) return
+    throw new StratalogError(
+      'conflict',
+      `${this.#source.binding.name} was trimmed up to ${below} while it was restored: restore it again under another name or into an empty directory`,
+      { found: below.toString() },
     )
-    throw error
   }
-  const seal = await ledger.close()
-  await target.index.adoptSegment(restoredRow(stream, listed, meta, ledger.ledgerId, seal.lengthBytes))
-}
 
-async function copyEntries(
-  object: SegmentObjectReader,
-  ledger: LedgerWriter,
-  signal?: AbortSignal,
-): Promise<string> {
-  const digest = contentDigest()
-  const room = entryHeaderBytes(ledger.digestType)
-  const underWay: Promise<unknown>[] = []
-  for (let next = 0n; next <= object.lastEntryId; ) {
-    const entries = await object.readEntries(next, RESTORE_READ_BYTES, signal)
-    for (const { entryId, payload } of entries) {
-      digest.entry(entryId, payload)
-      const buffer = Buffer.allocUnsafe(room + payload.length)
-      buffer.set(payload, room)
-      const written = ledger.append(buffer, payload.length)
-      // The rejection is seen where it is awaited; until then it must not count as unhandled.
-      written.catch(() => {})
-      underWay.push(written)
+  /** Rows of a gap; what says why goes to the stores with the first of them, and to the archive with the stream. */
+  async #gap(
+    { first, last, reason }: RestoreGap,
+    newest: bigint,
+    end: RestoredEnd | null,
+    following: bigint | null,
+  ): Promise<RestoredEnd> {
+    const { index } = this.#target
+    let before = end ?? this.#beginning(following)
+    await noteRestoredGap(index, this.#row.incarnation, { first, last, reason })
+    let told = false
+    for (let segment = first; segment <= last; segment += 1n) {
+      if (segment <= newest) continue
+      const row = restoredGapRow(this.#row, segment, before, following)
+      before = endOf(await index.adoptSegment(row, told ? null : { reason, last }))
+      told = true
     }
-    next = present(entries.at(-1), 'an entry').entryId + 1n
-    while (underWay.length > UNDER_WAY_MAX) await underWay.shift()
+    return before
   }
-  await Promise.all(underWay)
-  return digest.hex()
+
+  /** Of a stream whose old end was trimmed nobody knows how many records there were. */
+  #beginning(following: bigint | null): RestoredEnd {
+    const { trimmedBelow: below, binding } = this.#source
+    const nextSequenceId = below === null ? 0n : (following ?? 0n)
+    return { nextSequenceId, lastTxid: -1n, sealedMs: binding.createdMs }
+  }
+
+  async #finish(): Promise<void> {
+    const { end } = this.#source
+    const { index } = this.#target
+    const row = end === null ? null : await index.stream(this.#row.incarnation)
+    if (end === null || row === null || row.finishedMs !== null) return
+    const newest = await index.newestSegment(row.incarnation)
+    assert(
+      newest === null || newest.segment < this.#source.fork.segment,
+      `${row.name} goes on behind its end`,
+    )
+    await index.updateStream(row.incarnation, row.version, { finishedMs: end.atMs })
+  }
 }
 
-function restoredRow(
-  stream: StreamRow,
-  listed: ListedSegment,
-  meta: SegmentObjectMeta,
-  ledgerId: bigint,
-  lengthBytes: number,
-): SegmentRow {
-  const { parsed } = listed
+function endOf(row: {
+  readonly startSequenceId: bigint
+  readonly recordCount: bigint
+  readonly lastTxid: bigint
+  readonly sealedMs: number | null
+  readonly openedMs: number
+}): RestoredEnd {
   return {
-    incarnation: stream.incarnation,
-    segment: parsed.segment,
-    state: 'sealed',
-    epoch: 0n,
-    ledgerId,
-    firstTxid: parsed.firstTxid,
-    startSequenceId: parsed.startSequenceId,
-    openedMs: meta.openedMs,
-    lastTxid: parsed.lastTxid,
-    lastEntryId: parsed.lastEntryId,
-    lastSlot: parsed.lastSlot,
-    recordCount: parsed.recordCount,
-    lengthBytes,
-    sealedMs: parsed.completionMs,
-    contentDigest: parsed.contentDigest,
-    object: null,
-    archivedMs: null,
-    evictedMs: null,
-    recalledUntilMs: null,
-    version: 0,
+    nextSequenceId: row.startSequenceId + row.recordCount,
+    lastTxid: row.lastTxid,
+    sealedMs: row.sealedMs ?? row.openedMs,
   }
-}
-
-/** The restore digest of streams as their hot copies read back now, entry by entry. */
-async function digestOfHot(
-  target: RestoreTarget,
-  names: readonly string[],
-  signal?: AbortSignal,
-): Promise<string> {
-  const streams = []
-  for (const name of names) {
-    const stream = present(await target.index.streamByName(name), `stream ${name}`)
-    const segments = []
-    for (let row = await target.index.oldestSegment(stream.incarnation); row !== null; ) {
-      segments.push({
-        segment: row.segment,
-        lastEntryId: row.lastEntryId,
-        contentDigest: await digestOfLedger(target, row, signal),
-      })
-      row = await target.index.segment(stream.incarnation, row.segment + 1n)
-    }
-    streams.push({ name, segments, gaps: [] })
-  }
-  return restoreDigest(streams)
-}
-
-async function digestOfLedger(target: RestoreTarget, row: SegmentRow, signal?: AbortSignal): Promise<string> {
-  const reader = await LedgerReader.open(target.ledger, present(row.ledgerId, 'restored ledger'))
-  const digest = contentDigest()
-  for (let next = 0n; next <= row.lastEntryId; ) {
-    const entries = await reader.readEntries(next, row.lastEntryId, RESTORE_READ_BYTES, signal)
-    for (const { entryId, payload } of entries) digest.entry(entryId, payload)
-    next = present(entries.at(-1), 'an entry').entryId + 1n
-  }
-  return digest.hex()
 }

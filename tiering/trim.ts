@@ -1,4 +1,10 @@
-import { ownerOf, putControl, readControls, trimmedBelow } from '../archive/control-objects.js'
+import {
+  ARCHIVE_OWNER_FACT,
+  ownerOf,
+  putControl,
+  readControls,
+  trimmedBelow,
+} from '../archive/control-objects.js'
 import { assert, present } from '../src/model/assert.js'
 import { Dlsn } from '../src/model/dlsn.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
@@ -10,6 +16,7 @@ import type { TieringContext } from './context.js'
 import { ControlsCache } from './controls-cache.js'
 import { forgetTrimmed, releaseLedger, releaseObject } from './evict.js'
 import { allHolds, decidedAlone, firstHeld, type StandingHold } from './holds.js'
+import { confirmOwner } from './ownership.js'
 
 /** Segments ended with one marker; a longer end takes several. */
 const ROWS_AT_ONCE = 1_000
@@ -220,6 +227,8 @@ async function markTrimmed(
   asked: Dlsn,
   signal: AbortSignal,
 ): Promise<void> {
+  // One that was taken over is another's to trim; in one that nobody owns yet a marker does no harm.
+  if ((await context.index.fact(ARCHIVE_OWNER_FACT)) !== null) await confirmOwner(context, archive)
   const before = await readControls(archive, stream.incarnation, undefined, signal)
   const there = trimmedBelow(before)
   if (there === null || there.compare(below) < 0) {

@@ -37,6 +37,7 @@ export async function prepareRoot(root: string, context: ArchiveContext): Promis
   if (names.includes(MARKER)) await checkMarker(root, context)
   else if (context.existing) throw archiveMissing(root, `it has no ${MARKER}: is it mounted?`)
   else refuseOthersFiles(root, names)
+  if (context.readOnly === true) return
   await step(root, 'making its directory for temporary files', async () => {
     await context.disk.makeDirectory(join(root, TEMPORARY))
     await context.disk.syncDirectory(root)

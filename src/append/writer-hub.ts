@@ -82,6 +82,14 @@ export class WriterHub {
     return this.writer(stream)
   }
 
+  /** Ends the stream's writer, if there is one: what was taken is sealed, what comes later is refused for `reason`. */
+  async release(stream: StreamRow, reason: StratalogError): Promise<void> {
+    const opening = this.#writers.get(stream.incarnation)
+    const writer = await opening?.catch(() => null)
+    await writer?.close(reason)
+    if (this.#writers.get(stream.incarnation) === opening) this.#writers.delete(stream.incarnation)
+  }
+
   async #open(stream: StreamRow): Promise<StreamWriter> {
     const writer = await openWriter(this.#context, this.#coordination, stream, await this.#options(stream))
     this.#ready.set(stream.incarnation, writer)

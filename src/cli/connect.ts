@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs'
-import { readFile, stat } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import process from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -62,6 +63,7 @@ export async function withLog<T>(
 }
 
 async function connect(io: CliIo, options: ConnectOptions): Promise<Connection> {
+  if (io.attach !== undefined) return attach(io, io.attach)
   const directory = logDirectory(io)
   let holder: unknown
   let until = Number.POSITIVE_INFINITY
@@ -122,6 +124,24 @@ async function socketOf(directory: string): Promise<string | null> {
   const { dev, ino } = await stat(directory, { bigint: true })
   // In a copy of a directory the note still names the socket of the original.
   return typeof note.socket === 'string' && note.directoryId === `${dev}:${ino}` ? note.socket : null
+}
+
+/** The archive of another log; without a directory for its cache one that goes when the command ends. */
+async function attach(io: CliIo, archive: string): Promise<Connection> {
+  const { openLog } = await import('../open.js')
+  const { LocalControl } = await import('../serve/control-api.js')
+  const kept = io.dir === undefined ? null : resolve(io.dir)
+  const directory = kept ?? (await mkdtemp(join(tmpdir(), 'stratalog-attached-')))
+  const remove = () => (kept === null ? rm(directory, { recursive: true, force: true }) : Promise.resolve())
+  try {
+    const system = await quietSystem()
+    const log = await openLog(directory, { attach: archive, control: 'off', config: 'none', system })
+    const close = () => log.close().finally(remove)
+    return { api: new LocalControl(log), directory, beside: false, close }
+  } catch (error) {
+    await remove()
+    throw error
+  }
 }
 
 async function openHere(directory: string, options: ConnectOptions): Promise<Connection> {

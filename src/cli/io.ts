@@ -9,6 +9,8 @@ export interface CliIo {
   readonly json: boolean
   /** The `--dir` option, undefined where it was not given. */
   readonly dir: string | undefined
+  /** The `--attach` option: an archive to read instead of a log. */
+  readonly attach: string | undefined
   /** Whether stderr is a terminal: there progress may be drawn. */
   readonly isTTY: boolean
   /** Colours of stdout; all of them do nothing without a terminal or with NO_COLOR. */
@@ -35,7 +37,7 @@ export interface CliIo {
 export interface ProcessIo extends CliIo {
   readonly exitCode: number
   /** Set once the options are known. */
-  setDirectory(dir: string | undefined): void
+  setDirectory(dir: string | undefined, attach: string | undefined): void
   /** Says an error on stderr, for people and with `--json` as JSON; returns the exit code for it. */
   fail(error: unknown): number
   /** Why the signal was aborted, if it was. */
@@ -50,7 +52,12 @@ export function processIo(argv: readonly string[]): ProcessIo {
   const abort = new AbortController()
   const ends = argv.indexOf('--')
   const json = argv.slice(0, ends < 0 ? undefined : ends).includes('--json')
-  const state = { exitCode: 0, dir: undefined as string | undefined, stopped: null as ProcessIo['stopped'] }
+  const state = {
+    exitCode: 0,
+    dir: undefined as string | undefined,
+    attach: undefined as string | undefined,
+    stopped: null as ProcessIo['stopped'],
+  }
   const stop = (why: 'interrupted' | 'pipe-closed') => {
     state.stopped ??= why
     abort.abort(
@@ -98,6 +105,9 @@ export function processIo(argv: readonly string[]): ProcessIo {
     get dir() {
       return state.dir
     },
+    get attach() {
+      return state.attach
+    },
     get exitCode() {
       return state.exitCode
     },
@@ -115,8 +125,9 @@ export function processIo(argv: readonly string[]): ProcessIo {
     setExitCode: (code) => {
       state.exitCode = code
     },
-    setDirectory: (dir) => {
+    setDirectory: (dir, attach) => {
       state.dir = dir
+      state.attach = attach
     },
     fail: (error) => {
       const { text, code } = describe(error)

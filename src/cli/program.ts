@@ -35,14 +35,19 @@ export function createProgram(io: ProcessIo): Command {
       '--dir <directory>',
       "the log's directory (else STRATALOG_DIR, the nearest stratalog.yaml upwards, ./data)",
     )
+    .option(
+      '--attach <archive>',
+      'read an archive that another log owns; with --dir the cache of it is kept there',
+    )
     .option('--json', 'JSON on stdout: one value, or one a line')
     .showSuggestionAfterError(false)
     .configureHelp({ showGlobalOptions: true })
     .configureOutput({ writeErr: () => undefined })
     .hook('preAction', () => {
-      const { dir } = program.opts<{ dir?: string }>()
+      const { dir, attach } = program.opts<{ dir?: string; attach?: string }>()
       if (dir === '') throw new StratalogError('usage', '--dir is empty: name a directory')
-      io.setDirectory(dir)
+      if (attach === '') throw new StratalogError('usage', '--attach is empty: name an archive')
+      io.setDirectory(dir, attach)
     })
   return program
 }

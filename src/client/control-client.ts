@@ -20,6 +20,7 @@ import type {
   TierRunPart,
   TierStatusDto,
 } from '../model/control-api.js'
+import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
 import { decodeAppendResult, decodeDumpPart, decodeReadLines, encodeAppend } from '../model/control-wire.js'
 import { errorFromBody } from '../model/error-body.js'
@@ -80,6 +81,22 @@ export class ControlClient implements ControlApi {
 
   async finishStream(name: string): Promise<StreamInfoDto> {
     return this.#post(`${streamPath(name)}/finish`, {})
+  }
+
+  async renameStream(name: string, to: string): Promise<RenamedDto> {
+    return this.#post(`${streamPath(name)}/rename`, { to })
+  }
+
+  archiveOwner(): Promise<ArchiveOwnerDto> {
+    return this.#get('/v1/archive/owner')
+  }
+
+  takeOverArchive(): Promise<ArchiveOwnerDto> {
+    return this.#post('/v1/archive/take-over', {})
+  }
+
+  beginArchive(options: { readonly acceptLoss: boolean }): Promise<BegunArchiveDto> {
+    return this.#post('/v1/archive/begin', options)
   }
 
   read(name: string, request: ReadRequest, signal?: AbortSignal): AsyncIterable<ReadPart> {

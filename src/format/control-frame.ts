@@ -9,7 +9,7 @@ import { corrupt, unsupportedVersion } from './bytes.js'
  * that can be made again. docs/formats/control-frames.md describes every field.
  *
  *   id     decision/<sequence, 16 hexadecimal digits>/<random, 16 hexadecimal digits>
- *   kind   stream | finish | trim | gap | hold | release | recall | policy | fact | ids | mark
+ *   kind   stream | finish | delete | trim | gap | hold | release | recall | policy | fact | ids | mark
  *   body   JSON: version (1), sequence, then the kind's own fields; 64-bit numbers are decimal strings
  *
  * Frames of 0.1.0 (kinds stream-created and policy) have neither version nor sequence and count as older than all.
@@ -23,6 +23,8 @@ export type Decision =
   | { readonly kind: 'stream'; readonly stream: DecidedStream }
   /** The stream ended for ever. */
   | { readonly kind: 'finish'; readonly incarnation: Incarnation; readonly finishedMs: number }
+  /** The stream is gone for ever, with all it held. */
+  | { readonly kind: 'delete'; readonly incarnation: Incarnation; readonly atMs: number }
   | ({ readonly kind: 'trim'; readonly incarnation: Incarnation } & DecidedTrim)
   | ({ readonly kind: 'gap'; readonly incarnation: Incarnation } & DecidedGap)
   | { readonly kind: 'hold'; readonly incarnation: Incarnation; readonly hold: StreamHold }
@@ -117,6 +119,8 @@ function decodeKind(frame: DecisionFrame, fields: Fields): Decision {
         incarnation: fields.text('incarnation'),
         finishedMs: fields.number('finishedMs'),
       }
+    case 'delete':
+      return { kind: 'delete', incarnation: fields.text('incarnation'), atMs: fields.number('atMs') }
     case 'trim': {
       const tail = fields.innerOrNull('tail')
       return {

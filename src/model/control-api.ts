@@ -4,6 +4,7 @@
  * times milliseconds since the epoch. Types only. Failures are `StratalogError`s, equal on both ways.
  */
 
+import type { LivesApi } from './control-lives.js'
 import type { PolicyApi, PolicyConflict, PolicySource, PolicyStepSum } from './control-policy.js'
 
 /** Version of the routes (`/v1`). */
@@ -387,7 +388,7 @@ export interface PolicyTestDto extends PolicyShowDto {
 }
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
-export interface ControlApi extends PolicyApi {
+export interface ControlApi extends LivesApi, PolicyApi {
   ping(): Promise<PingDto>
   /** Streams by name in code-point order. */
   listStreams(page?: PageDto): Promise<readonly StreamDto[]>

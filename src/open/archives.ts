@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import process from 'node:process'
-import { ARCHIVE_OWNER_FACT, ownerOf } from '../../archive/control-objects.js'
+import { ARCHIVE_OWNER_FACT, listOwners } from '../../archive/control-objects.js'
 import type { ResolvedConfig } from '../config/resolve.js'
 import { StratalogError } from '../model/errors.js'
 import type { OpenOptions, SystemPorts } from '../options.js'
@@ -13,6 +13,8 @@ export interface ArchiveOpener {
   readonly location: string
   /** Opens the archive at the first call and after a failed one. */
   readonly open: () => Promise<ArchiveStore>
+  /** Opens it whoever it belongs to, to take it over (`existing`) or to begin a new one; closed by who asked. */
+  readonly openAny: (existing: boolean) => Promise<ArchiveStore>
   readonly opened: () => Promise<ArchiveStore | null>
 }
 
@@ -47,7 +49,12 @@ export function archiveOpener(
       })
     return opening
   }
-  return { location, open, opened: async () => opening?.catch(() => null) ?? null }
+  const openAny = async (existing: boolean): Promise<ArchiveStore> => {
+    const { clock, random, logger, disk } = user.system
+    const found = engine ?? (await engineFor(location))
+    return found.open({ clock, random, logger, disk, signal: user.signal, existing })
+  }
+  return { location, open, openAny, opened: async () => opening?.catch(() => null) ?? null }
 }
 
 /**
@@ -63,8 +70,10 @@ async function openOwn(
   const store = await engine.open({ clock, random, logger, disk, signal, existing })
   if (!existing) return store
   try {
-    const owner = await ownerOf(store, signal)
-    if (owner?.logId === logId) return store
+    const owners = await listOwners(store, signal)
+    const owner = owners.at(-1)
+    // One that another log took over since is still read: its objects are there, and every commit asks who owns it.
+    if (owners.some((one) => one.logId === logId)) return store
     throw new StratalogError(
       'archive_missing',
       `this log has segments in its archive, and what is at ${store.location} is not it: mount it, or copy the whole archive there first`,
@@ -96,10 +105,13 @@ async function engineFor(location: string): Promise<ArchiveEngine> {
 }
 
 /** Opens an archive by itself, without a log: what `restore` reads from. */
-export async function openArchive(location: string, given?: Partial<SystemPorts>): Promise<ArchiveStore> {
+export async function openArchive(
+  location: string | ArchiveEngine,
+  given?: Partial<SystemPorts>,
+): Promise<ArchiveStore> {
   const system = await systemPorts(given)
-  const resolved = archiveLocation(location, process.cwd())
-  const engine = await engineFor(resolved)
+  const engine =
+    typeof location === 'string' ? await engineFor(archiveLocation(location, process.cwd())) : location
   return engine.open({
     clock: system.clock,
     random: system.random,
@@ -107,5 +119,6 @@ export async function openArchive(location: string, given?: Partial<SystemPorts>
     disk: system.disk,
     signal: new AbortController().signal,
     existing: true,
+    readOnly: true,
   })
 }

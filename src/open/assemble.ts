@@ -135,6 +135,8 @@ export async function assemble(opening: Opening): Promise<Log> {
     random,
     archive: open,
     archiveLocation: archive?.location ?? null,
+    openAnyArchive: archive?.openAny ?? null,
+    attached: null,
     read: {
       index,
       clock,

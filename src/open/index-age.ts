@@ -50,7 +50,9 @@ export async function checkIndexAge(root: string, compared: IndexAndStores): Pro
     const absentHere = new Set<bigint>()
     for await (const one of differences(store, ledgers)) {
       if (typeof one === 'bigint') absentHere.add(one)
-      else await checkUnknown(root, index, one)
+      // A store that was away when a stream was deleted brings back what was its.
+      else if (!decided.deleted.has(one.header?.segment?.incarnation ?? ''))
+        await checkUnknown(root, index, one)
     }
     absent = absent === null ? absentHere : intersection(absent, absentHere)
   }

@@ -25,7 +25,10 @@ export class LivePolicies {
 
   /** Looked up now, with origins. */
   async of(stream: StreamRow): Promise<ResolvedPolicy> {
-    return this.#resolve(stream.name, await this.#index.policyOverride(stream.incarnation))
+    const { incarnation } = stream
+    // By the name it has now: what has the stream open keeps the row it found when it began.
+    const name = (await this.#index.stream(incarnation))?.name ?? stream.name
+    return this.#resolve(name, await this.#index.policyOverride(incarnation))
   }
 
   /** A policy that follows changes until `close`; `changed` is called after each change of the stream. */

@@ -73,6 +73,8 @@ export interface ArchiveContext {
    * nothing then, and what is absent is `archive_missing`: an empty mount point must not become a new archive.
    */
   readonly existing: boolean
+  /** True: nothing is ever written, not even to find out whether that would go. @default false */
+  readonly readOnly?: boolean
 }
 
 /** A way to open an archive: built in, or an instance from elsewhere passed to `openLog`. */

@@ -20,6 +20,12 @@ export type SegmentPatch = Partial<Omit<SegmentRow, 'incarnation' | 'segment' | 
 export type ExpectedSegment = Pick<SegmentRow, 'incarnation' | 'segment' | 'version'> &
   Partial<Pick<SegmentRow, 'ledgerId'>>
 
+/** Why adopted segments are a gap, told with the first of them; `last`: the last one it covers. */
+export interface AdoptedGap {
+  readonly reason: 'dropped' | 'corrupt' | 'purged'
+  readonly last: bigint
+}
+
 /** A subscription; ending it twice is fine. */
 export interface Watch {
   close(): void
@@ -38,20 +44,34 @@ export interface SegmentIndex {
   stream(incarnation: Incarnation): Promise<StreamRow | null>
   /** By name in code-point order, above `after` ('' for the first), at most `limit`. */
   listStreams(after: string, limit: number): Promise<StreamRow[]>
-  /** Sets fields of a stream if it still has `expectedVersion`, else `conflict`. None of them ever goes back. */
+  /**
+   * Sets fields of a stream if it still has `expectedVersion`, else `conflict`. None of them ever goes back but the
+   * name: `stream_exists` if a living stream has it.
+   */
   updateStream(
     incarnation: Incarnation,
     expectedVersion: number,
-    patch: Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow' | 'finishedMs'>>,
+    patch: Partial<Pick<StreamRow, 'name' | 'epoch' | 'trimmedBelow' | 'finishedMs'>>,
   ): Promise<StreamRow>
+
+  /**
+   * Takes a stream away from everybody at once: finished, fenced, called by its incarnation, and the fact
+   * `deleted/<incarnation>` says when. `conflict` as for `updateStream`. Its segments are there until they are removed.
+   */
+  deleteStream(incarnation: Incarnation, expectedVersion: number, atMs: number): Promise<StreamRow>
+  /** Forgets a stream that has no segments left. Idempotent. */
+  removeStream(incarnation: Incarnation): Promise<void>
 
   /**
    * Adds an open segment after the newest. `conflict` unless `row.segment` is the newest + 1 (1 for the first; any
    * for the first of a restored or trimmed stream) and `row.epoch` is the stream's epoch: a fenced writer starts no segment.
    */
   beginSegment(row: SegmentRow): Promise<SegmentRow>
-  /** Adds a segment that is closed already (restore, index rebuild), in order. Same conflicts but for the epoch. */
-  adoptSegment(row: SegmentRow): Promise<SegmentRow>
+  /**
+   * Adds a segment that is closed already (restore, index rebuild), in order. Same conflicts but for the epoch. `gap`,
+   * of a row in that state: why, and how far it goes from here; null: that was told with a row before.
+   */
+  adoptSegment(row: SegmentRow, gap?: AdoptedGap | null): Promise<SegmentRow>
   /** Changes a row if it still has `expectedVersion`, else `conflict`. A state moves only along the table. */
   updateSegment(row: ExpectedSegment, patch: SegmentPatch): Promise<SegmentRow>
   /**

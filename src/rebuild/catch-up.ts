@@ -1,5 +1,11 @@
 import { ARCHIVE_OWNER_FACT } from '../../archive/control-objects.js'
-import { byAge, type DecidedGap, type Decision, type RecordedDecision } from '../format/control-frame.js'
+import {
+  byAge,
+  type DecidedGap,
+  type DecidedStream,
+  type Decision,
+  type RecordedDecision,
+} from '../format/control-frame.js'
 import type { LedgerContext } from '../ledger/context.js'
 import { isStratalogError } from '../model/errors.js'
 import type { Incarnation, StreamRow } from '../model/segment.js'
@@ -61,7 +67,13 @@ export async function catchUp(index: SegmentIndex, found: FoundDecisions, logger
   const newerDecisions = found.recorded.filter(({ sequence }) => sequence > known)
   const newer = foldDecisions(newerDecisions)
   if (newer.sequence <= known) return
+  await catchUpNames(index, newer, logger)
+  for (const [incarnation, atMs] of newer.deleted) {
+    const row = await index.stream(incarnation)
+    if (row !== null) await index.deleteStream(incarnation, row.version, atMs)
+  }
   for (const stream of newer.streams.values()) {
+    if (newer.deleted.has(stream.incarnation)) continue
     if ((await index.stream(stream.incarnation)) !== null) continue
     const taken = await index.streamByName(stream.name)
     if (taken === null) await index.createStream(stream)
@@ -113,6 +125,43 @@ async function catchUpDropped(
   }
 }
 
+/** New names of streams there are; one that frees a name for another has it first. */
+async function catchUpNames(
+  index: SegmentIndex,
+  { streams, deleted }: DecidedState,
+  logger: Logger,
+): Promise<void> {
+  let left = [...streams.values()].filter(({ incarnation }) => !deleted.has(incarnation))
+  for (let before = -1; left.length !== before; ) {
+    before = left.length
+    const waiting: typeof left = []
+    for (const stream of left) {
+      const row = await index.stream(stream.incarnation)
+      if (row === null || row.name === stream.name) continue
+      if ((await index.streamByName(stream.name)) !== null) waiting.push(stream)
+      else await index.updateStream(row.incarnation, row.version, { name: stream.name })
+    }
+    left = waiting
+    // Streams that took each other's names: one of them steps aside.
+    const holder = left.length === before ? await heldInTurn(index, left) : null
+    if (holder === null) continue
+    await index.updateStream(holder.incarnation, holder.version, { name: holder.incarnation })
+    before = -1
+  }
+  for (const { name } of left)
+    logger.warn({ stream: name }, 'a name that was decided is taken, it stays ungiven')
+}
+
+/** A stream that has the name of another and waits for one itself. */
+async function heldInTurn(index: SegmentIndex, waiting: readonly DecidedStream[]): Promise<StreamRow | null> {
+  const all = new Set(waiting.map(({ incarnation }) => incarnation))
+  for (const { name } of waiting) {
+    const holder = await index.streamByName(name)
+    if (holder !== null && all.has(holder.incarnation)) return holder
+  }
+  return null
+}
+
 /**
  * Writes decisions for what the index holds and the stores lack: those of a log that 0.1.0 made, and what an attempt
  * that failed left half told. With too few stores it is left for the next start.
@@ -145,6 +194,7 @@ async function lackingOf(
   row: StreamRow,
 ): Promise<readonly Decision[]> {
   const { incarnation, name, txidMode, createdMs, parent } = row
+  if (decided.deleted.has(incarnation)) return []
   const lacking: Decision[] = []
   const there = decided.streams.get(incarnation)
   if (there?.name !== name || there.txidMode !== txidMode)

@@ -35,6 +35,8 @@ export interface DecidedState {
   readonly streams: ReadonlyMap<Incarnation, DecidedStream>
   /** When streams were ended for ever. */
   readonly finished: ReadonlyMap<Incarnation, number>
+  /** When streams were deleted. */
+  readonly deleted: ReadonlyMap<Incarnation, number>
   readonly trims: ReadonlyMap<Incarnation, DecidedTrim>
   readonly policies: ReadonlyMap<Incarnation, string | null>
   readonly facts: ReadonlyMap<string, string>
@@ -80,6 +82,7 @@ export async function readDecisions(context: LedgerContext): Promise<FoundDecisi
 export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedState {
   const streams = new Map<Incarnation, DecidedStream>()
   const finished = new Map<Incarnation, number>()
+  const deleted = new Map<Incarnation, number>()
   const trims = new Map<Incarnation, DecidedTrim>()
   const policies = new Map<Incarnation, string | null>()
   const facts = new Map<string, string>()
@@ -92,6 +95,7 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
   for (const { sequence, decision } of [...recorded].sort(byAge)) {
     newest = sequence
     if (decision.kind === 'stream') streams.set(decision.stream.incarnation, decision.stream)
+    else if (decision.kind === 'delete') deleted.set(decision.incarnation, decision.atMs)
     else if (decision.kind === 'finish') {
       // What ended once ended then: a second attempt of a writer that heard nothing of its first changes nothing.
       if (!finished.has(decision.incarnation)) finished.set(decision.incarnation, decision.finishedMs)
@@ -111,6 +115,7 @@ export function foldDecisions(recorded: readonly RecordedDecision[]): DecidedSta
   return {
     streams,
     finished,
+    deleted,
     trims,
     policies,
     facts,

@@ -6,6 +6,7 @@ import type { Incarnation, SegmentRow, StreamRow } from '../model/segment.js'
 import { canTransition, isClosed } from '../model/segment.js'
 import type { Clock } from '../ports/clock.js'
 import type {
+  AdoptedGap,
   ExpectedSegment,
   NewStream,
   SegmentIndex,
@@ -16,7 +17,7 @@ import type {
 import type { DecidedState, DecisionWriter } from './decisions.js'
 
 /** Named facts of the log that its safety hangs on; the others can be found out again. */
-export const RECORDED_FACTS: readonly string[] = ['archive-owner', 'tier-orders']
+export const RECORDED_FACTS: readonly string[] = ['archive-owner', 'archive-taken-over', 'tier-orders']
 /** The fact that is the sequence of the newest decision this index knows of. */
 export const SEQUENCE_FACT = 'decision-sequence'
 /** The fact that is the sequence of the newest mark this index knows of. */
@@ -45,7 +46,7 @@ export class RecordedIndex implements SegmentIndex {
   #underWay = 0
   #noted: bigint
   #highest: bigint
-  /** One creation at a time of each name: a decision must not be written for the one that comes second. */
+  /** One at a time is given each name: a decision must not be written for the one that comes second. */
   readonly #creating = new Map<string, Promise<unknown>>()
   #markMs: number
   #marking: Promise<void> | null = null
@@ -60,15 +61,19 @@ export class RecordedIndex implements SegmentIndex {
   }
 
   createStream(stream: NewStream): Promise<StreamRow> {
-    const before = this.#creating.get(stream.name) ?? Promise.resolve()
-    const create = () => this.#createStream(stream)
-    const created = before.then(create, create)
-    this.#creating.set(stream.name, created)
+    return this.#naming(stream.name, () => this.#createStream(stream))
+  }
+
+  /** One after another of all that want one name. */
+  #naming(name: string, give: () => Promise<StreamRow>): Promise<StreamRow> {
+    const before = this.#creating.get(name) ?? Promise.resolve()
+    const given = before.then(give, give)
+    this.#creating.set(name, given)
     const forget = () => {
-      if (this.#creating.get(stream.name) === created) this.#creating.delete(stream.name)
+      if (this.#creating.get(name) === given) this.#creating.delete(name)
     }
-    created.then(forget, forget)
-    return created
+    given.then(forget, forget)
+    return given
   }
 
   async #createStream(stream: NewStream): Promise<StreamRow> {
@@ -83,10 +88,12 @@ export class RecordedIndex implements SegmentIndex {
   async updateStream(
     incarnation: Incarnation,
     expectedVersion: number,
-    patch: Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow' | 'finishedMs'>>,
+    patch: Partial<Pick<StreamRow, 'name' | 'epoch' | 'trimmedBelow' | 'finishedMs'>>,
   ): Promise<StreamRow> {
     const change = () => this.#index.updateStream(incarnation, expectedVersion, patch)
-    const { trimmedBelow: below = null, finishedMs = null } = patch
+    const { trimmedBelow: below = null, finishedMs = null, name } = patch
+    if (name !== undefined)
+      return this.#naming(name, () => this.#renameStream(incarnation, expectedVersion, name))
     if (below === null && finishedMs === null) return change()
     // One that the index is going to refuse is not decided.
     if ((await this.#index.stream(incarnation))?.version !== expectedVersion) return change()
@@ -95,6 +102,27 @@ export class RecordedIndex implements SegmentIndex {
     if (below === null) return finish()
     const tail = await this.trimTail(incarnation, below)
     return this.#decided({ kind: 'trim', incarnation, below, tail }, finish)
+  }
+
+  /** The newest frame of a stream says what it is called. */
+  async #renameStream(incarnation: Incarnation, expectedVersion: number, name: string): Promise<StreamRow> {
+    const change = () => this.#index.updateStream(incarnation, expectedVersion, { name })
+    const row = await this.#index.stream(incarnation)
+    const taken = await this.#index.streamByName(name)
+    // One that the index is going to refuse is not decided: a rebuild would find two streams of one name.
+    if (row?.version !== expectedVersion || (taken !== null && taken.incarnation !== incarnation))
+      return change()
+    const { txidMode, createdMs, parent } = row
+    return this.#decided(
+      { kind: 'stream', stream: { incarnation, name, txidMode, createdMs, parent } },
+      change,
+    )
+  }
+
+  async deleteStream(incarnation: Incarnation, expectedVersion: number, atMs: number): Promise<StreamRow> {
+    const change = () => this.#index.deleteStream(incarnation, expectedVersion, atMs)
+    if ((await this.#index.stream(incarnation))?.version !== expectedVersion) return change()
+    return this.#decided({ kind: 'delete', incarnation, atMs }, change)
   }
 
   /** What the last segment below a trim leaves to go on from: its row goes away with it. */
@@ -211,12 +239,20 @@ export class RecordedIndex implements SegmentIndex {
     return this.#index.listStreams(after, limit)
   }
 
+  removeStream(incarnation: Incarnation): Promise<void> {
+    return this.#index.removeStream(incarnation)
+  }
+
   beginSegment(row: SegmentRow): Promise<SegmentRow> {
     return this.#index.beginSegment(row)
   }
 
-  adoptSegment(row: SegmentRow): Promise<SegmentRow> {
-    return this.#index.adoptSegment(row)
+  /** What the stores and the archive have nothing of is a decision: a rebuild would take it for a loss. */
+  adoptSegment(row: SegmentRow, gap: AdoptedGap | null = null): Promise<SegmentRow> {
+    const adopt = () => this.#index.adoptSegment(row, gap)
+    if (gap === null) return adopt()
+    const { incarnation, segment: first } = row
+    return this.#decided({ kind: 'gap', incarnation, first, ...gap }, adopt)
   }
 
   removeSegment(row: ExpectedSegment): Promise<void> {

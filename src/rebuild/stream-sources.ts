@@ -2,7 +2,6 @@ import { bindingOf, readControls, trimmedBelow } from '../../archive/control-obj
 import { gapsOf } from '../../archive/decisions.js'
 import { type ChosenSegment, chooseSegments, listIncarnations, listSegments } from '../../archive/listing.js'
 import type { DecidedGap, DecidedStream, DecidedTrim } from '../format/control-frame.js'
-import { StratalogError } from '../model/errors.js'
 import type { KeptHold } from '../model/hold.js'
 import type { Incarnation } from '../model/segment.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
@@ -51,8 +50,11 @@ export async function streamSources(
   const archived = new Set<Incarnation>()
   if (archive !== null)
     for await (const incarnation of listIncarnations(archive, undefined, signal)) archived.add(incarnation)
+  // An archive that was taken over holds streams of the log that had it before: they are none of ours (decision 0021).
+  const ours = new Set([...decided.streams.keys(), ...byStream.keys()])
+  if (!decided.facts.has('archive-taken-over')) for (const incarnation of archived) ours.add(incarnation)
   const byName = new Map<string, StreamSource>()
-  for (const incarnation of new Set([...decided.streams.keys(), ...byStream.keys(), ...archived])) {
+  for (const incarnation of ours) {
     const of = byStream.get(incarnation) ?? []
     const inArchive = archived.has(incarnation) ? archive : null
     const source = await sourceOf(incarnation, decided, of, inArchive, report, signal)
@@ -75,12 +77,8 @@ async function sourceOf(
   signal?: AbortSignal,
 ): Promise<StreamSource | null> {
   const controls = archive === null ? [] : await readControls(archive, incarnation, undefined, signal)
-  if (controls.some(({ kind }) => kind === 'delete')) {
-    throw new StratalogError(
-      'version_unsupported',
-      `${incarnation} was deleted by a newer stratalog: rebuild the index with that one`,
-    )
-  }
+  // What is left of it on stores and in the archive stays with nobody.
+  if (decided.deleted.has(incarnation) || controls.some(({ kind }) => kind === 'delete')) return null
   const candidates = candidatesOf(ledgers)
   const binding = bindingOf(controls)
   const told = decided.streams.get(incarnation) ?? null

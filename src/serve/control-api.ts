@@ -23,6 +23,7 @@ import type {
   TierRunPart,
   TierStatusDto,
 } from '../model/control-api.js'
+import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
 import { StratalogError } from '../model/errors.js'
 import { type Position, parsePosition } from '../model/position.js'
@@ -42,6 +43,7 @@ import {
   streamDto,
   streamInfoDto,
 } from './dto.js'
+import { ownerDto, takeOver } from './lives.js'
 import { showPolicy } from './policy-show.js'
 import { testPolicy } from './policy-test.js'
 import { dumpSegment } from './segment-dump.js'
@@ -89,6 +91,23 @@ export class LocalControl implements ControlApi {
   async createStream(name: string, options: { readonly txid: 'ms' | 'custom' }): Promise<StreamInfoDto> {
     await this.#log.streams.create(name, options)
     return this.streamInfo(name)
+  }
+
+  async renameStream(name: string, to: string): Promise<RenamedDto> {
+    const { incarnation } = await this.#log.streams.rename(name, to)
+    return { name: to, incarnation }
+  }
+
+  archiveOwner(): Promise<ArchiveOwnerDto> {
+    return ownerDto(this.#log)
+  }
+
+  takeOverArchive(): Promise<ArchiveOwnerDto> {
+    return takeOver(this.#log)
+  }
+
+  beginArchive(options: { readonly acceptLoss: boolean }): Promise<BegunArchiveDto> {
+    return this.#log.archive.begin(options)
   }
 
   async finishStream(name: string): Promise<StreamInfoDto> {

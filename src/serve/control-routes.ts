@@ -19,6 +19,7 @@ import {
 } from '../model/control-wire.js'
 import { errorBody } from '../model/error-body.js'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
+import { livesRoutes } from './routes-lives.js'
 import { policyRoutes } from './routes-policy.js'
 
 const STRING = { type: 'string' } as const
@@ -102,6 +103,7 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
   streamRoutes(app, api)
   streamingRoutes(app, api, ending)
   storeRoutes(app, api, ending)
+  livesRoutes(app, api)
   policyRoutes(app, api)
 }
 

@@ -27,7 +27,7 @@ async function restored(world: SimWorld, client: Client): Promise<string> {
   const { index, ledgers } = await world.metadata.another('another log')
   const quorum = () => world.options.quorum
   const target = { ledger: { ...ledger, metadata: ledgers }, index, random: world.random, quorum }
-  const { digest } = await restoreInto(target, source, await planRestore(source))
+  const { digest } = await restoreInto(target, source, await planRestore(source), { strict: true })
   for (const stream of world.streams) {
     const row = await index.streamByName(stream.name)
     if (row !== null) await compare(world, client, stream, row, target)

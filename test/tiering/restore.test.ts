@@ -114,7 +114,7 @@ describe('restore from the archive alone (invariant 7)', () => {
       rmSync(join(root, 'into'), { recursive: true, force: true })
       const archive = await openArchive(join(root, 'archive'))
       await using log = await openLog(join(root, 'into'), common)
-      return await restoreArchive(log, archive, await planRestore(archive))
+      return await restoreArchive(log, archive, await planRestore(archive), { strict: true })
     }
     for (const at of [60, whole.length >> 1, whole.length - 10]) {
       const flipped = Buffer.from(whole)
@@ -144,7 +144,7 @@ describe('restore from the archive alone (invariant 7)', () => {
     rmSync(first)
     assert.deepEqual((await of()).flat(), [1n])
     await using log = await openLog(join(root, 'into'), common)
-    await assert.rejects(restoreArchive(log, archive, await planRestore(archive)), {
+    await assert.rejects(restoreArchive(log, archive, await planRestore(archive), { strict: true }), {
       code: 'corrupt',
       message: /missing/,
     })

@@ -16,7 +16,7 @@ export async function restoreAndCompare(run: DemoRun): Promise<void> {
   const directory = join(run.directory, 'restored')
   const archive = await openArchive(join(run.directory, 'archive'), await quietSystem())
   try {
-    const plan = await planRestore(archive, run.signal)
+    const plan = await planRestore(archive, { signal: run.signal })
     if (plan.records !== BigInt(run.source.records)) {
       throw new StratalogError(
         'corrupt',

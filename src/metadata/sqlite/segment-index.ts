@@ -62,6 +62,28 @@ export class SqliteSegmentIndex implements SegmentIndex {
     )
   }
 
+  async deleteStream(incarnation: Incarnation, expectedVersion: number, atMs: number): Promise<StreamRow> {
+    return this.#change(incarnation, 'delete a stream', () => {
+      const { epoch, finishedMs } = this.#streams.byIncarnation(incarnation) ?? {
+        epoch: 0n,
+        finishedMs: null,
+      }
+      const patch = { name: incarnation, epoch: epoch + 1n, finishedMs: finishedMs ?? atMs }
+      const row = this.#streams.update(incarnation, expectedVersion, patch)
+      this.#streams.setFact(`deleted/${incarnation}`, `${atMs}`)
+      return row
+    })
+  }
+
+  async removeStream(incarnation: Incarnation): Promise<void> {
+    await this.#change(incarnation, 'remove a stream', () => {
+      const id = this.#streams.findId(incarnation)
+      if (id === null) return
+      assert(this.#segments.list(id, 0n, 1).length === 0, `stream ${incarnation} is removed and has segments`)
+      this.#streams.remove(id)
+    })
+  }
+
   async beginSegment(row: SegmentRow): Promise<SegmentRow> {
     assert(row.state === 'open', `segment ${row.segment} of ${row.incarnation} begins as ${row.state}`)
     return this.#change(row.incarnation, 'begin a segment', () => {

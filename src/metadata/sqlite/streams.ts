@@ -15,7 +15,7 @@ import {
 import type { SumsTable } from './sums.js'
 
 /** What may change in a stream's row. */
-export type StreamPatch = Partial<Pick<StreamRow, 'epoch' | 'trimmedBelow' | 'finishedMs'>>
+export type StreamPatch = Partial<Pick<StreamRow, 'name' | 'epoch' | 'trimmedBelow' | 'finishedMs'>>
 
 /** The tables `streams`, `policies` and `facts`. Calls that change something belong into a transaction. */
 export class StreamTable {
@@ -28,16 +28,7 @@ export class StreamTable {
   }
 
   create(stream: NewStream): StreamRow {
-    const named = this.byName(stream.name)
-    if (named !== null) {
-      throw new StratalogError(
-        'stream_exists',
-        `there is a stream ${stream.name} already: choose another name`,
-        {
-          found: named.incarnation,
-        },
-      )
-    }
+    this.#refuseTaken(stream.name)
     const same = this.byIncarnation(stream.incarnation)
     if (same !== null) {
       throw new StratalogError(
@@ -53,6 +44,14 @@ export class StreamTable {
     this.#sql.insert.run(...withChecksum(streamToSql(row)))
     this.#sums.create(this.idOf(stream.incarnation))
     return row
+  }
+
+  #refuseTaken(name: string): void {
+    const named = this.byName(name)
+    if (named === null) return
+    throw new StratalogError('stream_exists', `there is a stream ${name} already: choose another name`, {
+      found: named.incarnation,
+    })
   }
 
   byName(name: string): StreamRow | null {
@@ -96,6 +95,7 @@ export class StreamTable {
         },
       )
     }
+    if (patch.name !== undefined && patch.name !== before.name) this.#refuseTaken(patch.name)
     const after: StreamRow = { ...before, ...patch, version: before.version + 1 }
     const { trimmedBelow } = after
     assert(after.epoch >= before.epoch, `the epoch of ${before.name} goes back to ${after.epoch}`)
@@ -110,6 +110,13 @@ export class StreamTable {
     )
     this.#sql.update.run(...withChecksum(streamToSql(after)), incarnation)
     return after
+  }
+
+  /** With what hangs on it; its segments are gone before. */
+  remove(stream: bigint): void {
+    this.#sql.deletePolicy.run(stream)
+    this.#sql.deleteSums.run(stream)
+    this.#sql.deleteStream.run(stream)
   }
 
   policy(incarnation: Incarnation): string | null {
@@ -155,6 +162,8 @@ type StreamsSql =
   | 'policy'
   | 'setPolicy'
   | 'deletePolicy'
+  | 'deleteSums'
+  | 'deleteStream'
   | 'fact'
   | 'setFact'
 
@@ -172,6 +181,8 @@ export const STREAMS_SQL: Readonly<Record<StreamsSql, string>> = {
     'SELECT stream, policy, checksum FROM policies WHERE stream = (SELECT id FROM streams WHERE incarnation = ?)',
   setPolicy: 'INSERT OR REPLACE INTO policies (stream, policy, checksum) VALUES (?, ?, ?)',
   deletePolicy: 'DELETE FROM policies WHERE stream = ?',
+  deleteSums: 'DELETE FROM sums WHERE stream = ?',
+  deleteStream: 'DELETE FROM streams WHERE id = ?',
   fact: 'SELECT name, value, checksum FROM facts WHERE name = ?',
   setFact: 'INSERT OR REPLACE INTO facts (name, value, checksum) VALUES (?, ?, ?)',
 }

@@ -1,0 +1,186 @@
+import { trimmedBelow } from '../archive/control-objects.js'
+import { endOf, gapsOf } from '../archive/decisions.js'
+import { type ChosenSegment, chooseSegments, listSegments, segmentRowFromKey } from '../archive/listing.js'
+import { Dlsn } from '../src/model/dlsn.js'
+import type { SegmentRow, StreamRow } from '../src/model/segment.js'
+import type { ArchiveStore } from '../src/ports/archive-store.js'
+import type { Clock } from '../src/ports/clock.js'
+import type { Logger } from '../src/ports/logger.js'
+import type { SegmentIndex } from '../src/ports/segment-index.js'
+import { PassLoop } from './pass-loop.js'
+import { type RestoredEnd, restoredGapRow } from './restore-copy.js'
+import { currentLives, type Life } from './restore-plan.js'
+
+/** How soon the archive is looked at again, and how much longer than one look took: a large archive is asked less often. */
+const REFRESH_MS = 2_000
+const REFRESH_TIMES = 10
+const ROWS_AT_ONCE = 1_000
+
+/** What looking at an archive needs. The index is the view's own: nobody else writes to it. */
+export interface AttachContext {
+  readonly archive: () => Promise<ArchiveStore>
+  readonly index: SegmentIndex
+  readonly adoptSegments: (rows: readonly SegmentRow[]) => Promise<void>
+  readonly clock: Clock
+  readonly logger: Logger
+}
+
+/** What a look found. */
+export interface AttachReport {
+  readonly streams: number
+  /** Segments that were not there before. */
+  readonly added: number
+  readonly failed: readonly unknown[]
+  readonly nextDueMs: number | null
+}
+
+/**
+ * An archive as somebody sees it who does not own it: streams and cold segments from its names and control objects,
+ * looked at again and again from the last name on. Writes nothing to the archive. What it keeps is a cache: thrown
+ * away, it is made again.
+ */
+export class AttachedView {
+  readonly #context: AttachContext
+  readonly #loop: PassLoop<AttachReport>
+
+  constructor(context: AttachContext) {
+    this.#context = context
+    this.#loop = new PassLoop(context.clock, context.logger, (signal) => this.#refresh(signal))
+  }
+
+  /** Looks for what was archived since. Rejects with what the archive does; what is known stays. */
+  refresh(signal?: AbortSignal): Promise<AttachReport> {
+    return this.#loop.once(signal)
+  }
+
+  /** Follows the archive's growth until `close`. */
+  follow(): void {
+    this.#loop.follow()
+  }
+
+  close(): Promise<void> {
+    return this.#loop.close()
+  }
+
+  async #refresh(signal: AbortSignal): Promise<AttachReport> {
+    const { clock } = this.#context
+    const startedMs = clock.monotonicMs()
+    const archive = await this.#context.archive()
+    const { lives, deleted } = await currentLives(archive, signal)
+    for (const { incarnation } of deleted) {
+      const row = await this.#context.index.stream(incarnation)
+      if (row !== null) await this.#trim(row, await this.#allOf(row))
+    }
+    const rows = await this.#name(lives)
+    let added = 0
+    for (const [at, life] of lives.entries()) {
+      const row = rows[at]
+      if (row !== undefined) added += await this.#stream(archive, life, row, signal)
+    }
+    const tookMs = clock.monotonicMs() - startedMs
+    const nextDueMs = clock.nowMs() + Math.max(REFRESH_MS, tookMs * REFRESH_TIMES)
+    return { streams: lives.length, added, failed: [], nextDueMs }
+  }
+
+  /** Streams under the names they have now; one whose name is another's by now stays to be read under a longer one. */
+  async #name(lives: readonly Life[]): Promise<StreamRow[]> {
+    const { index } = this.#context
+    const rows: StreamRow[] = []
+    for (const { incarnation, binding } of lives) {
+      const { name, txidMode, createdMs, parent } = binding
+      const there = await index.stream(incarnation)
+      if (there?.name !== name) {
+        const holder = await index.streamByName(name)
+        if (holder !== null)
+          await index.updateStream(holder.incarnation, holder.version, {
+            name: `${name.slice(0, 200)}~${holder.incarnation}`,
+          })
+      }
+      if (there === null)
+        rows.push(await index.createStream({ incarnation, name, txidMode, createdMs, parent }))
+      else if (there.name === name) rows.push(there)
+      else rows.push(await index.updateStream(incarnation, there.version, { name }))
+    }
+    return rows
+  }
+
+  async #stream(archive: ArchiveStore, life: Life, row: StreamRow, signal: AbortSignal): Promise<number> {
+    const { controls, incarnation } = life
+    const { index } = this.#context
+    const stream = await this.#trim(row, trimmedBelow(controls))
+    const newest = await index.newestSegment(incarnation)
+    const first = newest === null ? (stream.trimmedBelow?.segment ?? 1n) : newest.segment + 1n
+    let end: RestoredEnd | null = newest === null ? null : endOfRow(newest)
+    let rows: SegmentRow[] = []
+    let expected = first
+    let added = 0
+    const purged = gapsOf(controls).filter(({ reason }) => reason === 'purged')
+    const isPurged = (segment: bigint) => purged.some((one) => one.first <= segment && segment <= one.last)
+    for await (const choice of chooseSegments(listSegments(archive, incarnation, first, undefined, signal))) {
+      const found = isPurged(choice.segment) ? null : chosenRow(choice)
+      if (found === null) continue
+      // An archive is filled in order: what is left out before the next one is not to come any more.
+      for (; expected < found.segment; expected += 1n) {
+        const before = end ?? { nextSequenceId: 0n, lastTxid: -1n, sealedMs: stream.createdMs }
+        const below = stream.trimmedBelow !== null && expected < stream.trimmedBelow.segment
+        const gap = {
+          ...restoredGapRow(stream, expected, before, found.startSequenceId),
+          state: below ? ('trimmed' as const) : ('gap' as const),
+        }
+        rows.push(gap)
+        end = endOfRow(gap)
+      }
+      rows.push(found)
+      end = endOfRow(found)
+      expected = found.segment + 1n
+      added += 1
+      if (rows.length < ROWS_AT_ONCE) continue
+      await this.#context.adoptSegments(rows)
+      rows = []
+    }
+    await this.#context.adoptSegments(rows)
+    await this.#finish(life, end)
+    return added
+  }
+
+  /** Only once its last record is here: else a follower would end before it. */
+  async #finish({ incarnation, controls }: Life, end: RestoredEnd | null): Promise<void> {
+    const { index } = this.#context
+    const said = endOf(controls)
+    const row = await index.stream(incarnation)
+    if (said === null || row === null || row.finishedMs !== null) return
+    if ((end?.nextSequenceId ?? 0n) < said.nextSequenceId) return
+    await index.updateStream(incarnation, row.version, { finishedMs: said.atMs })
+  }
+
+  async #allOf({ incarnation }: StreamRow): Promise<Dlsn | null> {
+    const newest = await this.#context.index.newestSegment(incarnation)
+    return newest === null ? null : new Dlsn(newest.segment + 1n, 0n, 0n)
+  }
+
+  async #trim(row: StreamRow, below: Dlsn | null): Promise<StreamRow> {
+    const { index } = this.#context
+    if (below === null || (row.trimmedBelow !== null && row.trimmedBelow.compare(below) >= 0)) return row
+    const trimmed = await index.updateStream(row.incarnation, row.version, { trimmedBelow: below })
+    for (;;) {
+      const oldest = await index.oldestSegment(row.incarnation)
+      if (oldest === null || oldest.segment >= below.segment) return trimmed
+      const gone = await index.updateSegment(oldest, { state: 'trimmed', object: null })
+      // Numbers go on from the newest row, so that one stays.
+      const newest = await index.newestSegment(row.incarnation)
+      if (newest !== null && gone.segment < newest.segment) await index.removeSegment(gone)
+    }
+  }
+}
+
+function chosenRow(choice: ChosenSegment): SegmentRow | null {
+  return choice.kind === 'chosen' ? segmentRowFromKey(choice.chosen) : null
+}
+
+function endOfRow(row: SegmentRow): RestoredEnd {
+  return {
+    nextSequenceId: row.startSequenceId + row.recordCount,
+    lastTxid: row.lastTxid,
+    sealedMs: row.sealedMs ?? row.openedMs,
+  }
+}

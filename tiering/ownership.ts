@@ -1,0 +1,37 @@
+import { type ArchiveOwner, listControlKeys, ownerOf } from '../archive/control-objects.js'
+import { encodeControlKey } from '../src/format/archive-names.js'
+import { StratalogError } from '../src/model/errors.js'
+import type { ArchiveStore } from '../src/ports/archive-store.js'
+
+/** The fact of a log whose archive was another's before: streams in it that this log never had are not its own. */
+export const TAKEN_OVER_FACT = 'archive-taken-over'
+
+/** The owner object of each open archive that was last found to be this log's: while none is newer it needs no reading. */
+const confirmed = new WeakMap<ArchiveStore, string>()
+
+/**
+ * Makes sure that the archive is still this log's, before anything is committed on its strength or deleted from it:
+ * another log may have taken it over since (decision 0021). One listing. Rejects with `refused`.
+ */
+export async function confirmOwner(
+  { logId }: { readonly logId: string },
+  archive: ArchiveStore,
+  signal?: AbortSignal,
+): Promise<void> {
+  const newest = (await listControlKeys(archive, null, signal)).findLast(({ kind }) => kind === 'owner')
+  const key = newest === undefined ? '' : encodeControlKey(newest)
+  if (key !== '' && confirmed.get(archive) === key) return
+  const owner = await ownerOf(archive, signal)
+  if (owner?.logId !== logId) throw otherOwner(archive, owner, logId)
+  confirmed.set(archive, key)
+}
+
+/** The refusal of an archive that is another log's. */
+export function otherOwner(archive: ArchiveStore, owner: ArchiveOwner | null, logId: string): StratalogError {
+  const whose = owner === null ? 'has no owner' : `belongs to log ${owner.logId} (epoch ${owner.epoch})`
+  return new StratalogError(
+    'refused',
+    `the archive at ${archive.location} ${whose}: give this log, ${logId}, an archive of its own, or take it over with "stratalog archive own --take-over"`,
+    { expected: logId, found: owner?.logId ?? null },
+  )
+}

@@ -1,0 +1,168 @@
+import type { ListedSegment } from '../archive/listing.js'
+import { contentDigest } from '../archive/restore-digest.js'
+import { openSegmentObject } from '../archive/segment-reader.js'
+import type { ArchivedEntry } from '../archive/segment-writer.js'
+import { entryHeaderBytes } from '../src/format/ledger-digest.js'
+import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
+import { LedgerWriter } from '../src/ledger/writer.js'
+import { isStratalogError, StratalogError } from '../src/model/errors.js'
+import { NOT_CLOSED, type SegmentRow, type StreamRow } from '../src/model/segment.js'
+import type { ArchiveStore } from '../src/ports/archive-store.js'
+import { entriesUntil, wholeEntries } from './restore-cut.js'
+import type { RestorableSegment, RestoreTarget } from './restore-types.js'
+
+const UNDER_WAY_MAX = 8
+
+/** Where a restored stream goes on. */
+export interface RestoredEnd {
+  readonly nextSequenceId: bigint
+  readonly lastTxid: bigint
+  readonly sealedMs: number
+}
+
+/**
+ * Writes one segment's entries into a new ledger, entry ids as they were, and adopts it once its content digest is
+ * the one in the object's name. A crash before that leaves a ledger nobody refers to; the next run writes another.
+ * A damaged object gives way to its twins; rejects with `corrupt` or `object_not_found` where none of them is whole.
+ */
+export async function restoreSegment(
+  target: RestoreTarget,
+  archive: ArchiveStore,
+  stream: StreamRow,
+  planned: RestorableSegment,
+  signal?: AbortSignal,
+): Promise<SegmentRow> {
+  let damage: unknown = null
+  for (const object of [planned, ...planned.twins]) {
+    try {
+      return await restoreFrom(target, archive, stream, planned, object, signal)
+    } catch (error) {
+      if (!isDamage(error)) throw error
+      const { logger } = target.ledger
+      logger.warn({ err: error, key: object.key }, 'an object is damaged, its twins are tried')
+      damage ??= error
+    }
+  }
+  throw damage
+}
+
+/** What an object's own bytes are to blame for. An archive that does not answer says nothing about them. */
+export function isDamage(error: unknown): error is StratalogError {
+  return isStratalogError(error, 'corrupt') || isStratalogError(error, 'object_not_found')
+}
+
+async function restoreFrom(
+  target: RestoreTarget,
+  archive: ArchiveStore,
+  stream: StreamRow,
+  planned: RestorableSegment,
+  { key, sizeBytes, parsed }: ListedSegment,
+  signal?: AbortSignal,
+): Promise<SegmentRow> {
+  const object = await openSegmentObject(archive, { key, sizeBytes, indexBytes: parsed.indexBytes })
+  const meta = await object.header(signal)
+  const { restored, cut } = planned
+  const ledger = await LedgerWriter.create(target.ledger, {
+    quorum: target.quorum(stream.name),
+    preceding: null,
+    segment: {
+      incarnation: stream.incarnation,
+      stream: stream.name,
+      segment: restored.segment,
+      epoch: 0n,
+      openedMs: meta.openedMs,
+      firstTxid: restored.firstTxid,
+      startSequenceId: restored.startSequenceId,
+    },
+  })
+  try {
+    const entries =
+      cut === null ? wholeEntries(object, signal) : entriesUntil(object, restored.segment, cut, signal)
+    const found = await writeEntries(entries, ledger)
+    if (found !== restored.contentDigest) {
+      throw new StratalogError(
+        'corrupt',
+        `${key} does not hold what its name says: restore from another copy of the archive`,
+        { expected: restored.contentDigest, found },
+      )
+    }
+  } catch (error) {
+    ledger.abandon(
+      error instanceof StratalogError
+        ? error
+        : new StratalogError('internal', 'restore was interrupted', { cause: error }),
+    )
+    throw error
+  }
+  const seal = await ledger.close()
+  return target.index.adoptSegment(restoredRow(stream, planned, meta, ledger.ledgerId, seal.lengthBytes))
+}
+
+async function writeEntries(entries: AsyncIterable<ArchivedEntry>, ledger: LedgerWriter): Promise<string> {
+  const digest = contentDigest()
+  const room = entryHeaderBytes(ledger.digestType)
+  const underWay: Promise<unknown>[] = []
+  for await (const { entryId, payload } of entries) {
+    digest.entry(entryId, payload)
+    const buffer = Buffer.allocUnsafe(room + payload.length)
+    buffer.set(payload, room)
+    const written = ledger.append(buffer, payload.length)
+    // The rejection is seen where it is awaited; until then it must not count as unhandled.
+    written.catch(() => {})
+    underWay.push(written)
+    while (underWay.length > UNDER_WAY_MAX) await underWay.shift()
+  }
+  await Promise.all(underWay)
+  return digest.hex()
+}
+
+function restoredRow(
+  stream: StreamRow,
+  { restored }: RestorableSegment,
+  meta: SegmentObjectMeta,
+  ledgerId: bigint,
+  lengthBytes: number,
+): SegmentRow {
+  return {
+    ...NOT_CLOSED,
+    incarnation: stream.incarnation,
+    segment: restored.segment,
+    state: 'sealed',
+    epoch: 0n,
+    ledgerId,
+    firstTxid: restored.firstTxid,
+    startSequenceId: restored.startSequenceId,
+    openedMs: meta.openedMs,
+    lastTxid: restored.lastTxid,
+    lastEntryId: restored.lastEntryId,
+    lastSlot: restored.lastSlot,
+    recordCount: restored.recordCount,
+    lengthBytes,
+    sealedMs: restored.completionMs,
+    contentDigest: restored.contentDigest,
+  }
+}
+
+/** The row of a segment that is not to be had; `nextSequenceId`: where the next one begins, null where nobody knows. */
+export function restoredGapRow(
+  stream: StreamRow,
+  segment: bigint,
+  before: RestoredEnd,
+  nextSequenceId: bigint | null,
+): SegmentRow {
+  const beyond = nextSequenceId ?? before.nextSequenceId
+  return {
+    ...NOT_CLOSED,
+    incarnation: stream.incarnation,
+    segment,
+    state: 'gap',
+    epoch: 0n,
+    ledgerId: null,
+    startSequenceId: before.nextSequenceId,
+    recordCount: beyond > before.nextSequenceId ? beyond - before.nextSequenceId : 0n,
+    firstTxid: before.lastTxid,
+    lastTxid: before.lastTxid,
+    openedMs: before.sealedMs,
+    sealedMs: before.sealedMs,
+  }
+}
