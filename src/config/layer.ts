@@ -233,6 +233,9 @@ export function readLayer(raw: Checked, source: LayerSource, flat: boolean): Con
   }
 }
 
+/** With less every look-up in a closed file would go to the disk. */
+const INDEX_CACHE_BYTES_MIN = 2 ** 20
+
 function readCache(raw: unknown, source: LayerSource): CacheSettings {
   const read = (key: 'disk' | 'index'): Sourced<number> | null => {
     if (!isObject(raw) || raw[key] === undefined) return null
@@ -241,6 +244,8 @@ function readCache(raw: unknown, source: LayerSource): CacheSettings {
     attempt(path, source.report, () => {
       value = bytes(raw[key])
     })
+    if (key === 'index' && value < INDEX_CACHE_BYTES_MIN)
+      source.report(path, `cache.index: ${quoted(raw[key])} is too small: write at least 1 MiB`)
     return { value, origin: source.locate(path) }
   }
   return { disk: read('disk'), index: read('index') }

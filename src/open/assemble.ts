@@ -165,6 +165,7 @@ async function openGround({ root, options, filled, system, config, closers }: Op
     ...system,
     logId,
     fileBytes: filled.storeFileBytes,
+    indexBytesMax: config.cache.indexBytes.value,
     create: identity.created,
     remembered: await readStoreFacts(keeper),
   })

@@ -16,6 +16,8 @@ const STATUS_TIMEOUT_MS = 5_000
 export interface LocalDirectoryOptions extends SystemPorts {
   readonly logId: string
   readonly fileBytes: number
+  /** Memory of each store for its indexes; null: what is built in. */
+  readonly indexBytesMax?: number | null
   /** Make the stores where there are none. */
   readonly create: boolean
   /** What is remembered of the places (tiering/store-facts.ts). @default nothing */
@@ -214,8 +216,9 @@ async function openAt(
       { found },
     )
   }
-  const { logId, fileBytes, disk, clock, random, logger } = options
-  return openLocalStore({ directory, logId, fileBytes, create, disk, clock, random, logger })
+  const { logId, fileBytes, indexBytesMax, disk, clock, random, logger } = options
+  const index = typeof indexBytesMax === 'number' ? { indexBytesMax } : {}
+  return openLocalStore({ directory, logId, fileBytes, ...index, create, disk, clock, random, logger })
 }
 
 /** Which store a directory holds, without touching it; null where that can't be told: opening it says why. */
