@@ -15,7 +15,14 @@ export { openArchive, openLog, planRestore, restoreArchive } from './lazy.js'
 export type { Log, Policies, Streams, Tier } from './log.js'
 export type { ArchiveOwnership, LogArchive } from './log-archive.js'
 export { bytes, type Codec, json, text } from './model/codec.js'
-export type { PolicyReload, PolicySource, RestartSetting } from './model/control-policy.js'
+export type {
+  PolicyConflict,
+  PolicyOutcome,
+  PolicyReload,
+  PolicySource,
+  PolicyStepSum,
+  RestartSetting,
+} from './model/control-policy.js'
 export { Dlsn } from './model/dlsn.js'
 export {
   ERROR_CODES,

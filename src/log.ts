@@ -6,15 +6,20 @@ import { limitUpload, pauseTiering, resumeTiering, type TierOrders, tierOrders }
 import { attachedError, type LogArchive, logArchive } from './log-archive.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
-import type { PolicyReload, PolicySource } from './model/control-policy.js'
+import type { PolicyOutcome, PolicyReload, PolicySource } from './model/control-policy.js'
 import { StratalogError } from './model/errors.js'
 import { randomIncarnation } from './model/incarnation.js'
 import type { ResolvedPolicy } from './model/policy.js'
 import type { PolicyInput } from './model/policy-input.js'
 import type { SegmentRow, StreamRow, TxidMode } from './model/segment.js'
 import { checkStreamName } from './model/stream-name.js'
+
 import { parseDuration, parseRate } from './model/units.js'
+
+import { testPolicy } from './policy-test.js'
+
 import type { StoreStatus } from './ports/segment-store.js'
+
 import { Stream, type StreamServices } from './stream.js'
 import { StreamTiering } from './stream-tiering.js'
 import { type TierStatus, tierStatus } from './tier-status.js'
@@ -51,6 +56,19 @@ export interface Policies {
    * refused: then what was in force stays in force.
    */
   reload(): Promise<PolicyReload>
+  /**
+   * What the policy of a stream does by `atMs` with the segments there are now, and which of its values work against
+   * each other. Also for a stream that is not there yet.
+   *
+   * @example
+   * ```ts
+   * import { openLog } from 'stratalog'
+   * await using log = await openLog('./data')
+   * const { trims, conflicts } = await log.policies.test('clicks/web', { atMs: Date.now() + 7 * 86_400_000 })
+   * console.log(trims.bytes, conflicts.map(({ found, consequence }) => `${found}: ${consequence}`))
+   * ```
+   */
+  test(name: string, options: { readonly atMs: number }): Promise<PolicyOutcome>
 }
 
 /** When an order to the agent ends by itself. Default: it does not. */
@@ -142,6 +160,10 @@ export class Log implements AsyncDisposable {
         return parts.config.source
       },
       reload: () => parts.config.reload(),
+      test: async (name, { atMs }) => {
+        const { resolved } = await this.policyOf(name)
+        return testPolicy(parts, await this.streams.find(name), resolved, atMs)
+      },
     }
     this.archive = logArchive(parts)
     this.#services = {

@@ -40,8 +40,7 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
       log.parts.agent.follow()
       log.parts.upkeep.follow()
     }
-    // A command is over before its file changes; an application goes on for long.
-    if (filled.tiering === 'run' || filled.control === 'socket') live.follow()
+    live.follow()
     if (filled.control === 'socket') await serveControl(log, root, closers)
     return log
   } catch (error) {

@@ -5,7 +5,7 @@
  */
 
 import type { LivesApi } from './control-lives.js'
-import type { PolicyApi, PolicyConflict, PolicySource, PolicyStepSum } from './control-policy.js'
+import type { PolicyApi, PolicyOutcome, PolicySource } from './control-policy.js'
 
 /** Version of the routes (`/v1`). */
 export type ControlVersion = 1
@@ -369,23 +369,7 @@ export interface PolicyShowDto {
   readonly losers: readonly (PolicyValueDto & { readonly by: string })[]
 }
 
-export interface PolicyTestDto extends PolicyShowDto {
-  readonly nowMs: number
-  readonly atMs: number
-  /** What the plan does until then with the segments there are now. */
-  readonly seals: number
-  readonly copies: PolicyStepSum
-  readonly evicts: PolicyStepSum
-  readonly trims: PolicyStepSum & {
-    /** Of what is not evicted before. */
-    readonly hotBytes: number
-    readonly archiveBytes: number
-    readonly oldestMs: number | null
-  }
-  /** What the limits would end by then and holds keep. */
-  readonly held: { readonly segments: number; readonly bytes: number; readonly holds: readonly string[] }
-  readonly conflicts: readonly PolicyConflict[]
-}
+export interface PolicyTestDto extends PolicyShowDto, PolicyOutcome {}
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
 export interface ControlApi extends LivesApi, PolicyApi {

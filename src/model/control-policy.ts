@@ -46,6 +46,24 @@ export interface PolicyStepSum {
   readonly firstMs: number | null
 }
 
+/** What comes of a policy by some moment, with the segments there are now. */
+export interface PolicyOutcome {
+  readonly nowMs: number
+  readonly atMs: number
+  readonly seals: number
+  readonly copies: PolicyStepSum
+  readonly evicts: PolicyStepSum
+  readonly trims: PolicyStepSum & {
+    /** Of what is not evicted before. */
+    readonly hotBytes: number
+    readonly archiveBytes: number
+    readonly oldestMs: number | null
+  }
+  /** What the limits would end by then and holds keep. */
+  readonly held: { readonly segments: number; readonly bytes: number; readonly holds: readonly string[] }
+  readonly conflicts: readonly PolicyConflict[]
+}
+
 /** The verbs of policies that control-api.ts does not have. */
 export interface PolicyApi {
   /** Reads the file again now. `config_invalid`: it is refused, and what was in force stays. */

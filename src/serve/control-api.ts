@@ -45,7 +45,6 @@ import {
 } from './dto.js'
 import { ownerDto, takeOver } from './lives.js'
 import { showPolicy } from './policy-show.js'
-import { testPolicy } from './policy-test.js'
 import { dumpSegment } from './segment-dump.js'
 import { statusDto } from './status.js'
 import { drainStore, replaceStore } from './stores.js'
@@ -288,7 +287,7 @@ export class LocalControl implements ControlApi {
   }
 
   async policyTest(name: string, options: { readonly atMs: number }): Promise<PolicyTestDto> {
-    return { ...(await this.policyShow(name)), ...(await testPolicy(this.#log, name, options.atMs)) }
+    return { ...(await this.policyShow(name)), ...(await this.#log.policies.test(name, options)) }
   }
 
   async segments(name: string, page: PageDto = {}): Promise<readonly SegmentDto[]> {

@@ -1,11 +1,55 @@
 import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, test } from 'node:test'
+import { openLog } from '../../src/open.js'
+import { realClock } from '../../src/system/clock.js'
 import { SteadyTime } from '../../tiering/steady-time.js'
 import { memoryLogger } from '../helpers/archive.js'
 import { ManualClock } from '../helpers/manual-clock.js'
 import { DAY, HOUR, planOf, row } from '../helpers/plan.js'
 
 const YEAR = 365 * DAY
+
+describe('a log whose clock jumps ahead by a year', () => {
+  test('loses nothing to retention, says what waits, and trims on when the clock is right', async () => {
+    const root = mkdtempSync(join(tmpdir(), 'stratalog-jump-'))
+    let offMs = 0
+    const real = realClock()
+    try {
+      await using log = await openLog(join(root, 'log'), {
+        archive: join(root, 'archive'),
+        tiering: 'off',
+        control: 'off',
+        config: 'none',
+        storeFileBytes: 4 * 1024 * 1024,
+        defaults: { keep: { for: '30d' }, hot: { for: 0 }, evict: { lag: 0 } },
+        system: { logger: memoryLogger(), clock: { ...real, nowMs: () => real.nowMs() + offMs } },
+      })
+      await log.stream('a').append('old')
+      await log.stream('a').seal()
+      offMs = YEAR
+      const jumped = await log.tier.run()
+      assert.deepEqual([jumped.copied, jumped.evicted, jumped.trimmed], [1, 1, 0], 'only what can be undone')
+      const trim = (await log.tier.plan('a'))[0]?.actions.find(({ kind }) => kind === 'trim')
+      assert.deepEqual([trim?.blockedBy, /clock jumped ahead/.test(trim?.reason ?? '')], ['clock', true])
+      const { trims } = await log.policies.test('a', { atMs: Date.now() + 2 * YEAR })
+      assert.equal(trims.segments, 0)
+      offMs = 0
+      assert.equal((await log.stream('a').tail(1)).length, 1)
+      assert.equal((await log.tier.run()).trimmed, 0)
+      // Within what machines sleep and people set: such a step is believed.
+      for (let day = 2; day <= 32; day += 2) {
+        offMs = day * DAY
+        await log.tier.plan('a')
+      }
+      assert.equal((await log.tier.run()).trimmed, 1)
+    } finally {
+      rmSync(root, { recursive: true, force: true })
+    }
+  })
+})
 
 describe('the time that retention goes by', () => {
   test('is that of the clock, also where it is set by hours or the machine slept for a day', async () => {

@@ -3,7 +3,7 @@ import { describe, test } from 'node:test'
 import { parseConfig } from '../../src/config/file.js'
 import { resolveConfig } from '../../src/config/resolve.js'
 import type { PolicyInput } from '../../src/model/policy-input.js'
-import { type PolicyFacts, policyConflicts } from '../../src/serve/policy-conflicts.js'
+import { type PolicyFacts, policyConflicts } from '../../src/policy-conflicts.js'
 
 const MiB = 2 ** 20
 const GiB = 2 ** 30

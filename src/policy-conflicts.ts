@@ -1,6 +1,6 @@
-import { windowAt } from '../../tiering/window.js'
-import { holdEdgeText } from '../config/holds.js'
-import type { PolicyConflict } from '../model/control-policy.js'
+import { windowAt } from '../tiering/window.js'
+import { holdEdgeText } from './config/holds.js'
+import type { PolicyConflict } from './model/control-policy.js'
 import {
   effectiveRollAge,
   type Policy,
@@ -8,9 +8,9 @@ import {
   type PolicyHold,
   type PolicyHoldEdge,
   type ResolvedPolicy,
-} from '../model/policy.js'
-import type { TxidMode } from '../model/segment.js'
-import { formatBytes, formatDuration, formatTime } from '../model/units.js'
+} from './model/policy.js'
+import type { TxidMode } from './model/segment.js'
+import { formatBytes, formatDuration, formatTime } from './model/units.js'
 
 const HOUR_MS = 3_600_000
 const DAY_MS = 24 * HOUR_MS

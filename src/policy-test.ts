@@ -1,8 +1,8 @@
-import type { PlannedAction } from '../../tiering/plan.js'
-import type { Log } from '../log.js'
-import type { PolicyTestDto } from '../model/control-api.js'
-import type { PolicyStepSum } from '../model/control-policy.js'
-import { isClosed, isHot, type SegmentRow, type StreamRow } from '../model/segment.js'
+import type { PlannedAction } from '../tiering/plan.js'
+import type { LogParts } from './log-parts.js'
+import type { PolicyOutcome, PolicyStepSum } from './model/control-policy.js'
+import type { ResolvedPolicy } from './model/policy.js'
+import { isClosed, isHot, type SegmentRow, type StreamRow } from './model/segment.js'
 import { policyConflicts } from './policy-conflicts.js'
 
 const DAY_MS = 86_400_000
@@ -11,36 +11,35 @@ const RATE_SEGMENTS_MAX = 1_000
 /** Oldest segments that are looked at; what `keep` ends by any moment one asks about is among them. */
 const OLDEST_MAX = 100_000
 
-/** What `policy test` adds to the values: what comes of them. */
-export type PolicyOutcome = Pick<
-  PolicyTestDto,
-  'nowMs' | 'atMs' | 'seals' | 'copies' | 'evicts' | 'trims' | 'held' | 'conflicts'
->
 type Outlook = Omit<PolicyOutcome, 'nowMs' | 'atMs' | 'conflicts'>
 type Sum = { -readonly [K in keyof PolicyStepSum]: PolicyStepSum[K] }
 
 /** What the plan does by `atMs` with the segments there are now, and which values work against each other. */
-export async function testPolicy(log: Log, name: string, atMs: number): Promise<PolicyOutcome> {
-  const nowMs = log.parts.segments.ledger.clock.nowMs()
-  const stream = await log.streams.find(name)
-  const { resolved } = await log.policyOf(name)
-  const plans = stream === null ? [] : await log.parts.agent.plans(name, OLDEST_MAX)
+export async function testPolicy(
+  parts: LogParts,
+  stream: StreamRow | null,
+  resolved: ResolvedPolicy,
+  atMs: number,
+): Promise<PolicyOutcome> {
+  const { ledger } = parts.segments
+  const nowMs = ledger.clock.nowMs()
+  const plans = stream === null ? [] : await parts.agent.plans(stream.name, OLDEST_MAX)
   const actions = plans.flatMap((one) => one.actions)
-  const outlook = await outlookOf(log, stream, actions, atMs)
+  const outlook = await outlookOf(parts, stream, actions, atMs)
   const conflicts = policyConflicts({
     policy: resolved,
     nowMs,
-    archive: log.parts.archive !== null && resolved.policy.archive !== 'none',
+    archive: parts.archive !== null && resolved.policy.archive !== 'none',
     txidMode: stream?.txidMode ?? 'ms',
-    disks: await log.stores(),
-    ...(stream === null ? { hotBytes: 0, bytesPerSecond: 0 } : await growthOf(log, stream, nowMs)),
+    disks: await Promise.all(ledger.stores.all().map((store) => store.status())),
+    ...(stream === null ? { hotBytes: 0, bytesPerSecond: 0 } : await growthOf(parts, stream, nowMs)),
   })
   return { nowMs, atMs, ...outlook, conflicts }
 }
 
 /** What falls due by then. What waits for a copy or a seal before it counts as well: it happens if all goes well. */
 async function outlookOf(
-  log: Log,
+  parts: LogParts,
   stream: StreamRow | null,
   actions: readonly PlannedAction[],
   atMs: number,
@@ -51,7 +50,7 @@ async function outlookOf(
   const held = { segments: 0, bytes: 0, holds: [] as string[] }
   let seals = 0
   const freed = new Set<bigint>()
-  const { index } = log.parts.segments
+  const { index } = parts.segments
   for (const action of actions) {
     if (action.dueMs > atMs || action.blockedBy === 'clock') continue
     if (action.kind === 'seal') seals += 1
@@ -87,11 +86,11 @@ function count(sum: Sum, { bytes, dueMs }: PlannedAction): void {
 }
 
 async function growthOf(
-  log: Log,
+  parts: LogParts,
   { incarnation }: StreamRow,
   nowMs: number,
 ): Promise<{ hotBytes: number; bytesPerSecond: number }> {
-  const { index } = log.parts.segments
+  const { index } = parts.segments
   const newest = await index.newestSegment(incarnation)
   const from = (newest?.segment ?? 0n) - BigInt(RATE_SEGMENTS_MAX)
   const recent = await index.listSegments(incarnation, from > 1n ? from : 1n, RATE_SEGMENTS_MAX + 1)
