@@ -260,8 +260,13 @@ function meansProperties(): Record<string, TSchema> {
 }
 
 function tags(): TSchema {
-  return Type.Record(Type.String({ minLength: 1, maxLength: 128 }), Type.String({ maxLength: 256 }), {
+  const value = Type.String({
+    maxLength: 256,
+    [EXPECTS]: 'a text of at most 256 characters: put numbers in quotes',
+  })
+  return Type.Record(Type.String({ minLength: 1, maxLength: 128 }), value, {
     maxProperties: 10,
+    propertyNames: { minLength: 1, maxLength: 128 },
     description: 'Tags of objects: at most 10.',
     [EXPECTS]: 'a group of at most 10 tags, as { team: audit }, each a text',
   })
