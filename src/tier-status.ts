@@ -61,7 +61,8 @@ async function streamTiers(
     oldestUncopied,
     atRiskBytes: sealedAtRisk + (open?.lengthBytes ?? 0),
     atRiskSinceMs: oldestUncopied?.openedMs ?? null,
-    next: actions[0] ?? null,
+    // A trim that is held may be overdue for years: what comes next is what will happen.
+    next: actions.find(({ blockedBy }) => blockedBy !== 'hold') ?? actions[0] ?? null,
   }
 }
 

@@ -54,7 +54,9 @@ export class LivePolicies {
 
   #readAgain(followed: Followed): void {
     const { stream } = followed
-    this.of(stream).then(
+    // Its name may be another one by now, and with it the policies that match.
+    const now = this.#index.stream(stream.incarnation).then((row) => this.of(row ?? stream))
+    now.then(
       ({ policy }) => {
         followed.current = policy
       },
