@@ -2,6 +2,7 @@
 
 export type { PassReport, StreamPlan } from '../tiering/agent.js'
 export type { TieringEvent } from '../tiering/context.js'
+export type { LogEvent } from '../tiering/events.js'
 export type { PlannedAction } from '../tiering/plan.js'
 export type {
   AppendAllOptions,

@@ -1,6 +1,7 @@
 import type { PassReport, StreamPlan } from '../tiering/agent.js'
 import type { TieringEvent } from '../tiering/context.js'
 import { checkMayDelete, settleDeletion } from '../tiering/delete.js'
+import type { LogEvent } from '../tiering/events.js'
 import { decidedAlone } from '../tiering/holds.js'
 import { limitUpload, pauseTiering, resumeTiering, type TierOrders, tierOrders } from '../tiering/orders.js'
 import { attachedError, type LogArchive, logArchive } from './log-archive.js'
@@ -89,6 +90,15 @@ export interface Tier {
   /** What is to be done, due or not, with reasons. */
   plan(stream?: string): Promise<StreamPlan[]>
   status(): Promise<TierStatus>
+  /**
+   * What happened lately, oldest first: steps done, failed or stalled, the archive's state, writers slowed down. At
+   * most the latest 1,000; with `follow` those that come as well, until the signal ends it.
+   */
+  events(options?: {
+    readonly after?: number
+    readonly follow?: boolean
+    readonly signal?: AbortSignal
+  }): AsyncIterable<LogEvent>
   /** Told of every step of the agent; the returned function ends it. */
   onEvent(listener: (event: TieringEvent) => void): () => void
   /**
@@ -145,6 +155,8 @@ export class Log implements AsyncDisposable {
       },
       plan: (stream) => this.#plan(stream),
       status: () => tierStatus(parts, this.#list()),
+      events: ({ after = 0, follow = false, signal } = {}) =>
+        parts.agent.events.read({ after, follow, signal }),
       onEvent: (listener) => parts.agent.onEvent(listener),
       pause: ({ stream, ...end } = {}) => this.#pause(stream, end),
       resume: async ({ stream } = {}) =>

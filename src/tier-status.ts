@@ -1,7 +1,8 @@
-import type { AgentState } from '../tiering/agent.js'
+import type { AgentState, StreamPlan } from '../tiering/agent.js'
 import type { PlannedAction } from '../tiering/plan.js'
 import type { UpkeepState } from '../tiering/upkeep.js'
 import type { LogParts } from './log-parts.js'
+import type { ArchiveDown } from './model/policy.js'
 import { isClosed, type SegmentRow, type StreamRow } from './model/segment.js'
 import type { SegmentTotals } from './ports/segment-index.js'
 import type { StoreStatus } from './ports/segment-store.js'
@@ -16,6 +17,11 @@ export interface StreamTiers {
   readonly atRiskBytes: number
   readonly atRiskSinceMs: number | null
   readonly next: PlannedAction | null
+  /** Closed segments that no archive has. */
+  readonly waitingSegments: number
+  readonly waitingBytes: number
+  /** What its policy says is done about full disks while the archive is down. */
+  readonly archiveDown: ArchiveDown
 }
 
 export interface TierStatus {
@@ -31,10 +37,12 @@ export interface TierStatus {
 export async function tierStatus(parts: LogParts, streams: AsyncIterable<StreamRow>): Promise<TierStatus> {
   const nowMs = parts.segments.ledger.clock.nowMs()
   const stores = await Promise.all(parts.segments.ledger.stores.all().map((store) => store.status()))
-  const plans = new Map((await parts.agent.plans()).map((one) => [one.stream.incarnation, one.actions]))
+  await parts.agent.look()
+  const plans = new Map((await parts.agent.plans()).map((one) => [one.stream.incarnation, one]))
   const lines: StreamTiers[] = []
   for await (const stream of streams) {
-    lines.push(await streamTiers(parts, stream, plans.get(stream.incarnation) ?? []))
+    const plan = plans.get(stream.incarnation)
+    if (plan !== undefined) lines.push(await streamTiers(parts, stream, plan))
   }
   return {
     atMs: nowMs,
@@ -48,12 +56,12 @@ export async function tierStatus(parts: LogParts, streams: AsyncIterable<StreamR
 async function streamTiers(
   parts: LogParts,
   stream: StreamRow,
-  actions: readonly PlannedAction[],
+  { actions, policy }: StreamPlan,
 ): Promise<StreamTiers> {
   const { index } = parts.segments
   const totals = await index.totals(stream.incarnation)
   const open = parts.hub.openSegment(stream)
-  const oldestUncopied = await oldestHotOnly(parts, stream)
+  const { oldest: oldestUncopied, segments: waitingSegments } = await hotOnly(parts, stream)
   const sealedAtRisk = totals.hotBytes - totals.bothBytes
   return {
     stream,
@@ -63,17 +71,26 @@ async function streamTiers(
     atRiskSinceMs: oldestUncopied?.openedMs ?? null,
     // A trim that is held may be overdue for years: what comes next is what will happen.
     next: actions.find(({ blockedBy }) => blockedBy !== 'hold') ?? actions[0] ?? null,
+    waitingSegments,
+    waitingBytes: sealedAtRisk,
+    archiveDown: policy.policy.archiveDown,
   }
 }
 
-async function oldestHotOnly(parts: LogParts, stream: StreamRow): Promise<SegmentRow | null> {
+async function hotOnly(
+  parts: LogParts,
+  stream: StreamRow,
+): Promise<{ oldest: SegmentRow | null; segments: number }> {
   const { index } = parts.segments
   // Copies are made oldest first, so what is not copied is at the new end: walk back from there.
   let oldest: SegmentRow | null = null
+  let segments = 0
   for (let row = await index.newestSegment(stream.incarnation); row !== null; ) {
-    if (isClosed(row.state) && row.state !== 'sealed') break
-    oldest = row
+    // What was dropped in between is in no tier; what is held below it may be hot still.
+    if (isClosed(row.state) && row.state !== 'sealed' && row.state !== 'gap') break
+    if (row.state !== 'gap') oldest = row
+    if (row.state === 'sealed') segments += 1
     row = row.segment > 1n ? await index.segment(stream.incarnation, row.segment - 1n) : null
   }
-  return oldest
+  return { oldest, segments }
 }

@@ -89,9 +89,9 @@ export class TieringAgent {
     return { ...this.#outage.report, stalled }
   }
 
-  /** Looks at the disks if that was not done just now, so that `state` tells of them as they are. */
-  look(): Promise<void> {
-    return this.#outage.disks.look()
+  /** Looks at the disks, and asks an archive of which nothing is known, so that `state` tells how things are. */
+  async look(): Promise<void> {
+    await Promise.all([this.#outage.disks.look(), this.#outage.askOnce()])
   }
 
   /** How long the next entry of a stream with that policy is to wait before it is sent. */

@@ -53,7 +53,10 @@ export interface ArchiveReport {
   /** Since when it is not well; null: it is. */
   readonly downSinceMs: number | null
   readonly lastError: string | null
+  /** When a step was last carried out. */
   readonly lastOkMs: number | null
+  /** When it last answered anything, a probe included. */
+  readonly lastAnswerMs: number | null
   /** Since it was last well, most frequent first. */
   readonly errors: readonly ArchiveErrorCount[]
 }
@@ -75,6 +78,7 @@ export class ArchiveHealth {
   #sinceMs: number | null = null
   #lastError: string | null = null
   #lastOkMs: number | null = null
+  #lastAnswerMs: number | null = null
 
   constructor(
     configured: boolean,
@@ -97,6 +101,7 @@ export class ArchiveHealth {
       downSinceMs: this.#sinceMs,
       lastError: this.#lastError,
       lastOkMs: this.#lastOkMs,
+      lastAnswerMs: this.#lastAnswerMs,
       errors: errors.sort((a, b) => b.count - a.count),
     }
   }
@@ -107,6 +112,7 @@ export class ArchiveHealth {
     this.#state = ARCHIVE_TRANSITIONS[before][sign]
     if (error !== undefined) this.#count(error)
     if (sign === 'answered') this.#lastOkMs = this.#nowMs()
+    if (sign === 'answered' || sign === 'probe-answered') this.#lastAnswerMs = this.#nowMs()
     if (this.#state === 'ok' && before !== 'ok') {
       this.#sinceMs = null
       this.#lastError = null

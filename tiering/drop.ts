@@ -123,7 +123,10 @@ export class DropLedger {
  * What the archive held of a stream when it was last asked, before it went down. One of which it never was, such as a
  * stream begun since or one of an index that was made again, is not to be touched (invariant 8).
  */
-export async function rememberedHolds(context: TieringContext, stream: StreamRow): Promise<readonly Hold[]> {
+export async function rememberedHolds(
+  context: Pick<TieringContext, 'index'>,
+  stream: StreamRow,
+): Promise<readonly Hold[]> {
   const { index } = context
   const fact = await index.fact(factOf(stream))
   if (fact !== null && fact !== '') return holdsFrom(fact)

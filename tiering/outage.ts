@@ -116,6 +116,12 @@ export class Outage {
     return error
   }
 
+  /** Asks an archive of which nothing is known yet, as in a process that only wants to tell how things are. */
+  async askOnce(): Promise<void> {
+    const { archive, lastAnswerMs } = this.#health.report
+    if (archive === 'ok' && lastAnswerMs === null && !this.#following) await this.#probe.now()
+  }
+
   /** A pass over all streams in which nothing failed: where no step had to ask the archive, a probe does. */
   async settled(): Promise<void> {
     if (this.#health.state === 'failing' && (await this.#probe.now()) === null) this.answered()

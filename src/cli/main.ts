@@ -13,6 +13,7 @@ const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./import.js'),
   () => import('./stream.js'),
   () => import('./rename.js'),
+  () => import('./status.js'),
   () => import('./tier.js'),
   () => import('./policy.js'),
   () => import('./segment.js'),

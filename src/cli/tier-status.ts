@@ -1,5 +1,6 @@
 import { nearest } from '../config/suggest.js'
 import type { PlannedDto, StreamTiersDto, TierStatusDto } from '../model/control-api.js'
+import type { HistoryDto } from '../model/control-status.js'
 import { StratalogError } from '../model/errors.js'
 import { formatBytes, formatDuration, formatTime } from '../model/units.js'
 import { withLog } from './connect.js'
@@ -7,9 +8,10 @@ import { EXIT } from './exit-codes.js'
 import type { CliIo } from './io.js'
 import { formatCount, plural, printable, table } from './render.js'
 
-const BAR_WIDTH = 40
 /** Streams the line about burning disks names; the others are counted. */
 const RISKS_SHOWN_MAX = 5
+/** Streams named that drop or slow; the others are counted. */
+const STREAMS_NAMED_MAX = 3
 
 /** Prints `tier status`; with `check` the exit code says whether something is behind. */
 export async function status(io: CliIo, stream: string | undefined, check: boolean): Promise<void> {
@@ -17,9 +19,11 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
     const all = await api.tierStatus()
     const shown = stream === undefined ? all : { ...all, streams: [one(all, stream)] }
     const late = shown.streams.filter((line) => isBehind(line, all))
-    const troubled =
-      all.archive.state === 'down' || all.stores.some((store) => store.state !== 'writable') || all.gaps > 0
-    if (io.json) await io.value({ ...shown, behind: late.map((line) => line.stream.name) })
+    const troubled = isTroubled(all)
+    const [only] = stream === undefined ? [] : shown.streams
+    const history = only === undefined ? null : await api.tierHistory(only.stream.name)
+    const behind = late.map((line) => line.stream.name)
+    if (io.json) await io.value(history === null ? { ...shown, behind } : { ...shown, behind, history })
     else {
       for (const line of [
         ...archiveLines(all, beside),
@@ -28,16 +32,46 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
         ...policyLines(all),
         '',
         ...streamLines(io, shown),
-        summaryLine(shown, late.length),
+        summaryLine(shown, late.length) +
+          (check && (late.length > 0 || troubled) ? '   exit 5 (partial)' : ''),
         riskLine(shown),
+        ...(only === undefined || history === null ? [] : historyLines(io, only, history)),
       ])
         await io.line(line)
-      const [only] = shown.streams
-      if (stream !== undefined && only !== undefined)
-        for (const line of historyLines(only)) await io.line(line)
     }
     if (check && (late.length > 0 || troubled)) io.setExitCode(EXIT.partial)
     // Damage that nothing can be taken for outranks what is only late.
+    if (check && all.scrub.unrepairable.length > 0) io.setExitCode(EXIT.loss)
+  })
+}
+
+/** Prints `status`: the same in a few lines, whatever the number of streams. */
+export async function summary(io: CliIo, check: boolean): Promise<void> {
+  await withLog(io, {}, async ({ api, beside, directory }) => {
+    const all = await api.tierStatus()
+    const late = all.streams.filter((line) => isBehind(line, all)).map((line) => line.stream.name)
+    const { logId, pid } = await api.ping()
+    const who = beside ? `open in process ${pid}` : 'open in no process'
+    if (io.json) {
+      const { streams, scrub: _, ...rest } = all
+      const atRisk = streams
+        .filter(({ atRiskBytes }) => atRiskBytes > 0)
+        .map(({ stream, atRiskBytes, atRiskSinceMs }) => ({
+          stream: stream.name,
+          atRiskBytes,
+          atRiskSinceMs,
+        }))
+      await io.value({ directory, logId, pid: beside ? pid : null, ...rest, behind: late, atRisk })
+    } else {
+      const lines = [
+        ...archiveLines(all, beside),
+        ...storeLines(all),
+        summaryLine(all, late.length),
+        riskLine(all),
+      ]
+      for (const line of [`log      ${printable(directory)}   ${who}`, ...lines]) await io.line(line)
+    }
+    if (check && (late.length > 0 || isTroubled(all))) io.setExitCode(EXIT.partial)
     if (check && all.scrub.unrepairable.length > 0) io.setExitCode(EXIT.loss)
   })
 }
@@ -61,30 +95,40 @@ function one(all: TierStatusDto, name: string): StreamTiersDto {
  * delay, and space that could be freed puts no record at risk.
  */
 function isBehind({ next }: StreamTiersDto, all: TierStatusDto): boolean {
-  if (next === null || next.kind === 'evict' || next.dueMs > all.atMs) return false
-  return next.blockedBy === null || next.blockedBy === 'archive'
+  if (next === null || next.kind === 'evict') return false
+  return next.blockedBy === 'archive' || (next.blockedBy === null && next.dueMs <= all.atMs)
 }
 
-function archiveLines(all: TierStatusDto, beside: boolean): string[] {
-  const { location, state, downSinceMs, lastError, lastOkMs } = all.archive
+/** Whether something is wrong that is no single stream's. */
+function isTroubled(all: TierStatusDto): boolean {
+  const { archive, stores, gaps, stalled } = all
+  const down = archive.state === 'down' || archive.state === 'failing'
+  return down || gaps > 0 || stalled.length > 0 || stores.some((store) => store.state !== 'writable')
+}
+
+/** How the archive is; while it is down what waits for it, and what becomes of the disks. */
+export function archiveLines(all: TierStatusDto, beside: boolean): string[] {
+  const { location, state, downSinceMs, lastOkMs, lastAnswerMs } = all.archive
   if (location === null)
     return [
       'archive  none: everything stays on these disks alone (name one under "archive" in stratalog.yaml)',
     ]
-  if (state !== 'down') {
-    // Nothing was asked of it so far, so nothing is known of it.
+  if (state === 'ok' || state === 'none') {
+    // A probe may have been answered, and nothing was copied by this process so far.
     const unused = `not used yet by ${beside ? 'the process that has the log open' : 'this process'}`
-    const known = lastOkMs === null ? unused : `ok, last used ${formatTime(lastOkMs)}`
-    return [`archive  ${printable(location)}   ${known}`]
+    const answers = lastAnswerMs === null ? unused : `answers, ${unused}`
+    const known = lastOkMs === null ? answers : `ok, last used ${formatTime(lastOkMs)}`
+    return [`archive  ${printable(location)}   ${known}`, ...stalledLines(all)]
   }
   const since =
     downSinceMs === null
       ? ''
-      : ` since ${formatTime(downSinceMs)} (${formatDuration(all.atMs - downSinceMs)})`
-  const waiting = all.streams.reduce((sum, line) => sum + line.atRiskBytes, 0)
+      : ` since ${formatTime(downSinceMs)} (${formatDuration(Math.max(0, all.atMs - downSinceMs))})`
+  const word = state === 'down' ? 'DOWN' : 'failing'
   return [
-    `archive  ${printable(location)}   DOWN${since}  ${printable(lastError ?? '')}${lastOkMs === null ? '' : `, last ok ${formatTime(lastOkMs)}`}`,
-    `         waiting ${formatBytes(waiting)}`,
+    `archive  ${printable(location)}   ${word}${since}  ${whyDown(all)}`,
+    `         ${whatWaits(all).join(' · ')}`,
+    ...stalledLines(all),
   ]
 }
 
@@ -96,7 +140,50 @@ function policyLines({ policy: { file, problem, needsRestart } }: TierStatusDto)
   return [...refused, ...later].map((line) => `policy   ${printable(line)}`)
 }
 
-function storeLines({ stores }: TierStatusDto): string[] {
+/** `503 SlowDown ×412, last ok 14:02:09Z, next probe in 20s`. */
+function whyDown({ archive, atMs }: TierStatusDto): string {
+  const { lastError, errors, lastOkMs, nextProbeMs } = archive
+  const count = errors.find(({ message }) => message === lastError)?.count ?? 1
+  const parts = [`${printable(lastError ?? '')}${count > 1 ? ` ×${formatCount(count)}` : ''}`]
+  if (lastOkMs !== null) parts.push(`last ok ${formatTime(lastOkMs)}`)
+  if (nextProbeMs !== null) parts.push(`next probe in ${formatDuration(Math.max(0, nextProbeMs - atMs))}`)
+  return parts.join(', ')
+}
+
+/** `waiting 38.8 GiB in 165 segments`, `disk full in 5h 40m at 11.4 MiB/s`, `clicks will drop, audit will slow writers`. */
+function whatWaits({ archive, forecasts }: TierStatusDto): string[] {
+  const { waitingBytes, waitingSegments, drops, slows, slowing } = archive
+  const parts = [`waiting ${formatBytes(waitingBytes)} in ${plural(waitingSegments, 'segment')}`]
+  const [first] = forecasts
+    .filter(({ fullInMs }) => fullInMs !== null)
+    .sort((a, b) => (a.fullInMs ?? 0) - (b.fullInMs ?? 0))
+  if (first !== undefined && first.fullInMs !== null && first.bytesPerSecond !== null)
+    parts.push(
+      `disk full in ${formatDuration(first.fullInMs)} at ${formatBytes(Math.round(first.bytesPerSecond))}/s`,
+    )
+  const becomes = [
+    ...(drops.length === 0 ? [] : [`${named(drops)} will drop`]),
+    ...(slows.length === 0 ? [] : [`${named(slows)} ${slowing ? 'slows writers now' : 'will slow writers'}`]),
+  ]
+  if (becomes.length > 0) parts.push(becomes.join(', '))
+  return parts
+}
+
+function named(streams: readonly string[]): string {
+  const more = streams.length - STREAMS_NAMED_MAX
+  const shown = streams.slice(0, STREAMS_NAMED_MAX).map(printable).join(', ')
+  return more > 0 ? `${shown} and ${plural(more, 'stream')} more` : shown
+}
+
+function stalledLines({ stalled, atMs }: TierStatusDto): string[] {
+  return stalled.map(({ kind, stream, segment, sinceMs }) => {
+    const what = segment === null ? kind : `${kind} of ${printable(stream)} seg ${segment}`
+    return `         ${what} stalled since ${formatTime(sinceMs)} (${formatDuration(Math.max(0, atMs - sinceMs))}), it is tried again`
+  })
+}
+
+/** How the stores are. */
+export function storeLines({ stores }: TierStatusDto): string[] {
   const writable = stores.filter((store) => store.state === 'writable').length
   const seen = stores.filter((store) => store.totalBytes > 0)
   const devices = new Set(seen.map((store) => store.device)).size
@@ -196,7 +283,8 @@ function nextText(next: PlannedDto | null, nowMs: number): string {
   return `${next.kind}  ${next.blockedBy === 'window' ? `window ${shortTime(next.dueMs, nowMs)}` : when}${next.dueMs > nowMs && next.blockedBy === null ? ` (${next.field})` : ''}`
 }
 
-function summaryLine(status: TierStatusDto, behind: number): string {
+/** Streams, how many are behind, since when there is history. */
+export function summaryLine(status: TierStatusDto, behind: number): string {
   const since = status.streams.flatMap((line) => (line.sinceMs === null ? [] : [line.sinceMs]))
   const history =
     since.length === 0
@@ -207,7 +295,7 @@ function summaryLine(status: TierStatusDto, behind: number): string {
 }
 
 /** What there is to lose: the line that matters most. */
-function riskLine(status: TierStatusDto): string {
+export function riskLine(status: TierStatusDto): string {
   const risks = status.streams
     .filter((line) => line.atRiskBytes > 0)
     .sort((a, b) => b.atRiskBytes - a.atRiskBytes)
@@ -228,24 +316,50 @@ function riskLine(status: TierStatusDto): string {
   return `if these disks burned now: ${[...named, ...others].join(', ')}`
 }
 
-/** One bar of a stream's history by bytes: `cold ████▓▓··│`. */
-function historyLines(line: StreamTiersDto): string[] {
-  const { hotBytes, coldBytes, bothBytes } = line.stream.totals
-  const openBytes = Math.min(line.openBytes, Math.max(hotBytes, line.openBytes))
-  const parts = [
-    { name: 'cold', sign: '█', bytes: coldBytes - bothBytes },
-    { name: 'both', sign: '▓', bytes: bothBytes },
-    { name: 'hot', sign: '·', bytes: Math.max(0, hotBytes - bothBytes) },
-    { name: 'open', sign: '│', bytes: openBytes },
-  ].filter((part) => part.bytes > 0)
-  const total = parts.reduce((sum, part) => sum + part.bytes, 0)
-  if (total === 0 || line.sinceMs === null) return []
-  const drawn = parts
-    .map((part) => part.sign.repeat(Math.max(1, Math.round((part.bytes / total) * BAR_WIDTH))))
-    .join('')
+const SIGNS = { cold: '█', both: '▓', hot: '·', open: '│', gap: '×', none: ' ' } as const
+
+/**
+ * One bar of a stream's history by time: `2019-03-02 ████▓▓··│ now`, with gaps and what is held marked below. What each
+ * sign stands for follows, with its bytes.
+ */
+function historyLines(io: CliIo, line: StreamTiersDto, history: HistoryDto): string[] {
+  const { pieces, gaps, holds, fromMs, untilMs } = history
+  if (pieces.length === 0) return []
+  const begin = `${formatTime(fromMs)} `
+  const bar = pieces.map((tier) => SIGNS[tier]).join('')
+  const at = (ms: number) => ((ms - fromMs) / Math.max(1, untilMs - fromMs)) * pieces.length
+  const marks = (from: number, until: number, sign: string) => {
+    const first = Math.min(pieces.length - 1, Math.max(0, Math.floor(at(from))))
+    const last = Math.min(pieces.length - 1, Math.max(first, Math.ceil(at(until)) - 1))
+    return `${' '.repeat(begin.length + first)}${sign.repeat(last - first + 1)}`
+  }
+  const { colors } = io
   return [
     '',
-    `${formatTime(line.sinceMs)} ${drawn} now`,
-    parts.map((part) => `${part.sign} ${part.name} ${formatBytes(part.bytes)}`).join('   '),
+    `${begin}${bar} now`,
+    ...gaps.slice(0, RISKS_SHOWN_MAX).map((gap) => {
+      const range = gap.first === gap.last ? `seg ${gap.first}` : `segs ${gap.first}–${gap.last}`
+      const what = `gap {${gap.reason}} ${range}, ${plural(BigInt(gap.records), 'record')}`
+      return `${marks(gap.fromMs, gap.untilMs, '×')} ${colors.red(what)}`
+    }),
+    ...holds.map(({ id, fromMs: from, untilMs: until }) => {
+      return `${marks(from ?? fromMs, until ?? untilMs, '^')} ${colors.yellow(`held: ${printable(id)}`)}`
+    }),
+    tierSums(line)
+      .map(({ tier, bytes }) => `${SIGNS[tier]} ${tier} ${formatBytes(bytes)}`)
+      .join('   '),
   ]
+}
+
+function tierSums({
+  stream,
+  openBytes,
+}: StreamTiersDto): { tier: 'cold' | 'both' | 'hot' | 'open'; bytes: number }[] {
+  const { hotBytes, coldBytes, bothBytes } = stream.totals
+  return [
+    { tier: 'cold' as const, bytes: coldBytes - bothBytes },
+    { tier: 'both' as const, bytes: bothBytes },
+    { tier: 'hot' as const, bytes: Math.max(0, hotBytes - bothBytes) },
+    { tier: 'open' as const, bytes: openBytes },
+  ].filter(({ bytes }) => bytes > 0)
 }

@@ -22,6 +22,7 @@ import type {
 } from '../model/control-api.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
+import type { EventDto, HistoryDto } from '../model/control-status.js'
 import { decodeAppendResult, decodeDumpPart, decodeReadLines, encodeAppend } from '../model/control-wire.js'
 import { errorFromBody } from '../model/error-body.js'
 import { StratalogError } from '../model/errors.js'
@@ -119,6 +120,22 @@ export class ControlClient implements ControlApi {
 
   tierStatus(): Promise<TierStatusDto> {
     return this.#get('/v1/tier/status')
+  }
+
+  async *events(
+    options: { readonly after: number; readonly follow: boolean },
+    signal?: AbortSignal,
+  ): AsyncGenerator<EventDto, void, undefined> {
+    try {
+      for await (const lines of this.#lines('/v1/events', options, signal)) yield* lines as EventDto[]
+    } catch (error) {
+      // As in the log's own process the signal is the end of following.
+      if (!signal?.aborted) throw error
+    }
+  }
+
+  tierHistory(stream: string): Promise<HistoryDto> {
+    return this.#get(`${streamPath(stream)}/history`)
   }
 
   storeList(): Promise<StoreListDto> {

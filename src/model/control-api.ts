@@ -6,6 +6,7 @@
 
 import type { LivesApi } from './control-lives.js'
 import type { PolicyApi, PolicyOutcome, PolicySource } from './control-policy.js'
+import type { ArchiveStatusDto, ForecastDto, StalledDto, StatusApi } from './control-status.js'
 
 /** Version of the routes (`/v1`). */
 export type ControlVersion = 1
@@ -306,13 +307,10 @@ export interface StreamTiersDto {
 
 export interface TierStatusDto {
   readonly atMs: number
-  readonly archive: {
-    readonly location: string | null
-    readonly state: 'none' | 'ok' | 'failing' | 'down'
-    readonly downSinceMs: number | null
-    readonly lastError: string | null
-    readonly lastOkMs: number | null
-  }
+  readonly archive: ArchiveStatusDto
+  /** Steps that stand still. */
+  readonly stalled: readonly StalledDto[]
+  readonly forecasts: readonly ForecastDto[]
   readonly stores: readonly StoreDto[]
   readonly scrub: ScrubDto
   readonly streams: readonly StreamTiersDto[]
@@ -372,7 +370,7 @@ export interface PolicyShowDto {
 export interface PolicyTestDto extends PolicyShowDto, PolicyOutcome {}
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
-export interface ControlApi extends LivesApi, PolicyApi {
+export interface ControlApi extends LivesApi, PolicyApi, StatusApi {
   ping(): Promise<PingDto>
   /** Streams by name in code-point order. */
   listStreams(page?: PageDto): Promise<readonly StreamDto[]>

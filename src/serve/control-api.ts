@@ -25,6 +25,7 @@ import type {
 } from '../model/control-api.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
+import type { EventDto, HistoryDto } from '../model/control-status.js'
 import { StratalogError } from '../model/errors.js'
 import { type Position, parsePosition } from '../model/position.js'
 import { type Ack, PAYLOAD_BYTES_MAX, TXID_MAX } from '../model/record.js'
@@ -43,10 +44,11 @@ import {
   streamDto,
   streamInfoDto,
 } from './dto.js'
+import { historyDto } from './history.js'
 import { ownerDto, takeOver } from './lives.js'
 import { showPolicy } from './policy-show.js'
 import { dumpSegment } from './segment-dump.js'
-import { statusDto } from './status.js'
+import { eventDtos, statusDto } from './status.js'
 import { drainStore, replaceStore } from './stores.js'
 
 const PAGE_MAX = 1_000
@@ -212,6 +214,17 @@ export class LocalControl implements ControlApi {
 
   async tierStatus(): Promise<TierStatusDto> {
     return statusDto(this.#log)
+  }
+
+  events(
+    options: { readonly after: number; readonly follow: boolean },
+    signal?: AbortSignal,
+  ): AsyncIterable<EventDto> {
+    return eventDtos(this.#log, options, signal)
+  }
+
+  async tierHistory(stream: string): Promise<HistoryDto> {
+    return historyDto(this.#log, await this.#existing(stream))
   }
 
   storeList(): Promise<StoreListDto> {

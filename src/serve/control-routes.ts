@@ -1,4 +1,3 @@
-import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifySchema } from 'fastify'
 import type {
   ControlApi,
@@ -21,6 +20,8 @@ import { errorBody } from '../model/error-body.js'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
 import { livesRoutes } from './routes-lives.js'
 import { policyRoutes } from './routes-policy.js'
+import { statusRoutes } from './routes-status.js'
+import { sendParts } from './send-parts.js'
 
 const STRING = { type: 'string' } as const
 const POSITION = { type: 'string', maxLength: 200 } as const
@@ -105,6 +106,7 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
   storeRoutes(app, api, ending)
   livesRoutes(app, api)
   policyRoutes(app, api)
+  statusRoutes(app, api, ending)
 }
 
 function logRoutes(app: FastifyInstance, api: ControlApi): void {
@@ -209,32 +211,6 @@ function storeRoutes(app: FastifyInstance, api: ControlApi, ending: AbortSignal)
   app.post<{ Body: StoreRequest }>('/v1/stores/drain', { schema: SCHEMA.drain }, (request, reply) =>
     sendParts(reply, ending, (signal) => api.storeDrain(request.body, signal), line),
   )
-}
-
-/**
- * Streams parts as NDJSON until they end, the client goes away or the log is closed. The first part is awaited, so
- * that what fails before it has its HTTP status; a later failure is the last line.
- */
-async function sendParts<T>(
-  reply: FastifyReply,
-  ending: AbortSignal,
-  open: (signal: AbortSignal) => AsyncIterable<T>,
-  encode: (part: T) => string,
-): Promise<FastifyReply> {
-  const gone = new AbortController()
-  reply.raw.once('close', () => gone.abort(new DOMException('the client went away', 'AbortError')))
-  const iterator = open(AbortSignal.any([gone.signal, ending]))[Symbol.asyncIterator]()
-  const first = await iterator.next()
-  async function* lines(): AsyncGenerator<string, void, undefined> {
-    try {
-      for (let next = first; next.done !== true; next = await iterator.next()) yield encode(next.value)
-    } catch (error) {
-      if (!gone.signal.aborted) yield `${JSON.stringify({ type: 'error', error: errorBody(error) })}\n`
-    } finally {
-      await iterator.return?.()
-    }
-  }
-  return reply.type('application/x-ndjson').send(Readable.from(lines()))
 }
 
 function page(query: { after?: string; limit?: string }): { after?: string; limit?: number } {

@@ -1,7 +1,10 @@
+import type { LogEvent } from '../../tiering/events.js'
 import type { UpkeepState } from '../../tiering/upkeep.js'
 import type { Log } from '../log.js'
 import type { ScrubDto, StreamTiersDto, TierStatusDto } from '../model/control-api.js'
-import type { StreamTiers } from '../tier-status.js'
+import type { ArchiveStatusDto, EventDto } from '../model/control-status.js'
+import type { ArchiveDown } from '../model/policy.js'
+import type { StreamTiers, TierStatus } from '../tier-status.js'
 import { plannedDto, segmentDto, streamDto } from './dto.js'
 import { unrepairableDto } from './stores.js'
 
@@ -12,17 +15,57 @@ const GAPS_MAX = 1_000
 export async function statusDto(log: Log): Promise<TierStatusDto> {
   const status = await log.tier.status()
   const gaps = await log.parts.segments.index.segmentsInState(['gap'], GAPS_MAX)
-  const { location, archive, downSinceMs, lastError, lastOkMs } = status.archive
   const streams: StreamTiersDto[] = []
   for (const one of status.streams) streams.push(await streamTiersDto(log, one))
   return {
     atMs: status.atMs,
-    archive: { location, state: archive, downSinceMs, lastError, lastOkMs },
+    archive: archiveDto(status),
+    stalled: status.archive.stalled.map(({ kind, stream, segment, stalledSinceMs, beganMs }) => ({
+      kind,
+      stream,
+      segment: segment?.toString() ?? null,
+      sinceMs: stalledSinceMs ?? beganMs,
+    })),
+    forecasts: status.archive.forecasts,
     stores: status.stores,
     scrub: scrubDto(status.upkeep),
     streams,
     policy: log.policies.source,
     gaps: gaps.length,
+  }
+}
+
+/** The events of a log, as the command line shows them. */
+export async function* eventDtos(
+  log: Log,
+  options: { readonly after: number; readonly follow: boolean },
+  signal?: AbortSignal,
+): AsyncGenerator<EventDto, void, undefined> {
+  const events = log.tier.events({ ...options, ...(signal === undefined ? {} : { signal }) })
+  for await (const event of events) yield eventDto(event)
+}
+
+function eventDto(event: LogEvent): EventDto {
+  const { sequence, atMs, type } = event
+  const none = { kind: null, stream: null, segment: null, bytes: null, error: null }
+  if (event.type === 'slow') return { ...none, sequence, atMs, type, phase: event.slowed ? 'begun' : 'ended' }
+  if (event.type === 'archive')
+    return { ...none, sequence, atMs, type, phase: event.state, error: event.error }
+  const { kind, phase, stream, segment, bytes, error } = event
+  return { sequence, atMs, type, kind, phase, stream, segment: segment.toString(), bytes, error }
+}
+
+function archiveDto({ archive, streams }: TierStatus): ArchiveStatusDto {
+  const { archive: state, stalled: _, forecasts: __, ...rest } = archive
+  const of = (what: ArchiveDown) =>
+    streams.filter((line) => line.archiveDown === what).map((line) => line.stream.name)
+  return {
+    ...rest,
+    state,
+    waitingBytes: streams.reduce((sum, line) => sum + line.waitingBytes, 0),
+    waitingSegments: streams.reduce((sum, line) => sum + line.waitingSegments, 0),
+    drops: of('drop'),
+    slows: of('backpressure'),
   }
 }
 

@@ -63,6 +63,7 @@ describe('how the archive is', () => {
       downSinceMs: 1_100,
       lastError: 'full',
       lastOkMs: 1_000,
+      lastAnswerMs: 1_000,
       errors: [
         { code: 'archive_unavailable', count: 2, message: 'away' },
         { code: 'archive_full', count: 1, message: 'full' },
