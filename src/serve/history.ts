@@ -27,7 +27,8 @@ export async function historyDto(log: Log, stream: StreamRow): Promise<HistoryDt
   const pieces: HistoryTier[] = []
   for (let at = 0; at < PIECES && oldest !== null; at += 1) {
     const row = await rowAt(log, stream, fromMs + ((untilMs - fromMs) * at) / PIECES)
-    pieces.push(row === null ? 'none' : TIERS[row.state])
+    // Time that went on without an append belongs to what was there last.
+    pieces.push(row === null ? (pieces.at(-1) ?? 'none') : TIERS[row.state])
   }
   // The last piece is what is newest, though time went on without an append.
   const newest = await index.newestSegment(stream.incarnation)

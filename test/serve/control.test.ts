@@ -283,6 +283,15 @@ describe('control API: in the process and through the socket the same', () => {
       }),
     )
     assert.equal(status.streams.find((line) => line.stream.name === 'run')?.stream.totals.coldSegments, 1)
+    const history = await both(
+      (api) => api.tierHistory('run'),
+      ({ stream, gaps, holds, pieces }) => ({ stream, gaps, holds, pieces: pieces.length }),
+    )
+    assert.equal(history.pieces.at(-1), 'both')
+    const events = await both((api) => all(api.events({ after: 0, follow: false })))
+    assert.ok(events.some(({ kind, phase, stream }) => `${kind} ${phase} ${stream}` === 'copy done run'))
+    assert.deepEqual(await all(client.events({ after: events.at(-1)?.sequence ?? 0, follow: false })), [])
+    assert.equal(await codeOf(client.tierHistory('nowhere')), 'stream_not_found')
   })
 
   test('a large append and read pass through the socket', async () => {

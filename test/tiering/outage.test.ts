@@ -459,6 +459,50 @@ describe('a log whose archive is down', () => {
     })
   })
 
+  test('invariants 1 and 4: it fails at any step, any number of times, and all is there when it is back', async () => {
+    const step = fc.constantFrom(
+      'beforePut',
+      'afterPut',
+      'head',
+      'list',
+      'beforeDelete',
+      'read',
+    ) as fc.Arbitrary<keyof ArchiveFaults>
+    const plan = fc.array(fc.record({ step, at: fc.nat(6) }), { minLength: 1, maxLength: 4 })
+    await fc.assert(
+      fc.asyncProperty(plan, fc.nat(1_000_000), async (failures, seed) => {
+        const name = `s${seed}`
+        await lives.life(
+          async (log) => {
+            for (const { step: kind, at } of failures) {
+              let left = at
+              const hook = (_: string, bytes?: Uint8Array) => {
+                if (left === 0) outage()
+                left -= 1
+                return bytes
+              }
+              Object.assign(faults, { [kind]: hook })
+              await log.stream(name).append(`${at}`)
+              await log.stream(name).seal()
+              await log.tier.run({ until: 'once' })
+            }
+            for (const key of Object.keys(faults)) delete faults[key as keyof ArchiveFaults]
+            // A probe first, where it was down; then a step that is carried out.
+            for (let round = 0; round < 3; round += 1) await log.tier.run()
+            assert.equal((await log.tier.status()).archive.archive, 'ok')
+            assert.match(await states(log, name), /^cold( cold)*$/)
+            assert.deepEqual(
+              await read(log, name),
+              failures.map(({ at }) => `${at}`),
+            )
+          },
+          { defaults: { hot: { for: 0 }, evict: { lag: 0 } } },
+        )
+      }),
+      { numRuns: 8 },
+    )
+  })
+
   test('in the background: it is asked, comes back without a restart, and seals never waited', async () => {
     const defaults = {
       roll: { size: '16 KiB', age: '1s', idle: '1s' },
