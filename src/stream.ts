@@ -401,6 +401,11 @@ export class Stream<T = Uint8Array | string> {
     return report
   }
 
+  /** The stream as the index has it now. Rejects with `stream_not_found`. @internal */
+  row(): Promise<StreamRow> {
+    return this.#existing()
+  }
+
   #tiering(): StreamTiering {
     return present(this.#services.tiering, 'tiering of the log')
   }

@@ -83,7 +83,7 @@ function segmentCells(row: SegmentDto): string[] {
   const closed = row.sealedMs !== null
   return [
     row.segment,
-    row.state,
+    row.recalledUntilMs === null ? row.state : `${row.state}, recalled until ${time(row.recalledUntilMs)}`,
     closed ? formatCount(BigInt(row.recordCount)) : '—',
     closed ? formatBytes(row.lengthBytes) : '—',
     row.startSequenceId,

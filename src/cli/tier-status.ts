@@ -7,6 +7,7 @@ import { withLog } from './connect.js'
 import { EXIT } from './exit-codes.js'
 import type { CliIo } from './io.js'
 import { formatCount, plural, printable, table } from './render.js'
+import { orderLines } from './tier-orders.js'
 
 /** Streams the line about burning disks names; the others are counted. */
 const RISKS_SHOWN_MAX = 5
@@ -30,6 +31,7 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
         ...storeLines(all),
         ...scrubLines(all),
         ...policyLines(all),
+        ...orderLines(all.orders, all.atMs),
         '',
         ...streamLines(io, shown),
         summaryLine(shown, late.length) +

@@ -23,6 +23,19 @@ import type {
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
 import type { EventDto, HistoryDto } from '../model/control-status.js'
+import type {
+  EvictPart,
+  HoldDto,
+  PutHoldDto,
+  RangeRequest,
+  RecallPart,
+  RecallRequestDto,
+  TieringApi,
+  TierOrderRequest,
+  TierOrdersDto,
+  TrimPart,
+  TrimRequest,
+} from '../model/control-tiering.js'
 import { decodeAppendResult, decodeDumpPart, decodeReadLines, encodeAppend } from '../model/control-wire.js'
 import { errorFromBody } from '../model/error-body.js'
 import { StratalogError } from '../model/errors.js'
@@ -136,6 +149,53 @@ export class ControlClient implements ControlApi {
 
   tierHistory(stream: string): Promise<HistoryDto> {
     return this.#get(`${streamPath(stream)}/history`)
+  }
+
+  async holdAdd(name: string, hold: Parameters<TieringApi['holdAdd']>[1]): Promise<PutHoldDto> {
+    return this.#post(`${streamPath(name)}/holds`, hold)
+  }
+
+  async holdList(name: string): Promise<readonly HoldDto[]> {
+    return this.#get(`${streamPath(name)}/holds`)
+  }
+
+  async holdRelease(name: string, id: string): Promise<readonly HoldDto[]> {
+    return this.#post(`${streamPath(name)}/holds/release`, { id })
+  }
+
+  async *trim(
+    name: string,
+    request: TrimRequest,
+    signal?: AbortSignal,
+  ): AsyncGenerator<TrimPart, void, undefined> {
+    for await (const lines of this.#lines(`${streamPath(name)}/trim`, request, signal))
+      yield* lines as TrimPart[]
+  }
+
+  async *recall(
+    name: string,
+    request: RecallRequestDto,
+    signal?: AbortSignal,
+  ): AsyncGenerator<RecallPart, void, undefined> {
+    for await (const lines of this.#lines(`${streamPath(name)}/recall`, request, signal))
+      yield* lines as RecallPart[]
+  }
+
+  async *evict(
+    name: string,
+    range: RangeRequest,
+    signal?: AbortSignal,
+  ): AsyncGenerator<EvictPart, void, undefined> {
+    for await (const lines of this.#lines(`${streamPath(name)}/evict`, range, signal))
+      yield* lines as EvictPart[]
+  }
+
+  tierOrders(): Promise<TierOrdersDto> {
+    return this.#get('/v1/tier/orders')
+  }
+
+  tierOrder(order: TierOrderRequest): Promise<TierOrdersDto> {
+    return this.#post('/v1/tier/orders', order)
   }
 
   storeList(): Promise<StoreListDto> {

@@ -7,6 +7,7 @@
 import type { LivesApi } from './control-lives.js'
 import type { PolicyApi, PolicyOutcome, PolicySource } from './control-policy.js'
 import type { ArchiveStatusDto, ForecastDto, StalledDto, StatusApi } from './control-status.js'
+import type { TieringApi, TierOrdersDto } from './control-tiering.js'
 
 /** Version of the routes (`/v1`). */
 export type ControlVersion = 1
@@ -145,6 +146,8 @@ export interface SegmentDto {
   readonly sealedMs: number | null
   readonly archivedMs: number | null
   readonly evictedMs: number | null
+  /** Until when its hot copy stays because it was recalled; null: policy alone decides. */
+  readonly recalledUntilMs: number | null
   readonly contentDigest: string | null
   readonly object: { readonly key: string; readonly sizeBytes: number } | null
 }
@@ -317,6 +320,8 @@ export interface TierStatusDto {
   /** The configuration file, and whether what it says is in force. */
   readonly policy: PolicySource
   readonly gaps: number
+  /** Pauses and limits that an operator set. */
+  readonly orders: TierOrdersDto
 }
 
 export interface TierReportDto {
@@ -370,7 +375,7 @@ export interface PolicyShowDto {
 export interface PolicyTestDto extends PolicyShowDto, PolicyOutcome {}
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
-export interface ControlApi extends LivesApi, PolicyApi, StatusApi {
+export interface ControlApi extends LivesApi, PolicyApi, StatusApi, TieringApi {
   ping(): Promise<PingDto>
   /** Streams by name in code-point order. */
   listStreams(page?: PageDto): Promise<readonly StreamDto[]>

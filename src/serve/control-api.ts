@@ -26,6 +26,19 @@ import type {
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
 import type { EventDto, HistoryDto } from '../model/control-status.js'
+import type {
+  EvictPart,
+  HoldDto,
+  PutHoldDto,
+  RangeRequest,
+  RecallPart,
+  RecallRequestDto,
+  TieringApi,
+  TierOrderRequest,
+  TierOrdersDto,
+  TrimPart,
+  TrimRequest,
+} from '../model/control-tiering.js'
 import { StratalogError } from '../model/errors.js'
 import { type Position, parsePosition } from '../model/position.js'
 import { type Ack, PAYLOAD_BYTES_MAX, TXID_MAX } from '../model/record.js'
@@ -50,6 +63,7 @@ import { showPolicy } from './policy-show.js'
 import { dumpSegment } from './segment-dump.js'
 import { eventDtos, statusDto } from './status.js'
 import { drainStore, replaceStore } from './stores.js'
+import { TieringVerbs } from './tiering-verbs.js'
 
 const PAGE_MAX = 1_000
 /** Steps of a run that nobody took yet; beyond it progress is left out, never a result. */
@@ -65,9 +79,11 @@ export async function directoryId(directory: string): Promise<string> {
 /** The control API over a log of this process. */
 export class LocalControl implements ControlApi {
   readonly #log: Log
+  readonly #tiering: TieringVerbs
 
   constructor(log: Log) {
     this.#log = log
+    this.#tiering = new TieringVerbs(log)
   }
 
   async ping(): Promise<PingDto> {
@@ -225,6 +241,38 @@ export class LocalControl implements ControlApi {
 
   async tierHistory(stream: string): Promise<HistoryDto> {
     return historyDto(this.#log, await this.#existing(stream))
+  }
+
+  holdAdd(name: string, hold: Parameters<TieringApi['holdAdd']>[1]): Promise<PutHoldDto> {
+    return this.#tiering.holdAdd(name, hold)
+  }
+
+  holdList(name: string): Promise<readonly HoldDto[]> {
+    return this.#tiering.holdList(name)
+  }
+
+  holdRelease(name: string, id: string): Promise<readonly HoldDto[]> {
+    return this.#tiering.holdRelease(name, id)
+  }
+
+  trim(name: string, request: TrimRequest, signal?: AbortSignal): AsyncIterable<TrimPart> {
+    return this.#tiering.trim(name, request, signal)
+  }
+
+  recall(name: string, request: RecallRequestDto, signal?: AbortSignal): AsyncIterable<RecallPart> {
+    return this.#tiering.recall(name, request, signal)
+  }
+
+  evict(name: string, range: RangeRequest, signal?: AbortSignal): AsyncIterable<EvictPart> {
+    return this.#tiering.evict(name, range, signal)
+  }
+
+  tierOrders(): Promise<TierOrdersDto> {
+    return this.#tiering.tierOrders()
+  }
+
+  tierOrder(order: TierOrderRequest): Promise<TierOrdersDto> {
+    return this.#tiering.tierOrder(order)
   }
 
   storeList(): Promise<StoreListDto> {

@@ -21,6 +21,7 @@ import { type ErrorCode, StratalogError } from '../model/errors.js'
 import { livesRoutes } from './routes-lives.js'
 import { policyRoutes } from './routes-policy.js'
 import { statusRoutes } from './routes-status.js'
+import { tieringRoutes } from './routes-tiering.js'
 import { sendParts } from './send-parts.js'
 
 const STRING = { type: 'string' } as const
@@ -107,6 +108,9 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
   livesRoutes(app, api)
   policyRoutes(app, api)
   statusRoutes(app, api, ending)
+  tieringRoutes(app, api, (reply, open) =>
+    sendParts(reply, ending, open, (part) => `${JSON.stringify(part)}\n`),
+  )
 }
 
 function logRoutes(app: FastifyInstance, api: ControlApi): void {

@@ -114,6 +114,7 @@ export function segmentDto(row: SegmentRow): SegmentDto {
     sealedMs: row.sealedMs,
     archivedMs: row.archivedMs,
     evictedMs: row.evictedMs,
+    recalledUntilMs: row.recalledUntilMs,
     contentDigest: row.contentDigest,
     object: row.object === null ? null : { key: row.object.key, sizeBytes: row.object.sizeBytes },
   }

@@ -7,6 +7,7 @@ import type { ArchiveDown } from '../model/policy.js'
 import type { StreamTiers, TierStatus } from '../tier-status.js'
 import { plannedDto, segmentDto, streamDto } from './dto.js'
 import { unrepairableDto } from './stores.js'
+import { ordersDto } from './tiering-verbs.js'
 
 /** Gaps that are counted; a log with more of them has other worries. */
 const GAPS_MAX = 1_000
@@ -32,6 +33,7 @@ export async function statusDto(log: Log): Promise<TierStatusDto> {
     streams,
     policy: log.policies.source,
     gaps: gaps.length,
+    orders: ordersDto(await log.tier.orders()),
   }
 }
 
