@@ -2,8 +2,16 @@
 
 export type { PassReport, StreamPlan } from '../tiering/agent.js'
 export type { TieringEvent } from '../tiering/context.js'
+
 export type { LogEvent } from '../tiering/events.js'
+
+export type { EvictStep } from '../tiering/evict-range.js'
+export type { PutHold } from '../tiering/hold-changes.js'
+export type { StandingHold } from '../tiering/holds.js'
+export type { Pause, TierOrders, UploadLimit } from '../tiering/orders.js'
+
 export type { PlannedAction } from '../tiering/plan.js'
+export type { RecallProgress } from '../tiering/recall.js'
 export type {
   AppendAllOptions,
   AppendBatchOptions,
@@ -13,8 +21,10 @@ export type {
   ConditionOptions,
 } from './append/append-session.js'
 export { openArchive, openLog, planRestore, restoreArchive } from './lazy.js'
-export type { Log, Policies, Streams, Tier } from './log.js'
+
+export type { Log, OrderEnd, Policies, Streams, Tier } from './log.js'
 export type { ArchiveOwnership, LogArchive } from './log-archive.js'
+
 export { bytes, type Codec, json, text } from './model/codec.js'
 export type {
   PolicyConflict,
@@ -92,4 +102,12 @@ export type {
   Stream,
   StreamInfo,
 } from './stream.js'
+export type {
+  EvictReport,
+  HoldOptions,
+  RangeOptions,
+  RecallOptions,
+  TrimOptions,
+  TrimReport,
+} from './stream-tiering.js'
 export type { StreamTiers, TierStatus } from './tier-status.js'
