@@ -1,3 +1,4 @@
+import type { ColdReads } from '../archive/cold-reads.js'
 import type { TieringAgent } from '../tiering/agent.js'
 import type { SegmentRecoverer } from '../tiering/recoverer.js'
 import type { Upkeep } from '../tiering/upkeep.js'
@@ -26,6 +27,8 @@ export interface LogParts {
   /** Null: none is configured. */
   readonly archive: (() => Promise<ArchiveStore>) | null
   readonly archiveLocation: string | null
+  /** What readers of the archive share; null where there is none. */
+  readonly coldReads: ColdReads | null
   /** Policies of a stream name with the stream's own override, and the checks of an override before it is stored. */
   readonly policies: {
     resolve(streamName: string, override: string | null): ResolvedPolicy

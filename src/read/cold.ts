@@ -1,4 +1,5 @@
 import type { BlockCache } from '../../archive/block-cache.js'
+import type { ColdOpenOptions, ColdReads } from '../../archive/cold-reads.js'
 import { openSegmentObject, type SegmentObjectReader } from '../../archive/segment-reader.js'
 import { present } from '../model/assert.js'
 import type { SegmentRow } from '../model/segment.js'
@@ -23,6 +24,24 @@ export class ColdSource implements SegmentSource {
     )
   }
 
+  /** The same with what all readers of a log share. */
+  static async shared(
+    reads: ColdReads,
+    archive: ArchiveStore,
+    row: SegmentRow,
+    options: ColdOpenOptions = {},
+  ): Promise<ColdSource> {
+    return new ColdSource(
+      await reads.open(archive, present(row.object, 'object of a cold segment'), options),
+      row,
+    )
+  }
+
+  /** The object itself, for those who explain what a read takes. */
+  get object(): SegmentObjectReader {
+    return this.#object
+  }
+
   lastEntry(): Promise<bigint> {
     return Promise.resolve(this.#row.lastEntryId)
   }
@@ -33,7 +52,7 @@ export class ColdSource implements SegmentSource {
     bytesMax: number,
     signal?: AbortSignal,
   ): Promise<readonly SourceEntry[]> {
-    const entries = await this.#object.readEntries(first, bytesMax, signal)
+    const entries = await this.#object.readEntries(first, bytesMax, signal, last)
     return entries.at(-1)?.entryId !== undefined && present(entries.at(-1), 'entry').entryId > last
       ? entries.filter((entry) => entry.entryId <= last)
       : entries
@@ -50,5 +69,17 @@ export class ColdSource implements SegmentSource {
   /** An archived segment grows no more. */
   waitAbove(): Promise<void> {
     return Promise.resolve()
+  }
+
+  roomBeyond(entryId: bigint): number {
+    return this.#object.roomBeyond(entryId)
+  }
+
+  readAhead(sizeBytes: number): number {
+    return this.#object.readAheadFrom(0n, sizeBytes)
+  }
+
+  close(): void {
+    this.#object.close()
   }
 }
