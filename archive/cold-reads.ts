@@ -10,6 +10,7 @@ import {
   type ObjectFetcher,
   type ObjectIndex,
   type ObjectRange,
+  requestBytes,
   SegmentObjectReader,
 } from './segment-reader.js'
 import { SharedRequest, sharedResult } from './shared-request.js'
@@ -38,6 +39,8 @@ export interface ColdReadsOptions {
 export interface ColdOpenOptions {
   /** Shared by all reads of a stream. */
   readonly limit?: DownloadLimit | null
+  /** Nobody waits for it yet. */
+  readonly ahead?: boolean
   readonly signal?: AbortSignal
 }
 
@@ -89,16 +92,26 @@ export class ColdReads {
     return { ...this.#window.state, memoryBytes: this.cache.sizeBytes, stoodBack, stoodBackMs }
   }
 
+  /** Whether an object opens without a request. */
+  knows(object: ArchivedObject): boolean {
+    return (this.#indexes.get(idOf(object))?.rows ?? 0) > 0
+  }
+
+  /** Stored bytes of one request for what is read ahead, as the window is now. */
+  get requestBytes(): number {
+    return requestBytes(this.#window.bytes)
+  }
+
   /** Opens an object with one request for its index, or none where that is known. */
   async open(
     store: ArchiveStore,
     object: ArchivedObject,
     options: ColdOpenOptions = {},
   ): Promise<SegmentObjectReader> {
-    const { limit = null, signal } = options
+    const { limit = null, ahead = false, signal } = options
     const fetch = (range: ObjectRange, urgent: boolean, stop: AbortSignal): Promise<Uint8Array> =>
       this.#fetch(store, range, urgent, limit, stop)
-    const index = await this.#index(object, (range, stop) => fetch(range, true, stop), signal)
+    const index = await this.#index(object, (range, stop) => fetch(range, !ahead, stop), signal)
     const reader: object = {}
     const fetcher: ObjectFetcher = {
       fetch,
@@ -140,8 +153,7 @@ export class ColdReads {
     fetch: (range: ObjectRange, signal: AbortSignal) => Promise<Uint8Array>,
     signal: AbortSignal | undefined,
   ): Promise<ObjectIndex> {
-    // Sizes of a row that is wrong give another index, or none: they belong to what is remembered.
-    const id = `${object.key} ${object.sizeBytes} ${object.indexBytes}`
+    const id = idOf(object)
     let known = this.#indexes.get(id)
     if (known === undefined || !known.request.live) {
       const request = new SharedRequest((stop) => fetchObjectIndex(object, (range) => fetch(range, stop)))
@@ -177,4 +189,9 @@ export class ColdReads {
     this.#indexRows -= this.#indexes.get(id)?.rows ?? 0
     this.#indexes.delete(id)
   }
+}
+
+/** Sizes of a row that is wrong give another index, or none: they belong to what is remembered. */
+function idOf({ key, sizeBytes, indexBytes }: ArchivedObject): string {
+  return `${key} ${sizeBytes} ${indexBytes}`
 }

@@ -84,7 +84,7 @@ export class FetchWindow {
 
   /** Runs a request once there is a connection for it. Rejects with `signal.reason` when aborted before. */
   async run(read: () => Promise<Uint8Array>, urgent: boolean, signal: AbortSignal): Promise<Uint8Array> {
-    await this.#connection(urgent ? this.#urgent : this.#ahead, signal)
+    await this.#connection(urgent, signal)
     const beganMs = this.#clock.monotonicMs()
     const before = this.#deliveredBytes
     try {
@@ -103,12 +103,13 @@ export class FetchWindow {
     }
   }
 
-  #connection(queue: Set<Waiting>, signal: AbortSignal): Promise<void> {
+  #connection(urgent: boolean, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted()
-    if (this.#underWay < this.#connections) {
+    if (this.#free(urgent)) {
       this.#underWay += 1
       return Promise.resolve()
     }
+    const queue = urgent ? this.#urgent : this.#ahead
     return new Promise((resolve, reject) => {
       const waiting = {
         go: () => {
@@ -126,9 +127,16 @@ export class FetchWindow {
     })
   }
 
+  /** What is read ahead leaves some connections to those somebody waits for, however slow its answers are. */
+  #free(urgent: boolean): boolean {
+    const kept = urgent || this.#connections === 1 ? 0 : Math.max(1, Math.floor(this.#connections / 4))
+    return this.#underWay < this.#connections - kept
+  }
+
   #next(): void {
-    while (this.#underWay < this.#connections) {
+    for (;;) {
       const queue = this.#urgent.size > 0 ? this.#urgent : this.#ahead
+      if (!this.#free(queue === this.#urgent)) return
       const [first] = queue
       if (first === undefined) return
       queue.delete(first)

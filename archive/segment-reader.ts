@@ -60,6 +60,11 @@ export interface ObjectFetcher {
   end(): void
 }
 
+/** Stored bytes of one request of a window. */
+export function requestBytes(windowBytes: number): number {
+  return Math.max(REQUEST_BYTES_MIN, Math.min(REQUEST_BYTES_MAX, windowBytes / REQUESTS_PER_WINDOW))
+}
+
 /** Fetches and checks the index of an object: one request. */
 export async function fetchObjectIndex(
   { key, sizeBytes, indexBytes }: ArchivedObject,
@@ -146,6 +151,29 @@ export class SegmentObjectReader {
     return firstWhere(this.#rows, (row) => row.lastEntryId >= entryId)
   }
 
+  /** What reading some blocks in order would ask of the archive now. */
+  costOf(first: number, last: number): { readonly storedBytes: number; readonly requests: number } {
+    const { cache, fetcher } = this.#parts
+    const most = requestBytes(fetcher.allowance().storedBytes)
+    let storedBytes = 0
+    let requests = 0
+    let run = Number.POSITIVE_INFINITY
+    for (let number = first; number <= last; number++) {
+      if (cache.has(this.#id(number)) || fetcher.disk?.has(this.#diskId(number))) {
+        run = Number.POSITIVE_INFINITY
+        continue
+      }
+      const { blockBytes } = this.#row(number)
+      storedBytes += blockBytes
+      run += blockBytes
+      if (run <= most) continue
+      // The first is asked for alone: somebody waits for it.
+      run = requests === 0 ? Number.POSITIVE_INFINITY : blockBytes
+      requests += 1
+    }
+    return { storedBytes, requests }
+  }
+
   /** What the object says of its segment; one request, then remembered. */
   async header(signal?: AbortSignal): Promise<SegmentObjectMeta> {
     if (this.#header === null) {
@@ -185,13 +213,11 @@ export class SegmentObjectReader {
     }
   }
 
-  /**
-   * Reads ahead from an entry on for somebody who is not here yet, as far as `rawBytes` go. Returns the decompressed
-   * bytes that are here or on their way by then.
-   */
-  readAheadFrom(firstEntryId: bigint, rawBytes: number): number {
-    const { storedBytes } = this.#parts.fetcher.allowance()
-    return this.#fetchAhead(this.blockOf(firstEntryId), this.#rows.length - 1, { rawBytes, storedBytes })
+  /** Reads ahead from an entry on for somebody who is not here yet, as far as the decompressed bytes go. */
+  readAheadFrom(firstEntryId: bigint, rawBytes: number): void {
+    if (this.#closed) return
+    const allowed = { rawBytes, storedBytes: Number.POSITIVE_INFINITY }
+    this.#fetchAhead(this.blockOf(firstEntryId), this.#rows.length - 1, allowed)
   }
 
   /** Decompressed bytes of the allowance that are left over for what follows this object; not above 0: none. */
@@ -199,12 +225,13 @@ export class SegmentObjectReader {
     const { rawBytes, storedBytes } = this.#parts.fetcher.allowance()
     let raw = rawBytes
     let stored = storedBytes
-    for (let number = this.blockOf(entryId); number < this.#rows.length && raw > 0; number++) {
+    for (let number = this.blockOf(entryId); number < this.#rows.length && raw > 0 && stored > 0; number++) {
       raw -= this.#row(number).rawBytes
       stored -= this.#row(number).blockBytes
-      if (stored <= 0) return 0
     }
-    return raw
+    // What follows is taken to compress as well as this does.
+    const { rawBytes: rawAll, blockBytes: storedAll } = this.#row(this.#rows.length - 1)
+    return Math.min(raw, (stored * rawAll) / storedAll)
   }
 
   /** The entry of the first user record with txid ≥ `txid`; null if the segment has none. */
@@ -349,12 +376,9 @@ export class SegmentObjectReader {
     first: number,
     last: number,
     allowed: { readonly rawBytes: number; readonly storedBytes: number },
-  ): number {
+  ): void {
     const { cache, fetcher } = this.#parts
-    const requestBytes = Math.max(
-      REQUEST_BYTES_MIN,
-      Math.min(REQUEST_BYTES_MAX, allowed.storedBytes / REQUESTS_PER_WINDOW),
-    )
+    const most = requestBytes(allowed.storedBytes)
     let rawBytes = 0
     let storedBytes = 0
     let run: { readonly first: number; bytes: number } | null = null
@@ -378,12 +402,11 @@ export class SegmentObjectReader {
         if (onDisk) this.#fromDisk(number, false)
         continue
       }
-      if (run !== null && run.bytes + row.blockBytes > requestBytes) flush(number)
+      if (run !== null && run.bytes + row.blockBytes > most) flush(number)
       run ??= { first: number, bytes: 0 }
       run.bytes += row.blockBytes
     }
     flush(number)
-    return rawBytes
   }
 }
 

@@ -14,6 +14,13 @@ export type {
 export { openArchive, openLog, planRestore, restoreArchive } from './lazy.js'
 export type { Log, Streams, Tier } from './log.js'
 export { bytes, type Codec, json, text } from './model/codec.js'
+export type {
+  ExplainedSegment,
+  LocatedPosition,
+  ReadBound,
+  ReadExplanation,
+  ReadTier,
+} from './model/control-read.js'
 export { Dlsn } from './model/dlsn.js'
 export {
   ERROR_CODES,
@@ -59,6 +66,7 @@ export type { StoreStatus } from './ports/segment-store.js'
 export type { ReadCounts } from './read/reader.js'
 export type { RestorePlan, RestoreProgress, RestoreReport } from './restore.js'
 export type {
+  Explanation,
   ReadOptions,
   Records,
   Stream,

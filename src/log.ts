@@ -9,6 +9,7 @@ import type { PolicyInput } from './model/policy-input.js'
 import type { SegmentRow, StreamRow, TxidMode } from './model/segment.js'
 import { checkStreamName } from './model/stream-name.js'
 import type { StoreStatus } from './ports/segment-store.js'
+import { coldReadRate } from './read/explain.js'
 import { Stream, type StreamServices } from './stream.js'
 import { type TierStatus, tierStatus } from './tier-status.js'
 
@@ -70,6 +71,16 @@ export class Log implements AsyncDisposable {
     this.#services = {
       hub: parts.hub,
       read: parts.read,
+      explaining: async (stream) => {
+        const override = await this.#index.policyOverride(stream.incarnation)
+        const { policy } = parts.policies.resolve(stream.name, override)
+        return {
+          read: parts.read,
+          cold: parts.coldReads,
+          archiveLocation: parts.archiveLocation,
+          coldReadBytesPerSecond: coldReadRate(policy),
+        }
+      },
       find: (name) => this.#index.streamByName(name),
       ensure: (name) => this.#ensure(name),
       notFound: (name) => this.#notFound(name),

@@ -20,6 +20,7 @@ import type {
   TierRunPart,
   TierStatusDto,
 } from '../model/control-api.js'
+import type { ExplainRequest, LocatedPosition, ReadExplanation } from '../model/control-read.js'
 import { decodeAppendResult, decodeDumpPart, decodeReadLines, encodeAppend } from '../model/control-wire.js'
 import { errorFromBody } from '../model/error-body.js'
 import { StratalogError } from '../model/errors.js'
@@ -97,6 +98,14 @@ export class ControlClient implements ControlApi {
       options.follow,
       signal,
     )
+  }
+
+  async explainRead(name: string, request: ExplainRequest): Promise<ReadExplanation> {
+    return this.#post(`${streamPath(name)}/explain`, request)
+  }
+
+  async locatePosition(name: string, position: string): Promise<LocatedPosition> {
+    return this.#post(`${streamPath(name)}/locate`, { position })
   }
 
   tierStatus(): Promise<TierStatusDto> {

@@ -198,7 +198,7 @@ function tiersOf(
   cold: ColdTier | null,
 ): {
   readonly segments: SegmentContext & {
-    openCold(row: SegmentRow, signal?: AbortSignal): Promise<ColdSource>
+    openCold(row: SegmentRow, signal?: AbortSignal, ahead?: boolean): Promise<ColdSource>
   }
   readonly repairs: RepairQueue
 } {
@@ -213,9 +213,9 @@ function tiersOf(
     damaged: (copy) => repairs.damaged(copy),
   }
   const repairs = new RepairQueue(ledger)
-  const openCold = async (row: SegmentRow, signal?: AbortSignal) => {
+  const openCold = async (row: SegmentRow, signal?: AbortSignal, ahead?: boolean) => {
     if (cold === null) throw archiveNeeded(root)
-    return cold.source(row, signal)
+    return cold.source(row, signal, ahead)
   }
   return { segments: { ledger, index, openCold }, repairs }
 }

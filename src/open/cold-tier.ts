@@ -8,6 +8,7 @@ import type { SystemPorts } from '../options.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
 import { ColdSource } from '../read/cold.js'
+import { coldReadRate } from '../read/explain.js'
 
 /** The disk cache of an archive that is further away than a directory, where nobody says how large it is to be. */
 const REMOTE_CACHE_BYTES = 256 * 2 ** 20
@@ -64,9 +65,13 @@ export class ColdTier {
   }
 
   /** The copy of a segment in the archive. */
-  async source(row: SegmentRow, signal?: AbortSignal): Promise<ColdSource> {
+  async source(row: SegmentRow, signal?: AbortSignal, ahead = false): Promise<ColdSource> {
     const [archive, limit] = await Promise.all([this.#parts.openArchive(), this.#limit(row.incarnation)])
-    return ColdSource.shared(this.reads, archive, row, { limit, ...(signal === undefined ? {} : { signal }) })
+    return ColdSource.shared(this.reads, archive, row, {
+      limit,
+      ahead,
+      ...(signal === undefined ? {} : { signal }),
+    })
   }
 
   async close(): Promise<void> {
@@ -101,11 +106,4 @@ export class ColdTier {
     this.#limits.set(incarnation, made)
     return made
   }
-}
-
-function coldReadRate(policy: {
-  readonly roll: unknown
-  readonly limits?: { readonly coldReadBytesPerSecond: number | null }
-}): number | null {
-  return policy.limits?.coldReadBytesPerSecond ?? null
 }

@@ -7,9 +7,13 @@ const PAGE = 8
 /** Segments opened ahead at most, however small they are. */
 const SEGMENTS_MAX = 32
 
+/** What is begun of a segment grows in steps of at least this. */
+const MORE_BYTES = 2 ** 20
+
 interface Prepared {
   readonly row: SegmentRow
   readonly source: Promise<SegmentSource>
+  begunBytes: number
 }
 
 /** What a reader that goes forward through segments tells of itself. */
@@ -70,23 +74,39 @@ export class SegmentAhead {
 
   async #fill(at: bigint, roomBytes: number): Promise<void> {
     let room = roomBytes
-    for (const { source } of [...this.#prepared]) room -= (await source).readAhead?.(room) ?? room
-    while (room > 0 && this.#prepared.length < SEGMENTS_MAX && !this.#ended) {
+    for (const one of this.#prepared) {
+      this.#begin(one, Math.min(room, one.row.lengthBytes))
+      room -= Math.max(1, one.row.lengthBytes)
+    }
+    while (room > 0 && this.#prepared.length < SEGMENTS_MAX) {
       const from = (this.#prepared.at(-1)?.row.segment ?? at) + 1n
       const rows = await this.#context.index.listSegments(this.#context.incarnation, from, PAGE)
-      if (rows.length === 0) return
       for (const row of rows) {
         const readable = isClosed(row.state) && row.state !== 'trimmed' && row.state !== 'gap'
         if (!readable || room <= 0 || this.#ended || !this.#context.wanted(row)) return
         const source = this.#context.open(row)
-        this.#prepared.push({ row, source })
         source.catch(() => undefined)
-        const opened = await source
-        // Taken or let go meanwhile: whoever has it reads on by itself.
-        if (!this.#prepared.some((one) => one.source === source)) return
-        room -= opened.readAhead?.(room) ?? room
+        const prepared = { row, source, begunBytes: 0 }
+        this.#prepared.push(prepared)
+        this.#begin(prepared, Math.min(room, row.lengthBytes))
+        room -= Math.max(1, row.lengthBytes)
       }
+      if (rows.length < PAGE) return
     }
+  }
+
+  /** Has its first bytes fetched; little more than was begun before is not worth a request. */
+  #begin(prepared: Prepared, sizeBytes: number): void {
+    if (sizeBytes <= prepared.begunBytes || sizeBytes - prepared.begunBytes < Math.min(MORE_BYTES, sizeBytes))
+      return
+    prepared.begunBytes = sizeBytes
+    prepared.source.then(
+      (source) => {
+        // One that was taken meanwhile is read by whoever took it.
+        if (this.#prepared.includes(prepared)) source.readAhead?.(sizeBytes)
+      },
+      () => undefined,
+    )
   }
 
   #drop(): void {

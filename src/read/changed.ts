@@ -1,12 +1,15 @@
 import type { SegmentIndex } from '../ports/segment-index.js'
 
+/** Made once: a `DOMException` with its stack at each look costs more than the look. */
+const CHANGED = new Error('something has changed')
+
 /** One change of a stream's rows, to be waited for at most once. */
 export class Changed {
   /** Aborted by the change or with the reader's signal. `AbortSignal.any` would leave traces on that, each time. */
   readonly #abort = new AbortController()
   readonly #watch: { close(): void } | null
   readonly #signal: AbortSignal | undefined
-  readonly #relay = () => this.#abort.abort()
+  readonly #relay = () => this.#abort.abort(CHANGED)
 
   constructor(index: SegmentIndex | null, incarnation: string, signal: AbortSignal | undefined) {
     this.#signal = signal
@@ -44,6 +47,6 @@ export class Changed {
   close(): void {
     this.#watch?.close()
     this.#signal?.removeEventListener('abort', this.#relay)
-    this.#abort.abort()
+    this.#abort.abort(CHANGED)
   }
 }

@@ -75,8 +75,8 @@ export class ColdSource implements SegmentSource {
     return this.#object.roomBeyond(entryId)
   }
 
-  readAhead(sizeBytes: number): number {
-    return this.#object.readAheadFrom(0n, sizeBytes)
+  readAhead(sizeBytes: number): void {
+    this.#object.readAheadFrom(0n, sizeBytes)
   }
 
   close(): void {

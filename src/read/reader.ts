@@ -4,12 +4,10 @@ import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { Position } from '../model/position.js'
 import type { Gap, LogRecord } from '../model/record.js'
 import { isClosed, isHot, type SegmentRow, type StreamRow } from '../model/segment.js'
-import type { Clock } from '../ports/clock.js'
-import type { Logger } from '../ports/logger.js'
-import type { SegmentIndex } from '../ports/segment-index.js'
 import { SegmentAhead } from './ahead.js'
 import { Changed } from './changed.js'
-import { locate, timeOf } from './locate.js'
+import type { ReadContext, ReadCounts, ReadRange } from './context.js'
+import { type LocateContext, locate, timeOf } from './locate.js'
 import { type SegmentSource, type SourceEntry, userRecords } from './source.js'
 
 /** Bytes of entries fetched at a time, and held while the consumer works on the ones before. */
@@ -17,44 +15,10 @@ const FETCH_BYTES = 1024 * 1024
 /** A tier that fails is tried again this often before the reader gives up on the segment. */
 const SOURCE_ATTEMPTS_MAX = 4
 
+export type { ReadContext, ReadCounts, ReadRange } from './context.js'
+
 /** Made once: it only ends requests that nobody waits for. */
 const READER_ENDED = new Error('the reader has ended')
-
-export interface ReadRange {
-  /** First position to read, inclusive. Default `earliest`. */
-  readonly from?: Position
-  /** Read what comes after this position, exclusive. Not together with `from`. */
-  readonly after?: Position
-  /** Where to stop, exclusive. Default: the end as it is when the reader gets there. */
-  readonly until?: Position
-  /** At most so many records. */
-  readonly limit?: number
-  /** Go on with what is appended later, until `until`, `limit` or `signal` ends it. */
-  readonly follow?: boolean
-  readonly signal?: AbortSignal
-}
-
-export interface ReadContext {
-  readonly index: SegmentIndex
-  readonly clock: Clock
-  readonly logger: Logger
-  /** The hot copy of a segment. */
-  openHot(row: SegmentRow): Promise<SegmentSource>
-  /** The copy in the archive. */
-  openCold(row: SegmentRow, signal?: AbortSignal): Promise<SegmentSource>
-  /**
-   * Resolves once a segment that is not closed is, or is known to have a writer at work: else what its stores tell of
-   * its end may lie before what was acknowledged. Rejects with `ledger_recovering` (retryable) where that can't be
-   * had now. Absent where other processes write.
-   */
-  recover?(row: SegmentRow, signal?: AbortSignal): Promise<void>
-}
-
-/** What a read has served so far, by tier. */
-export interface ReadCounts {
-  hot: number
-  cold: number
-}
 
 /**
  * Reads records of a stream in order across tiers (DESIGN.md §3). A segment that changes tier while it is read goes
@@ -79,6 +43,16 @@ export async function* readBatches(
       throw signal.reason
     }
     throw error
+  }
+}
+
+/** What looking positions up needs of a reader's world. */
+export function locating(context: ReadContext, signal: AbortSignal | undefined): LocateContext {
+  return {
+    index: context.index,
+    nowMs: () => context.clock.nowMs(),
+    openSource: (row, avoid) => openSource(context, row, avoid, signal),
+    recover: (row) => context.recover?.(row, signal) ?? Promise.resolve(),
   }
 }
 
@@ -110,12 +84,7 @@ async function resolveBounds(context: ReadContext, stream: StreamRow, range: Rea
     })
   }
   range.signal?.throwIfAborted()
-  const located = {
-    index: context.index,
-    nowMs: () => context.clock.nowMs(),
-    openSource: (row: SegmentRow, avoid: 'hot' | null) => openSource(context, row, avoid, range.signal),
-    recover: (row: SegmentRow) => context.recover?.(row, range.signal) ?? Promise.resolve(),
-  }
+  const located = locating(context, range.signal)
   const start = range.after ?? range.from ?? 'earliest'
   const from = await locate(located, stream, start, range.after !== undefined)
   await checkInRange(context, stream, start, from, range.follow ?? false)
@@ -140,7 +109,7 @@ async function resolveBounds(context: ReadContext, stream: StreamRow, range: Rea
 }
 
 /** A DLSN or sequenceId beyond the end is a mistake of the caller's, unless the end is still to come. */
-async function checkInRange(
+export async function checkInRange(
   context: ReadContext,
   stream: StreamRow,
   start: Position,
@@ -192,16 +161,17 @@ async function untilTime(
 }
 
 /** Hot is preferred; `avoid` names the tier that just failed. */
-async function openSource(
+export async function openSource(
   context: ReadContext,
   row: SegmentRow,
   avoid: 'hot' | 'cold' | null,
   signal?: AbortSignal,
+  ahead = false,
 ): Promise<SegmentSource> {
   const hot = isHot(row)
   const cold = row.object !== null
   if (hot && !(avoid === 'hot' && cold)) return context.openHot(row)
-  if (cold) return context.openCold(row, signal)
+  if (cold) return context.openCold(row, signal, ahead)
   throw new StratalogError('internal', `segment ${row.segment} is ${row.state} and in no tier`, {
     found: row.state,
   })
@@ -239,7 +209,7 @@ class SegmentWalk {
     this.#ahead = new SegmentAhead({
       index: context.index,
       incarnation,
-      open: (row) => openSource(context, row, null, this.#stop.signal),
+      open: (row) => openSource(context, row, null, this.#stop.signal, true),
       wanted: (row) => this.#wanted(row),
     })
   }
@@ -414,13 +384,15 @@ class SegmentWalk {
   ): AsyncGenerator<LogRecord[], 'ended' | 'drained', undefined> {
     const until = this.#bounds.until
     const end = until !== null && until.segment === row.segment && until.entry < last ? until.entry : last
+    // The little that a whole fetch would leave over is not worth another one.
+    const fetchBytes = row.lengthBytes <= 1.25 * FETCH_BYTES ? 1.25 * FETCH_BYTES : FETCH_BYTES
     const { signal } = this.#stop
     let next: Promise<readonly SourceEntry[]> | null = null
     let failed = false
     try {
       while (this.#at.entry <= end) {
         this.#signal?.throwIfAborted()
-        const fetching = next ?? source.readEntries(this.#at.entry, end, FETCH_BYTES, signal)
+        const fetching = next ?? source.readEntries(this.#at.entry, end, fetchBytes, signal)
         next = null
         const entries: readonly SourceEntry[] = await fetching
         const following: bigint = present(entries.at(-1), 'an entry').entryId + 1n
@@ -429,7 +401,7 @@ class SegmentWalk {
         const early = this.#first && source.tier === 'cold'
         next =
           following <= end && this.#bounds.left > 0 && !early
-            ? source.readEntries(following, end, FETCH_BYTES, signal)
+            ? source.readEntries(following, end, fetchBytes, signal)
             : null
         next?.catch(() => {})
         if (!early) this.#ahead.top(row.segment, source.roomBeyond?.(following) ?? 0)
@@ -439,6 +411,7 @@ class SegmentWalk {
         this.#counts[source.tier] += batch.records.length
         if (batch.records.length > 0) yield batch.records
         if (batch.ended || this.#bounds.left <= 0) return 'ended'
+        if (early) this.#ahead.top(row.segment, source.roomBeyond?.(following) ?? 0)
       }
     } catch (error) {
       failed = true

@@ -30,12 +30,14 @@ export interface SegmentSource {
   waitAbove(above: bigint, signal?: AbortSignal): Promise<void>
   /** Bytes that may be fetched of the segments after this one by a reader at that entry; 0: all are needed here. */
   roomBeyond?(entryId: bigint): number
-  /** Begins to fetch its first bytes, at most so many, for a reader still to come; how many are on their way then. */
-  readAhead?(sizeBytes: number): number
+  /** Begins to fetch its first bytes, at most so many, for a reader still to come. */
+  readAhead?(sizeBytes: number): void
   /** Ends what it fetches ahead. */
   close?(): void
 }
 
+/** Made once: a `DOMException` with its stack for each segment would cost more than opening it. */
+const CLOSED = new Error('nobody reads on in this segment')
 /** Fetched of the next segment while the last of this one is read. */
 const HOT_AHEAD_BYTES = 2 ** 20
 
@@ -43,9 +45,9 @@ const HOT_AHEAD_BYTES = 2 ** 20
 export class HotSource implements SegmentSource {
   readonly tier = 'hot'
   readonly #reader: LedgerReader
-  readonly #stop = new AbortController()
   /** The first entries, where somebody asked for them ahead. */
   #begun: Promise<readonly SourceEntry[]> | null = null
+  #stop: AbortController | null = null
 
   private constructor(reader: LedgerReader) {
     this.#reader = reader
@@ -68,21 +70,20 @@ export class HotSource implements SegmentSource {
     const begun = this.#begun
     this.#begun = null
     if (begun === null || first !== 0n) return this.#reader.readEntries(first, last, bytesMax, signal)
-    const relay = () => this.#stop.abort(signal?.reason)
+    const relay = () => this.#stop?.abort(signal?.reason)
     signal?.addEventListener('abort', relay, { once: true })
     const settled = () => signal?.removeEventListener('abort', relay)
     return begun.then((entries) => entries.filter(({ entryId }) => entryId <= last)).finally(settled)
   }
 
   /** Of a closed ledger; the end of an open one is only known to who reads there. */
-  readAhead(sizeBytes: number): number {
+  readAhead(sizeBytes: number): void {
     const { state, lastEntryId } = this.#reader.metadata
-    if (this.#begun !== null) return sizeBytes
-    if (state !== 'CLOSED' || lastEntryId < 0n) return 0
+    if (this.#begun !== null || state !== 'CLOSED' || lastEntryId < 0n) return
+    this.#stop = new AbortController()
     this.#begun = this.#reader.readEntries(0n, lastEntryId, sizeBytes, this.#stop.signal)
     // Whoever comes to read hears of it.
     this.#begun.catch(() => undefined)
-    return sizeBytes
   }
 
   /** The last entries were asked for: what comes next may be fetched. */
@@ -92,7 +93,7 @@ export class HotSource implements SegmentSource {
   }
 
   close(): void {
-    this.#stop.abort()
+    this.#stop?.abort(CLOSED)
   }
 
   entryForTxid(txid: bigint, signal?: AbortSignal): Promise<bigint | null> {

@@ -24,6 +24,7 @@ import type {
   TierRunPart,
   TierStatusDto,
 } from '../model/control-api.js'
+import type { ExplainRequest, LocatedPosition, ReadExplanation } from '../model/control-read.js'
 import { StratalogError } from '../model/errors.js'
 import { type Position, parsePosition } from '../model/position.js'
 import { type Ack, PAYLOAD_BYTES_MAX, TXID_MAX } from '../model/record.js'
@@ -43,6 +44,7 @@ import {
   streamInfoDto,
 } from './dto.js'
 import { testPolicy } from './policy-test.js'
+import { explainRead, locatePosition } from './read-verbs.js'
 import { dumpSegment } from './segment-dump.js'
 import { statusDto } from './status.js'
 import { drainStore, replaceStore } from './stores.js'
@@ -189,6 +191,14 @@ export class LocalControl implements ControlApi {
       follow: options.follow,
       onGap: 'throw',
     })
+  }
+
+  explainRead(name: string, request: ExplainRequest): Promise<ReadExplanation> {
+    return explainRead(this.#log, name, request)
+  }
+
+  locatePosition(name: string, position: string): Promise<LocatedPosition> {
+    return locatePosition(this.#log, name, position)
   }
 
   async tierStatus(): Promise<TierStatusDto> {
