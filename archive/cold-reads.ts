@@ -1,8 +1,10 @@
-import type { ArchivedObject } from '../src/model/segment.js'
+import { beforeSegment, decodeSegmentKey, segmentPrefix } from '../src/format/archive-names.js'
+import { StratalogError } from '../src/model/errors.js'
+import type { ArchivedObject, Incarnation } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Clock } from '../src/ports/clock.js'
 import { BlockCache } from './block-cache.js'
-import type { DiskCache } from './disk-cache.js'
+import type { DiskCache, DiskCacheCounts } from './disk-cache.js'
 import { type DownloadLimit, WriterCourtesy } from './download-limit.js'
 import { FetchWindow, type FetchWindowState } from './fetch-window.js'
 import {
@@ -10,6 +12,7 @@ import {
   type ObjectFetcher,
   type ObjectIndex,
   type ObjectRange,
+  openSegmentObject,
   requestBytes,
   SegmentObjectReader,
 } from './segment-reader.js'
@@ -17,6 +20,8 @@ import { SharedRequest, sharedResult } from './shared-request.js'
 
 /** Blocks whose index rows are remembered, over all objects: about 200 bytes each. */
 const INDEX_ROWS_MAX = 100_000
+/** Attempts of a segment that are looked at; more are no sign of health. */
+const ATTEMPTS_LISTED = 100
 /** A reader that has read nothing ahead for so long does not share in the memory for it. */
 const ACTIVE_MS = 10_000
 
@@ -47,6 +52,8 @@ export interface ColdOpenOptions {
 /** How a log's cold reads do, for `explain` and metrics. */
 export interface ColdReadsState extends FetchWindowState {
   readonly memoryBytes: number
+  /** Null: there is no disk cache. */
+  readonly disk: (DiskCacheCounts & { readonly sizeBytes: number; readonly bytesMax: number }) | null
   /** Times a request stood back for appends, and for how long altogether. */
   readonly stoodBack: number
   readonly stoodBackMs: number
@@ -89,7 +96,9 @@ export class ColdReads {
 
   get state(): ColdReadsState {
     const { stoodBack, stoodBackMs } = this.#courtesy
-    return { ...this.#window.state, memoryBytes: this.cache.sizeBytes, stoodBack, stoodBackMs }
+    const cache = this.disk
+    const disk = cache && { ...cache.counts, sizeBytes: cache.sizeBytes, bytesMax: cache.bytesMax }
+    return { ...this.#window.state, memoryBytes: this.cache.sizeBytes, disk, stoodBack, stoodBackMs }
   }
 
   /** Whether an object opens without a request. */
@@ -189,6 +198,44 @@ export class ColdReads {
     this.#indexRows -= this.#indexes.get(id)?.rows ?? 0
     this.#indexes.delete(id)
   }
+}
+
+/**
+ * Opens a segment of which nothing is known but its stream's incarnation and number: two requests, for its name and its
+ * index. The first attempt is taken where all of a segment have one content; `archive_conflict` where they have not,
+ * `object_not_found` where there is none.
+ */
+export async function openFromNames(
+  store: ArchiveStore,
+  incarnation: Incarnation,
+  segment: bigint,
+): Promise<SegmentObjectReader> {
+  const prefix = segmentPrefix(incarnation)
+  const page = await store.listFrom(prefix, beforeSegment(incarnation, segment), ATTEMPTS_LISTED)
+  const attempts = page.flatMap(({ key, sizeBytes }) => {
+    const parsed = decodeSegmentKey(key)
+    return parsed !== null && parsed.segment === segment ? [{ key, sizeBytes, parsed }] : []
+  })
+  const [first] = attempts
+  if (first === undefined) {
+    throw new StratalogError(
+      'object_not_found',
+      `${store.location} has no object of segment ${segment} of ${incarnation}`,
+      { found: segment },
+    )
+  }
+  const { key, sizeBytes, parsed } = first
+  if (
+    attempts.length === ATTEMPTS_LISTED ||
+    attempts.some((one) => one.parsed.contentDigest !== parsed.contentDigest)
+  ) {
+    throw new StratalogError(
+      'archive_conflict',
+      `the objects of segment ${segment} of ${incarnation} differ in content: an operator decides`,
+      { details: { keys: attempts.map((one) => one.key) } },
+    )
+  }
+  return openSegmentObject(store, { key, sizeBytes, indexBytes: parsed.indexBytes })
 }
 
 /** Sizes of a row that is wrong give another index, or none: they belong to what is remembered. */

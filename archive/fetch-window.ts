@@ -1,7 +1,7 @@
 import type { Clock } from '../src/ports/clock.js'
 
 /** Stored bytes ahead of a reader before anything was measured, and always. */
-const WINDOW_BYTES_MIN = 2 ** 20
+const WINDOW_BYTES_MIN = 4 * 2 ** 20
 /** The window is this many times what is on its way at full speed: it must be larger for a faster speed to show. */
 const GAIN = 2
 /** Weights with which a measured speed falls and a measured latency rises: the best that was seen lately counts. */

@@ -23,7 +23,7 @@ import type { ArchivedEntry } from './segment-writer.js'
 import { abortable, type Release, SharedRequest, sharedResult } from './shared-request.js'
 
 /** Stored bytes of neighbouring blocks that one ranged request asks for: between these, a part of the window. */
-const REQUEST_BYTES_MIN = 2 ** 20
+const REQUEST_BYTES_MIN = 2 * 2 ** 20
 const REQUEST_BYTES_MAX = 4 * 2 ** 20
 /** The window is filled by about so many requests, so that one is answered while others are on their way. */
 const REQUESTS_PER_WINDOW = 4

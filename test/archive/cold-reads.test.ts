@@ -218,8 +218,10 @@ describe('cold reads of a log', () => {
     await readAll(await readsOf({ disk: cache }).open(store, object), payloads)
     await cache.settled()
     store.requests = 0
-    await readAll(await readsOf({ disk: cache }).open(store, object), payloads)
+    const reads = readsOf({ disk: cache })
+    await readAll(await reads.open(store, object), payloads)
     assert.equal(store.requests, 1, 'the index')
+    assert.ok((reads.state.disk?.hits ?? 0) > 5, JSON.stringify(reads.state.disk))
   })
 
   test('random ranges by several readers over small memory, with failures in between, give the right entries', async () => {
@@ -296,7 +298,7 @@ describe('fetch window', () => {
     assert.ok(far.bytes > product, `${far.bytes} of ${product}`)
     assert.ok(far.bytes < 8 * product, `${far.bytes} of ${product}`)
     const near = await run(1, 50_000, 14)
-    assert.ok(near.bytes <= 2 * MIB, `${near.bytes}`)
+    assert.ok(near.bytes <= 4 * MIB, `${near.bytes}`)
   })
 
   test('an error halves window and connections; both come back', async () => {
@@ -305,7 +307,7 @@ describe('fetch window', () => {
     const { signal } = new AbortController()
     const fail = () => Promise.reject(new StratalogError('archive_unavailable', 'SlowDown'))
     await assert.rejects(window.run(fail, true, signal))
-    assert.ok(window.state.windowBytes <= before.windowBytes / 2 + 1)
+    assert.ok(window.state.windowBytes <= Math.max(4 * MIB, before.windowBytes / 2 + 1))
     assert.equal(window.state.connections, before.connections / 2)
     for (let i = 0; i < 200; i += 1) await window.run(async () => new Uint8Array(100), true, signal)
     assert.equal(window.state.connections, before.connections)
