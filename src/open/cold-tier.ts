@@ -2,8 +2,10 @@ import { join } from 'node:path'
 import { ColdReads } from '../../archive/cold-reads.js'
 import { DiskCache } from '../../archive/disk-cache.js'
 import { DownloadLimit } from '../../archive/download-limit.js'
+import { twinsOf } from '../../archive/twins.js'
+import { isStratalogError } from '../model/errors.js'
 import type { ResolvedPolicy } from '../model/policy.js'
-import type { SegmentRow, StreamRow } from '../model/segment.js'
+import type { ArchivedObject, SegmentRow, StreamRow } from '../model/segment.js'
 import type { SystemPorts } from '../options.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
@@ -18,6 +20,10 @@ const APPENDS_WAIT_BYTES = 512 * 1024
 const LIMIT_MS = 2_000
 /** Streams whose limit is remembered. */
 const LIMITS_MAX = 10_000
+
+/** How long a damaged object is left aside for its twins, and how many are remembered. */
+const BAD_MS = 60_000
+const BAD_MAX = 1_000
 
 /** What cold reads of a log stand on. */
 export interface ColdTierParts {
@@ -44,6 +50,8 @@ export class ColdTier {
   readonly reads: ColdReads
   readonly #parts: ColdTierParts
   readonly #limits = new Map<string, StreamLimit>()
+  /** Keys of objects that were missing or damaged when they were read, and when that was. */
+  readonly #bad = new Map<string, number>()
 
   private constructor(parts: ColdTierParts, disk: DiskCache | null) {
     this.#parts = parts
@@ -66,12 +74,52 @@ export class ColdTier {
 
   /** The copy of a segment in the archive. */
   async source(row: SegmentRow, signal?: AbortSignal, ahead = false): Promise<ColdSource> {
+    const { openArchive } = this.#parts
+    const key = row.object?.key ?? ''
+    const bad = this.#isBad(key) ? await this.#twin(await openArchive(), row, signal) : null
+    const used = bad === null ? row : { ...row, object: bad }
+    try {
+      return await this.#open(used, signal, ahead)
+    } catch (error) {
+      this.#noteFailure(used.object?.key ?? '', error)
+      throw error
+    }
+  }
+
+  async #open(row: SegmentRow, signal: AbortSignal | undefined, ahead: boolean): Promise<ColdSource> {
     const [archive, limit] = await Promise.all([this.#parts.openArchive(), this.#limit(row.incarnation)])
-    return ColdSource.shared(this.reads, archive, row, {
-      limit,
-      ahead,
-      ...(signal === undefined ? {} : { signal }),
-    })
+    const failed = (error: unknown) => this.#noteFailure(row.object?.key ?? '', error)
+    const options = { limit, ahead, ...(signal === undefined ? {} : { signal }) }
+    return ColdSource.shared(this.reads, archive, row, options, failed)
+  }
+
+  /** An object that is not what it should be is left aside for a while, if the segment has another one. */
+  #noteFailure(key: string, error: unknown): void {
+    if (!isStratalogError(error, 'corrupt') && !isStratalogError(error, 'object_not_found')) return
+    this.#bad.delete(key)
+    this.#bad.set(key, this.#parts.system.clock.monotonicMs())
+    for (const oldest of this.#bad.keys()) {
+      if (this.#bad.size <= BAD_MAX) break
+      this.#bad.delete(oldest)
+    }
+  }
+
+  #isBad(key: string): boolean {
+    const sinceMs = this.#bad.get(key)
+    return sinceMs !== undefined && this.#parts.system.clock.monotonicMs() - sinceMs < BAD_MS
+  }
+
+  /** Another object with the committed content; null: the one of the row has to do. */
+  async #twin(store: ArchiveStore, row: SegmentRow, signal?: AbortSignal): Promise<ArchivedObject | null> {
+    const twins = await twinsOf(store, row, signal)
+    const twin = twins.find(({ key }) => !this.#isBad(key)) ?? null
+    if (twin !== null) {
+      this.#parts.system.logger.warn(
+        { segment: row.segment.toString(), key: row.object?.key, twin: twin.key },
+        'an object can not be read, reading another one of the same content',
+      )
+    }
+    return twin
   }
 
   async close(): Promise<void> {

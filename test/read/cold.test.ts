@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
@@ -15,6 +15,7 @@ import type { OpenOptions } from '../../src/options.js'
 import type { ArchiveEngine, ArchiveStore } from '../../src/ports/archive-store.js'
 import type { Explanation, ReadOptions } from '../../src/stream.js'
 import { silentLogger } from '../../src/system/logger.js'
+import { bodyOf } from '../helpers/archive.js'
 
 /** What is asked of the archive, and what it answers. */
 class Watched {
@@ -263,6 +264,43 @@ describe('reading the archive', () => {
     log = await open({ diskCacheBytes: 8 * 2 ** 20 })
     assert.deepEqual(await numbers(), from(0, RECORDS))
     await assert.rejects(open({ diskCacheBytes: 5 }), (error) => isStratalogError(error, 'invalid_argument'))
+  })
+
+  test('invariant 9: a damaged or absent object is read from its twin; without one it is an error, never a gap in silence', async () => {
+    await history()
+    const rows = []
+    for await (const row of log.segments('a')) rows.push(row)
+    const archive = present(log.parts.archive, 'archive')
+    const store = await archive()
+    const path = (key: string) => join(root, 'archive', ...key.split('/'))
+    const damaged = [rows[1], rows[3], rows[5]].map((row) => present(row?.object, 'object').key)
+    for (const key of damaged) {
+      const bytes = readFileSync(path(key))
+      // The same content under another attempt.
+      await store.putIfAbsent(`${key.slice(0, -13)}${'0'.repeat(13)}`, bodyOf(bytes))
+    }
+    const flip = (key: string, at: number) => {
+      const bytes = readFileSync(path(key))
+      bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at)
+      writeFileSync(path(key), bytes)
+    }
+    const [block, index, gone] = damaged.map((key) => key) as [string, string, string]
+    flip(block, Math.floor(readFileSync(path(block)).length / 2))
+    flip(index, readFileSync(path(index)).length - 100)
+    rmSync(path(gone))
+    assert.deepEqual(await numbers(), from(0, RECORDS))
+    await log.close()
+    log = await open()
+    rmSync(path(`${gone.slice(0, -13)}${'0'.repeat(13)}`))
+    const found: number[] = []
+    await assert.rejects(
+      (async () => {
+        for await (const record of log.stream('a').read())
+          found.push(Number.parseInt(Buffer.from(record.payload).toString(), 10))
+      })(),
+      (error) => isStratalogError(error, 'object_not_found'),
+    )
+    assert.deepEqual(found, from(0, 300), 'everything before it')
   })
 
   describe('explain and locate', () => {
