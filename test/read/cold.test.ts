@@ -130,13 +130,20 @@ describe('reading the archive', () => {
     await history()
     // The archive is far: without reading ahead each segment would be waited for twice.
     watched.before = () => new Promise((resolve) => setTimeout(resolve, 20))
-    const began = performance.now()
-    assert.deepEqual(await numbers(), from(0, RECORDS))
-    const tookMs = performance.now() - began
+    const found: number[] = []
+    let asked = 0
+    for await (const record of log.stream('a').read()) {
+      found.push(Number.parseInt(Buffer.from(record.payload).toString(), 10))
+      if (found.length !== 130) continue
+      // In the third segment: a reader that takes its time finds the next ones there.
+      await new Promise((resolve) => setTimeout(resolve, 200))
+      asked = new Set(watched.reads.map(({ key }) => key)).size
+    }
+    assert.deepEqual(found, from(0, RECORDS))
     const keys = new Set(watched.reads.map(({ key }) => key))
     assert.ok(keys.size >= 10, `${keys.size} objects`)
+    assert.ok(asked >= 6, `${asked} objects were begun while the third was read`)
     assert.equal(watched.reads.length, 2 * keys.size, 'index and block of each')
-    assert.ok(tookMs < 20 * 2 * keys.size, `${tookMs} ms for ${keys.size} objects, 40 ms each one by one`)
   })
 
   test('a bounded read fetches nothing of what lies behind its end', async () => {
