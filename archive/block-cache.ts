@@ -1,4 +1,5 @@
 import { assert } from '../src/model/assert.js'
+import type { Release } from './shared-request.js'
 
 /** A block decompressed and checked. */
 export interface DecodedBlock {
@@ -8,11 +9,27 @@ export interface DecodedBlock {
   readonly offsets: readonly number[]
 }
 
+/** What fetches a block; it ends when nobody holds it. */
+export interface BlockRequest {
+  readonly live: boolean
+  hold(): Release
+}
+
+/** A block of the cache, with the interest of whoever asked for it. */
+export interface HeldBlock {
+  readonly block: Promise<DecodedBlock>
+  /** To be called once the block has come, or is not wanted any more. */
+  readonly release: Release
+}
+
 interface Slot {
   readonly block: Promise<DecodedBlock>
   readonly sizeBytes: number
+  readonly request: BlockRequest
   loaded: boolean
 }
+
+const NOTHING_HELD: Release = () => undefined
 
 /**
  * Decoded blocks in memory, least recently used first out, shared by readers. A block under way is in it too,
@@ -34,22 +51,22 @@ export class BlockCache {
   }
 
   has(id: string): boolean {
-    return this.#slots.has(id)
+    return this.#slot(id) !== null
   }
 
   /** The block, loaded or under way; null if neither. Makes it the most recently used. */
-  get(id: string): Promise<DecodedBlock> | null {
-    const slot = this.#slots.get(id)
-    if (slot === undefined) return null
+  hold(id: string): HeldBlock | null {
+    const slot = this.#slot(id)
+    if (slot === null) return null
     this.#slots.delete(id)
     this.#slots.set(id, slot)
-    return slot.block
+    return { block: slot.block, release: slot.loaded ? NOTHING_HELD : slot.request.hold() }
   }
 
   /** Takes a block that is being loaded; one whose loading fails leaves at once, and is asked for again. */
-  put(id: string, block: Promise<DecodedBlock>, sizeBytes: number): void {
-    assert(!this.#slots.has(id), `block ${id} is loaded twice`)
-    const slot: Slot = { block, sizeBytes, loaded: false }
+  put(id: string, block: Promise<DecodedBlock>, sizeBytes: number, request: BlockRequest): void {
+    assert(!this.has(id), `block ${id} is loaded twice`)
+    const slot: Slot = { block, sizeBytes, request, loaded: false }
     this.#slots.set(id, slot)
     this.#sizeBytes += sizeBytes
     block.then(
@@ -62,6 +79,15 @@ export class BlockCache {
       () => this.#remove(id, slot),
     )
     this.#evict()
+  }
+
+  #slot(id: string): Slot | null {
+    const slot = this.#slots.get(id)
+    if (slot === undefined) return null
+    if (slot.loaded || slot.request.live) return slot
+    // Given up by the last who wanted it, and not yet rejected: it would never come.
+    this.#remove(id, slot)
+    return null
   }
 
   #evict(): void {

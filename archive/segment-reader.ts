@@ -14,15 +14,21 @@ import {
 } from '../src/format/segment-object.js'
 import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
 import { present } from '../src/model/assert.js'
+import { isStratalogError } from '../src/model/errors.js'
 import type { ArchivedObject } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
-import { BlockCache, type DecodedBlock } from './block-cache.js'
+import { BlockCache, type DecodedBlock, type HeldBlock } from './block-cache.js'
+import type { DiskBlock, DiskCache } from './disk-cache.js'
 import type { ArchivedEntry } from './segment-writer.js'
+import { abortable, type Release, SharedRequest, sharedResult } from './shared-request.js'
 
-/** Most stored bytes of neighbouring blocks that one ranged request asks for. */
+/** Stored bytes of neighbouring blocks that one ranged request asks for: between these, a part of the window. */
+const REQUEST_BYTES_MIN = 2 * 2 ** 20
 const REQUEST_BYTES_MAX = 4 * 2 ** 20
-/** Read-ahead requests under way of one reader. */
-const REQUESTS_MAX = 4
+/** The window is filled by about so many requests, so that one is answered while others are on their way. */
+const REQUESTS_PER_WINDOW = 4
+/** Stored bytes ahead of a reader that shares nothing with others. */
+const ALONE_STORED_BYTES = 16 * 2 ** 20
 
 export interface SegmentReaderOptions {
   /** Decompressed bytes read ahead of a sequential reader. @default 8 MiB, at most half the cache */
@@ -30,14 +36,40 @@ export interface SegmentReaderOptions {
   readonly signal?: AbortSignal
 }
 
-/** Opens an archived segment with one request, for its index and footer. */
-export async function openSegmentObject(
-  store: ArchiveStore,
-  object: ArchivedObject,
-  cache: BlockCache = new BlockCache(),
-  options: SegmentReaderOptions = {},
-): Promise<SegmentObjectReader> {
-  const { key, sizeBytes, indexBytes } = object
+/** A part of an object. */
+export interface ObjectRange {
+  readonly key: string
+  readonly offset: number
+  readonly lengthBytes: number
+}
+
+/** Block index and footer of an object. */
+export interface ObjectIndex {
+  readonly rows: readonly BlockRow[]
+  readonly footer: SegmentObjectFooter
+}
+
+/** Where a reader's bytes come from, and how many it may have ahead. */
+export interface ObjectFetcher {
+  /** `urgent`: somebody waits for it. Ends when `signal` is aborted. */
+  fetch(range: ObjectRange, urgent: boolean, signal: AbortSignal): Promise<Uint8Array>
+  readonly disk: DiskCache | null
+  /** For read-ahead, decompressed and as stored; asked each time. */
+  allowance(): { readonly rawBytes: number; readonly storedBytes: number }
+  /** The reader reads nothing ahead any more. */
+  end(): void
+}
+
+/** Stored bytes of one request of a window. */
+export function requestBytes(windowBytes: number): number {
+  return Math.max(REQUEST_BYTES_MIN, Math.min(REQUEST_BYTES_MAX, windowBytes / REQUESTS_PER_WINDOW))
+}
+
+/** Fetches and checks the index of an object: one request. */
+export async function fetchObjectIndex(
+  { key, sizeBytes, indexBytes }: ArchivedObject,
+  fetch: (range: ObjectRange) => Promise<Uint8Array>,
+): Promise<ObjectIndex> {
   // A row states these sizes; refuse what no writer makes before memory is taken for it.
   const rows = (indexBytes - FOOTER_BYTES) / INDEX_ROW_BYTES
   if (!Number.isInteger(rows) || rows < 1 || indexBytes >= sizeBytes) {
@@ -45,24 +77,42 @@ export async function openSegmentObject(
       `${key}: an index of ${indexBytes} bytes can't be right: rebuild the index from the archive`,
     )
   }
-  const tail = await store.readRange(key, sizeBytes - indexBytes, indexBytes, options.signal)
-  const index = decodeObjectIndex(tail, sizeBytes, key)
-  const readAheadBytes = Math.min(options.readAheadBytes ?? 8 * 2 ** 20, cache.bytesMax / 2)
-  return new SegmentObjectReader({ store, object, cache, readAheadBytes, ...index })
+  const tail = await fetch({ key, offset: sizeBytes - indexBytes, lengthBytes: indexBytes })
+  return decodeObjectIndex(tail, sizeBytes, key)
 }
 
-interface Parts {
-  readonly store: ArchiveStore
+/**
+ * Opens an archived segment with one request, for its index and footer. For one reader by itself; those of a log share
+ * what `ColdReads` has.
+ */
+export async function openSegmentObject(
+  store: ArchiveStore,
+  object: ArchivedObject,
+  cache: BlockCache = new BlockCache(),
+  options: SegmentReaderOptions = {},
+): Promise<SegmentObjectReader> {
+  const read = ({ key, offset, lengthBytes }: ObjectRange, signal?: AbortSignal) =>
+    store.readRange(key, offset, lengthBytes, signal)
+  const index = await fetchObjectIndex(object, (range) => read(range, options.signal))
+  const rawBytes = Math.min(options.readAheadBytes ?? 8 * 2 ** 20, cache.bytesMax / 2)
+  const fetcher: ObjectFetcher = {
+    fetch: (range, _, signal) => read(range, signal),
+    disk: null,
+    allowance: () => ({ rawBytes, storedBytes: ALONE_STORED_BYTES }),
+    end: () => undefined,
+  }
+  return new SegmentObjectReader({ object, cache, fetcher, ...index })
+}
+
+interface Parts extends ObjectIndex {
   readonly object: ArchivedObject
   readonly cache: BlockCache
-  readonly readAheadBytes: number
-  readonly rows: readonly BlockRow[]
-  readonly footer: SegmentObjectFooter
+  readonly fetcher: ObjectFetcher
 }
 
 /**
  * Reads entries of one archived segment. Every block is checked before anything of it is handed out
- * (invariant 9).
+ * (invariant 9). What it reads ahead ends with `close`, where nobody else waits for it.
  */
 export class SegmentObjectReader {
   readonly footer: SegmentObjectFooter
@@ -70,9 +120,11 @@ export class SegmentObjectReader {
   readonly lastEntryId: bigint
   readonly #parts: Parts
   readonly #rows: readonly BlockRow[]
+  /** Interest in what is read ahead and not here yet. */
+  readonly #ahead = new Set<Release>()
   #header: SegmentObjectMeta | null = null
-  #requests = 0
   #lastBlock = -2
+  #closed = false
 
   constructor(parts: Parts) {
     this.#parts = parts
@@ -81,30 +133,105 @@ export class SegmentObjectReader {
     this.lastEntryId = this.#row(this.#rows.length - 1).lastEntryId
   }
 
+  /** Ends what it reads ahead. Reading on is allowed, without read-ahead. Idempotent. */
+  close(): void {
+    this.#closed = true
+    for (const release of this.#ahead) release()
+    this.#ahead.clear()
+    this.#parts.fetcher.end()
+  }
+
+  /** Block index rows, for those who explain what a read takes. */
+  get blocks(): readonly BlockRow[] {
+    return this.#rows
+  }
+
+  /** Number of the block that holds an entry; the number of blocks where none does. */
+  blockOf(entryId: bigint): number {
+    return firstWhere(this.#rows, (row) => row.lastEntryId >= entryId)
+  }
+
+  /** What reading some blocks in order would ask of the archive now. */
+  costOf(first: number, last: number): { readonly storedBytes: number; readonly requests: number } {
+    const { cache, fetcher } = this.#parts
+    const most = requestBytes(fetcher.allowance().storedBytes)
+    let storedBytes = 0
+    let requests = 0
+    let run = Number.POSITIVE_INFINITY
+    for (let number = first; number <= last; number++) {
+      if (cache.has(this.#id(number)) || fetcher.disk?.has(this.#diskId(number))) {
+        run = Number.POSITIVE_INFINITY
+        continue
+      }
+      const { blockBytes } = this.#row(number)
+      storedBytes += blockBytes
+      run += blockBytes
+      if (run <= most) continue
+      // The first is asked for alone: somebody waits for it.
+      run = requests === 0 ? Number.POSITIVE_INFINITY : blockBytes
+      requests += 1
+    }
+    return { storedBytes, requests }
+  }
+
   /** What the object says of its segment; one request, then remembered. */
   async header(signal?: AbortSignal): Promise<SegmentObjectMeta> {
     if (this.#header === null) {
-      const { store, object } = this.#parts
+      const { fetcher, object } = this.#parts
       // The footer's size is checked against the index and lies below the object's size, so it bounds the
       // read.
-      const bytes = await store.readRange(object.key, 0, this.footer.headerBytes, signal)
-      this.#header = decodeObjectHeader(bytes, object.key)
+      const range = { key: object.key, offset: 0, lengthBytes: this.footer.headerBytes }
+      const request = new SharedRequest((stop) => fetcher.fetch(range, true, stop))
+      this.#header = decodeObjectHeader(await sharedResult(request, signal), object.key)
     }
     return this.#header
   }
 
   /**
    * Entries from `firstEntryId` on, of one block, until their payloads reach `bytesMax`; at least one, none
-   * only beyond the last. Payloads are views that stay valid. Calls that go forward make it read ahead.
+   * only beyond the last. Payloads are views that stay valid. Calls that go forward make it read ahead, up to the
+   * block of `lastWanted`.
    */
-  async readEntries(firstEntryId: bigint, bytesMax: number, signal?: AbortSignal): Promise<ArchivedEntry[]> {
+  async readEntries(
+    firstEntryId: bigint,
+    bytesMax: number,
+    signal?: AbortSignal,
+    lastWanted: bigint = this.lastEntryId,
+  ): Promise<ArchivedEntry[]> {
     signal?.throwIfAborted()
     if (firstEntryId > this.lastEntryId) return []
-    const number = this.#blockOfEntry(firstEntryId)
-    const loading = this.#block(number)
-    if (number === this.#lastBlock || number === this.#lastBlock + 1) this.#readAhead(number)
-    this.#lastBlock = number
-    return entriesOf(await abortable(loading, signal), firstEntryId, bytesMax)
+    const number = this.blockOf(firstEntryId)
+    const { block, release } = this.#hold(number)
+    try {
+      if (number === this.#lastBlock || number === this.#lastBlock + 1) {
+        this.#readAhead(number, Math.min(this.blockOf(lastWanted), this.#rows.length - 1))
+      }
+      this.#lastBlock = number
+      return entriesOf(await abortable(block, signal), firstEntryId, bytesMax)
+    } finally {
+      release()
+    }
+  }
+
+  /** Reads ahead from an entry on for somebody who is not here yet, as far as the decompressed bytes go. */
+  readAheadFrom(firstEntryId: bigint, rawBytes: number): void {
+    if (this.#closed) return
+    const allowed = { rawBytes, storedBytes: Number.POSITIVE_INFINITY }
+    this.#fetchAhead(this.blockOf(firstEntryId), this.#rows.length - 1, allowed)
+  }
+
+  /** Decompressed bytes of the allowance that are left over for what follows this object; not above 0: none. */
+  roomBeyond(entryId: bigint): number {
+    const { rawBytes, storedBytes } = this.#parts.fetcher.allowance()
+    let raw = rawBytes
+    let stored = storedBytes
+    for (let number = this.blockOf(entryId); number < this.#rows.length && raw > 0 && stored > 0; number++) {
+      raw -= this.#row(number).rawBytes
+      stored -= this.#row(number).blockBytes
+    }
+    // What follows is taken to compress as well as this does.
+    const { rawBytes: rawAll, blockBytes: storedAll } = this.#row(this.#rows.length - 1)
+    return Math.min(raw, (stored * rawAll) / storedAll)
   }
 
   /** The entry of the first user record with txid ≥ `txid`; null if the segment has none. */
@@ -115,12 +242,17 @@ export class SegmentObjectReader {
 
   /** The entry of the first user record with sequenceId ≥ `sequenceId`; null if the segment has none. */
   async entryForSequenceId(sequenceId: bigint, signal?: AbortSignal): Promise<bigint | null> {
-    const { startSequenceId } = await this.header(signal)
+    const { startSequenceId } = this
     // The last block that begins at or below: the one before the first that begins above.
     const above = firstWhere(this.#rows, (row) => row.firstSequenceId > sequenceId)
     const wanted = (record: DecodedRecord): boolean =>
       startSequenceId + BigInt(record.position) - 1n >= sequenceId
     return this.#findFrom(Math.max(0, above - 1), wanted, signal)
+  }
+
+  /** sequenceId of the segment's first record. */
+  get startSequenceId(): bigint {
+    return this.#row(0).firstSequenceId
   }
 
   /** Goes on to later blocks: the one that the index names may end with control records. */
@@ -130,7 +262,7 @@ export class SegmentObjectReader {
     signal?: AbortSignal,
   ): Promise<bigint | null> {
     for (let number = first; number < this.#rows.length; number++) {
-      const block = await abortable(this.#block(number), signal)
+      const block = await this.#blockNow(number, signal)
       for (const { entryId, payload } of entriesOf(block, block.firstEntryId, Number.POSITIVE_INFINITY)) {
         const records = decodeRecords(openEnvelope(payload))
         if (records.some((record) => !record.control && !record.endOfStream && wanted(record))) return entryId
@@ -147,74 +279,141 @@ export class SegmentObjectReader {
     return `${this.#parts.object.key}#${number}`
   }
 
-  #blockOfEntry(entryId: bigint): number {
-    return firstWhere(this.#rows, (row) => row.lastEntryId >= entryId)
+  async #blockNow(number: number, signal: AbortSignal | undefined): Promise<DecodedBlock> {
+    const { block, release } = this.#hold(number)
+    try {
+      return await abortable(block, signal)
+    } finally {
+      release()
+    }
   }
 
-  #block(number: number): Promise<DecodedBlock> {
-    const known = this.#parts.cache.get(this.#id(number))
-    return known ?? present(this.#request(number, number)[0], 'requested block')
+  /** A block that is here or on its way, else asked for now. */
+  #hold(number: number): HeldBlock {
+    const { cache, fetcher } = this.#parts
+    const known = cache.hold(this.#id(number))
+    if (known !== null) return known
+    if (fetcher.disk?.has(this.#diskId(number))) this.#fromDisk(number, true)
+    else this.#request(number, number, true)
+    return present(cache.hold(this.#id(number)), 'requested block')
   }
 
-  /** One ranged request for the blocks `first` to `last`, none of which the cache has. */
-  #request(first: number, last: number): Promise<DecodedBlock>[] {
-    const { store, object, cache } = this.#parts
+  /** One ranged request for the blocks `first` to `last`, none of which the cache has. Held until it is done. */
+  #request(first: number, last: number, urgent: boolean): void {
+    const { object, cache, fetcher } = this.#parts
     const start = this.#row(first).offset
     const end = this.#row(last).offset + this.#row(last).blockBytes
-    // No caller's signal: others may come to wait for the same blocks. It ends by itself and is bounded.
-    const bytes = store.readRange(object.key, start, end - start)
-    return this.#rows.slice(first, last + 1).map((row, i) => {
-      const block = bytes.then((range) => decode(range, row, start, object.key))
-      cache.put(this.#id(first + i), block, row.rawBytes)
-      return block
+    const range = { key: object.key, offset: start, lengthBytes: end - start }
+    const request = new SharedRequest((signal) => fetcher.fetch(range, urgent, signal))
+    this.#rows.slice(first, last + 1).forEach((row, i) => {
+      const block = request.result.then((bytes) => {
+        const stored = bytes.subarray(row.offset - start, row.offset - start + row.blockBytes)
+        const decoded = decode(stored, row, object.key)
+        fetcher.disk?.put(this.#diskId(first + i), stored)
+        return decoded
+      })
+      cache.put(this.#id(first + i), block, row.rawBytes, request)
     })
+    if (!urgent) this.#holdAhead(request)
+  }
+
+  /** A block of the disk cache; what is not there after all, or damaged, comes from the archive. */
+  #fromDisk(number: number, urgent: boolean): void {
+    const { object, cache, fetcher } = this.#parts
+    const row = this.#row(number)
+    const { key } = object
+    const request = new SharedRequest(async (signal) => {
+      const id = this.#diskId(number)
+      const stored = (await fetcher.disk?.get(id)) ?? null
+      try {
+        if (stored !== null) return decode(stored, row, key)
+      } catch (error) {
+        if (!isStratalogError(error, 'corrupt')) throw error
+        fetcher.disk?.drop(id)
+      }
+      signal.throwIfAborted()
+      const range = { key, offset: row.offset, lengthBytes: row.blockBytes }
+      const fetched = await fetcher.fetch(range, urgent, signal)
+      const decoded = decode(fetched, row, key)
+      fetcher.disk?.put(id, fetched)
+      return decoded
+    })
+    cache.put(this.#id(number), request.result, row.rawBytes, request)
+    if (!urgent) this.#holdAhead(request)
+  }
+
+  #holdAhead(request: SharedRequest<unknown>): void {
+    const release = request.hold()
+    const done = (): void => {
+      this.#ahead.delete(release)
+      release()
+    }
+    this.#ahead.add(release)
+    request.result.then(done, done)
+  }
+
+  #diskId(number: number): DiskBlock {
+    return { key: this.#parts.object.key, number, sizeBytes: this.#row(number).blockBytes }
   }
 
   /** Tops the read-ahead up once half of it is used, so that several blocks go into one request. */
-  #readAhead(current: number): void {
-    const { cache, readAheadBytes } = this.#parts
-    let aheadBytes = 0
-    let next = current + 1
-    while (next < this.#rows.length && cache.has(this.#id(next))) aheadBytes += this.#row(next++).rawBytes
-    if (aheadBytes > readAheadBytes / 2) return
-    while (next < this.#rows.length && this.#requests < REQUESTS_MAX) {
-      const run = this.#runFrom(next, readAheadBytes - aheadBytes)
-      if (run === null) return
-      aheadBytes += run.rawBytes
-      this.#requests += 1
-      const done = (): void => {
-        this.#requests -= 1
-      }
-      const last = present(this.#request(next, run.last).at(-1), 'requested block')
-      last.then(done, done)
-      next = run.last + 1
-    }
-  }
-
-  /**
-   * The longest run of absent blocks from `first` on that fits one request and `rawBytesMax`; null for none.
-   */
-  #runFrom(first: number, rawBytesMax: number): { last: number; rawBytes: number } | null {
+  #readAhead(current: number, last: number): void {
+    if (this.#closed) return
+    const { cache, fetcher } = this.#parts
+    const allowed = fetcher.allowance()
     let rawBytes = 0
     let storedBytes = 0
+    for (let next = current + 1; next <= last && cache.has(this.#id(next)); next++) {
+      rawBytes += this.#row(next).rawBytes
+      storedBytes += this.#row(next).blockBytes
+    }
+    if (rawBytes > allowed.rawBytes / 2 || storedBytes > allowed.storedBytes / 2) return
+    this.#fetchAhead(current + 1, last, allowed)
+  }
+
+  /** Asks for what is absent of the blocks from `first` to `last`, as far as the allowance goes. */
+  #fetchAhead(
+    first: number,
+    last: number,
+    allowed: { readonly rawBytes: number; readonly storedBytes: number },
+  ): void {
+    const { cache, fetcher } = this.#parts
+    const most = requestBytes(allowed.storedBytes)
+    let rawBytes = 0
+    let storedBytes = 0
+    let run: { readonly first: number; bytes: number } | null = null
+    const flush = (next: number): void => {
+      if (run !== null) this.#request(run.first, next - 1, false)
+      run = null
+    }
     let number = first
-    for (; number < this.#rows.length && !this.#parts.cache.has(this.#id(number)); number++) {
+    for (; number <= last; number++) {
       const row = this.#row(number)
-      const full = storedBytes + row.blockBytes > REQUEST_BYTES_MAX && number > first
-      if (full || rawBytes + row.rawBytes > rawBytesMax) break
+      const over =
+        rawBytes + row.rawBytes > allowed.rawBytes || storedBytes + row.blockBytes > allowed.storedBytes
+      // One block at least is ahead where there is room for any: a window below a block would fetch none.
+      if (over && (rawBytes > 0 || row.rawBytes > allowed.rawBytes)) break
       rawBytes += row.rawBytes
       storedBytes += row.blockBytes
+      const here = cache.has(this.#id(number))
+      const onDisk = !here && (fetcher.disk?.has(this.#diskId(number)) ?? false)
+      if (here || onDisk) {
+        flush(number)
+        if (onDisk) this.#fromDisk(number, false)
+        continue
+      }
+      if (run !== null && run.bytes + row.blockBytes > most) flush(number)
+      run ??= { first: number, bytes: 0 }
+      run.bytes += row.blockBytes
     }
-    return number === first ? null : { last: number - 1, rawBytes }
+    flush(number)
   }
 }
 
-function decode(range: Uint8Array, row: BlockRow, rangeStart: number, key: string): DecodedBlock {
-  const from = row.offset - rangeStart
-  const bytes = range.subarray(from, from + row.blockBytes)
-  let raw = decodeBlock(bytes, row, key)
+function decode(stored: Uint8Array, row: BlockRow, key: string): DecodedBlock {
+  let raw = decodeBlock(stored, row, key)
   // A view would keep the whole range of several blocks in memory for the sake of one.
-  if (raw.buffer === range.buffer && range.length > row.blockBytes) raw = Buffer.from(raw)
+  if (raw.buffer === stored.buffer && stored.buffer.byteLength > 2 * stored.length) raw = Buffer.from(raw)
   return { firstEntryId: row.firstEntryId, raw, offsets: blockPayloadOffsets(raw, row, key) }
 }
 
@@ -244,20 +443,4 @@ function firstWhere(rows: readonly BlockRow[], holds: (row: BlockRow) => boolean
     else low = middle + 1
   }
   return low
-}
-
-/** Waits for shared work until this caller gives up. The work goes on for the others. */
-async function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work
-  signal.throwIfAborted()
-  let stop: (() => void) | undefined
-  const aborted = new Promise<never>((_, reject) => {
-    stop = () => reject(signal.reason)
-    signal.addEventListener('abort', stop, { once: true })
-  })
-  try {
-    return await Promise.race([work, aborted])
-  } finally {
-    if (stop !== undefined) signal.removeEventListener('abort', stop)
-  }
 }

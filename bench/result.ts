@@ -53,11 +53,6 @@ export function valueAtMost(measured: Measured, most: number): BenchResult {
   return result(measured, `value <= ${most}`, (_, value) => value <= most)
 }
 
-/** Met where the value itself is at least so much, whatever the reference. */
-export function valueAtLeast(measured: Measured, least: number): BenchResult {
-  return result(measured, `value >= ${least}`, (_, value) => value >= least)
-}
-
 /** A result with a rule of its own. */
 export function result(
   { name, value, unit, what, reference }: Measured,

@@ -34,6 +34,13 @@ export type {
   PolicyStepSum,
   RestartSetting,
 } from './model/control-policy.js'
+export type {
+  ExplainedSegment,
+  LocatedPosition,
+  ReadBound,
+  ReadExplanation,
+  ReadTier,
+} from './model/control-read.js'
 export { Dlsn } from './model/dlsn.js'
 export {
   ERROR_CODES,
@@ -97,6 +104,7 @@ export type {
   RestoreSelection,
 } from './restore.js'
 export type {
+  Explanation,
   ReadOptions,
   Records,
   Stream,

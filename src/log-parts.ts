@@ -1,3 +1,4 @@
+import type { ColdReads } from '../archive/cold-reads.js'
 import type { TieringAgent } from '../tiering/agent.js'
 import type { TieringContext } from '../tiering/context.js'
 import type { SegmentRecoverer } from '../tiering/recoverer.js'
@@ -34,6 +35,8 @@ export interface LogParts {
   readonly openAnyArchive: ((existing: boolean) => Promise<ArchiveStore>) | null
   /** Looks for what was archived since, where the log only reads an archive of another; null: it is a log of its own. */
   readonly attached: (() => Promise<void>) | null
+  /** What readers of the archive share; null where there is none. */
+  readonly coldReads: ColdReads | null
   /** Policies of a stream name with the stream's own override, and the checks of an override before it is stored. */
   readonly policies: {
     resolve(streamName: string, override: string | null): ResolvedPolicy

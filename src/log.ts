@@ -181,6 +181,16 @@ export class Log implements AsyncDisposable {
     this.#services = {
       hub: parts.hub,
       read: parts.read,
+      explaining: async (stream) => {
+        const override = await this.#index.policyOverride(stream.incarnation)
+        const { policy } = parts.policies.resolve(stream.name, override)
+        return {
+          read: parts.read,
+          cold: parts.coldReads,
+          archiveLocation: parts.archiveLocation,
+          coldReadBytesPerSecond: policy.limits.coldReadBytesPerSecond,
+        }
+      },
       find: (name) => this.#index.streamByName(name),
       ensure: (name) => this.#ensure(name),
       notFound: (name) => this.#notFound(name),

@@ -52,6 +52,12 @@ export interface OpenOptions {
    * @default 64 MiB
    */
   readonly takenBytesMax?: number
+  /**
+   * Bytes of disk for blocks read from the archive, under `cache` in the directory; 0: none. Above what the
+   * configuration says under `cache.disk`.
+   * @default 256 MiB for an archive on other machines, none for a directory
+   */
+  readonly diskCacheBytes?: number
   /** Configuration file. Default: `stratalog.yaml` in the directory, if it is there. `none`: no file, no environment. */
   readonly config?: string
   /** Stand-ins for the world: tests and simulators. */
@@ -72,6 +78,8 @@ export interface FilledOptions {
   readonly storeFileBytes: number
   readonly inFlightBytesMax: number
   readonly takenBytesMax: number
+  /** null: not said. */
+  readonly diskCacheBytes: number | null
 }
 
 const MIB = 1024 * 1024
@@ -86,6 +94,7 @@ const KEYS = new Set([
   'storeFileBytes',
   'inFlightBytesMax',
   'takenBytesMax',
+  'diskCacheBytes',
   'config',
   'system',
 ])
@@ -111,6 +120,7 @@ export function fillOptions(options: OpenOptions): FilledOptions {
     ),
     inFlightBytesMax: bounded(options.inFlightBytesMax ?? 8 * MIB, 'inFlightBytesMax', 64 * 1024, 1024 * MIB),
     takenBytesMax: bounded(options.takenBytesMax ?? 64 * MIB, 'takenBytesMax', 64 * 1024, 4096 * MIB),
+    diskCacheBytes: diskCacheBytes(options.diskCacheBytes),
   })
 }
 
@@ -130,6 +140,11 @@ function bounded(value: number, name: string, min: number, max: number): number 
     `${name}: ${value} is not a whole number of bytes between ${min} and ${max}`,
     { found: value },
   )
+}
+
+function diskCacheBytes(value: number | undefined): number | null {
+  if (value === undefined || value === 0) return value ?? null
+  return bounded(value, 'diskCacheBytes', 8 * MIB, 2 ** 20 * MIB)
 }
 
 /** Stores write whole pages; a file of half a page would waste the rest. */

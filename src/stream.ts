@@ -19,13 +19,18 @@ import type { StreamWriter } from './append/stream-writer.js'
 import type { WriterHub } from './append/writer-hub.js'
 import { present } from './model/assert.js'
 import type { Codec } from './model/codec.js'
+import type { LocatedPosition, ReadExplanation } from './model/control-read.js'
 import { Dlsn } from './model/dlsn.js'
 import { StratalogError } from './model/errors.js'
+import { explainText } from './model/explain-text.js'
 import type { ResolvedPolicy } from './model/policy.js'
 import type { PolicyInput } from './model/policy-input.js'
+import type { Position } from './model/position.js'
 import type { Ack, Gap, LogRecord } from './model/record.js'
 import { isClosed, type SegmentRow, type StreamRow, type TxidMode } from './model/segment.js'
 import type { SegmentTotals } from './ports/segment-index.js'
+import { type ExplainContext, explainRead } from './read/explain.js'
+import { locatePosition } from './read/locate-position.js'
 import { type ReadContext, type ReadCounts, type ReadRange, readBatches } from './read/reader.js'
 import type {
   EvictReport,
@@ -67,10 +72,15 @@ export interface StreamInfo {
   readonly totals: SegmentTotals
 }
 
+/** What reading a range would take; `toString()` tells it to people. */
+export type Explanation = ReadExplanation & { toString(): string }
+
 /** What stream handles share: the services of their log. */
 export interface StreamServices {
   readonly hub: WriterHub
   readonly read: ReadContext
+  /** What explanations of reads of a stream go by. */
+  explaining(stream: StreamRow): Promise<ExplainContext>
   /** The stream, or null. */
   find(name: string): Promise<StreamRow | null>
   /** The stream, created where the policy allows it. */
@@ -257,6 +267,34 @@ export class Stream<T = Uint8Array | string> {
     const records = batch as LogRecord<unknown>[] as { value: unknown; readonly payload: Uint8Array }[]
     for (const record of records) record.value = this.#codec.decode(record.payload)
     return batch as LogRecord<unknown>[] as LogRecord<T>[]
+  }
+
+  /**
+   * What reading a range would take, without reading it: records, bytes, and for each segment its tier, where it is and
+   * how many requests. Of the archive only what tells where the range begins and ends is fetched.
+   *
+   * @example
+   * ```ts
+   * import { openLog } from 'stratalog'
+   * await using log = await openLog('./data')
+   * const plan = await log.stream('trades').explain({ from: { time: '2025-01-01Z' } })
+   * console.log(plan.toString(), plan.requests)
+   * ```
+   */
+  async explain(range: Pick<ReadRange, 'from' | 'after' | 'until' | 'signal'> = {}): Promise<Explanation> {
+    const row = await this.#existing()
+    const found = await explainRead(await this.#services.explaining(row), row, range)
+    return Object.defineProperty(found, 'toString', {
+      value: () => explainText(found).join('\n'),
+    }) as Explanation
+  }
+
+  /**
+   * Where the first record at or beyond a position lies: its DLSN, segment, ledger, object and block. Rejects with
+   * `position_out_of_range` for a DLSN or sequenceId beyond the end.
+   */
+  async locate(position: Position): Promise<LocatedPosition> {
+    return locatePosition(this.#services.read, await this.#existing(), position)
   }
 
   /**

@@ -87,6 +87,11 @@ export class StreamWriter {
     return this.#pipe.endSequenceId
   }
 
+  /** Record bytes taken and not acknowledged. */
+  get takenBytes(): number {
+    return this.#pipe.takenBytes
+  }
+
   get lastTxid(): bigint {
     return this.#lastTxid
   }

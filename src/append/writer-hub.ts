@@ -38,6 +38,13 @@ export class WriterHub {
     return writer?.works ? writer : null
   }
 
+  /** Record bytes of all streams taken and not yet durable. */
+  get takenBytes(): number {
+    let bytes = 0
+    for (const writer of this.#ready.values()) bytes += writer.takenBytes
+    return bytes
+  }
+
   /** The stream's writer, opened if need be. */
   async writer(stream: StreamRow): Promise<StreamWriter> {
     if (this.#closed) throw new StratalogError('closed', 'the log is closed')

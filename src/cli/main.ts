@@ -10,6 +10,8 @@ const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./append.js'),
   () => import('./read.js'),
   () => import('./tail.js'),
+  () => import('./explain.js'),
+  () => import('./locate.js'),
   () => import('./import.js'),
   () => import('./stream.js'),
   () => import('./rename.js'),

@@ -22,6 +22,7 @@ import type {
 } from '../model/control-api.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
+import type { ExplainRequest, LocatedPosition, ReadExplanation } from '../model/control-read.js'
 import type { EventDto, HistoryDto } from '../model/control-status.js'
 import type {
   EvictPart,
@@ -129,6 +130,14 @@ export class ControlClient implements ControlApi {
       options.follow,
       signal,
     )
+  }
+
+  async explainRead(name: string, request: ExplainRequest): Promise<ReadExplanation> {
+    return this.#post(`${streamPath(name)}/explain`, request)
+  }
+
+  async locatePosition(name: string, position: string): Promise<LocatedPosition> {
+    return this.#post(`${streamPath(name)}/locate`, { position })
   }
 
   tierStatus(): Promise<TierStatusDto> {

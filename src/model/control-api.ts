@@ -6,6 +6,7 @@
 
 import type { LivesApi } from './control-lives.js'
 import type { PolicyApi, PolicyOutcome, PolicySource } from './control-policy.js'
+import type { ReadApi } from './control-read.js'
 import type { ArchiveStatusDto, ForecastDto, StalledDto, StatusApi } from './control-status.js'
 import type { TieringApi, TierOrdersDto } from './control-tiering.js'
 
@@ -375,7 +376,7 @@ export interface PolicyShowDto {
 export interface PolicyTestDto extends PolicyShowDto, PolicyOutcome {}
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
-export interface ControlApi extends LivesApi, PolicyApi, StatusApi, TieringApi {
+export interface ControlApi extends LivesApi, PolicyApi, ReadApi, StatusApi, TieringApi {
   ping(): Promise<PingDto>
   /** Streams by name in code-point order. */
   listStreams(page?: PageDto): Promise<readonly StreamDto[]>

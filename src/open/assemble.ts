@@ -1,4 +1,3 @@
-import { BlockCache } from '../../archive/block-cache.js'
 import { TieringAgent } from '../../tiering/agent.js'
 import type { TieringContext } from '../../tiering/context.js'
 import { SegmentRecoverer } from '../../tiering/recoverer.js'
@@ -19,11 +18,12 @@ import { StratalogError } from '../model/errors.js'
 import { policyQuorum } from '../model/quorum.js'
 import type { SegmentRow } from '../model/segment.js'
 import type { FilledOptions, OpenOptions, SystemPorts } from '../options.js'
-import { ColdSource } from '../read/cold.js'
+import type { ColdSource } from '../read/cold.js'
 import { HotSource } from '../read/source.js'
 import { StoreAdmin } from '../stores/admin.js'
 import { LocalDirectory } from '../stores/directory.js'
 import { type ArchiveOpener, archiveOpener } from './archives.js'
+import { ColdTier, type ColdTierParts } from './cold-tier.js'
 import {
   CONFIG_FILE,
   checkQuorums,
@@ -69,7 +69,13 @@ export async function assemble(opening: Opening): Promise<Log> {
   const { root, filled, system, closers, close } = opening
   const ground = await openGround(opening)
   const { index, keeper, metadata, logId, archive, directories, stores } = ground
-  const { segments, repairs } = tiersOf(opening, ground)
+  const cold = await coldTier(
+    opening,
+    ground,
+    () => hub.takenBytes,
+    (stream) => live.of(stream),
+  )
+  const { segments, repairs } = tiersOf(opening, ground, cold)
   const { ledger, openCold } = segments
 
   const policies = policyResolver(() => opening.live.current)
@@ -137,6 +143,7 @@ export async function assemble(opening: Opening): Promise<Log> {
     archiveLocation: archive?.location ?? null,
     openAnyArchive: archive?.openAny ?? null,
     attached: null,
+    coldReads: cold?.reads ?? null,
     read: {
       index,
       clock,
@@ -183,12 +190,37 @@ async function openGround({ root, options, filled, system, config, closers }: Op
   return { ...opened, logId, directories, keeper, stores, archive }
 }
 
+/** Null: there is no archive, so nothing is cold. */
+async function coldTier(
+  { root, system, config, filled, closers }: Opening,
+  { index, archive }: Ground,
+  takenBytes: ColdTierParts['takenBytes'],
+  policy: ColdTierParts['policy'],
+): Promise<ColdTier | null> {
+  if (archive === null) return null
+  const cold = await ColdTier.open({
+    root,
+    system,
+    index,
+    openArchive: archive.open,
+    archiveLocation: archive.location,
+    diskCacheBytes: filled.diskCacheBytes ?? config.cache.diskBytes.value,
+    takenBytes,
+    policy,
+  })
+  closers.push(() => cold.close())
+  return cold
+}
+
 /** The hot tier, which mends what its readers find damaged, and the way to the cold one. */
 function tiersOf(
   { root, system }: Opening,
-  { stores, ledgers, index, archive }: Ground,
+  { stores, ledgers, index }: Ground,
+  cold: ColdTier | null,
 ): {
-  readonly segments: SegmentContext & { openCold(row: SegmentRow): Promise<ColdSource> }
+  readonly segments: SegmentContext & {
+    openCold(row: SegmentRow, signal?: AbortSignal, ahead?: boolean): Promise<ColdSource>
+  }
   readonly repairs: RepairQueue
 } {
   const { clock, logger } = system
@@ -202,10 +234,9 @@ function tiersOf(
     damaged: (copy) => repairs.damaged(copy),
   }
   const repairs = new RepairQueue(ledger)
-  const cache = new BlockCache()
-  const openCold = async (row: SegmentRow) => {
-    if (archive === null) throw archiveNeeded(root)
-    return ColdSource.open(await archive.open(), row, cache)
+  const openCold = async (row: SegmentRow, signal?: AbortSignal, ahead?: boolean) => {
+    if (cold === null) throw archiveNeeded(root)
+    return cold.source(row, signal, ahead)
   }
   return { segments: { ledger, index, openCold }, repairs }
 }

@@ -1,12 +1,12 @@
 import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { BlockCache } from '../../archive/block-cache.js'
 import { TieringAgent } from '../../tiering/agent.js'
 import { AttachedView } from '../../tiering/attach.js'
 import type { TieringContext } from '../../tiering/context.js'
 import { SegmentRecoverer } from '../../tiering/recoverer.js'
 import type { StoreFactsKeeper } from '../../tiering/store-facts.js'
 import { Upkeep } from '../../tiering/upkeep.js'
+import type { SegmentContext } from '../append/segment-writer.js'
 import { WriterHub } from '../append/writer-hub.js'
 import { nearest } from '../config/suggest.js'
 import type { LedgerContext } from '../ledger/context.js'
@@ -16,14 +16,13 @@ import { attachedError } from '../log-archive.js'
 import type { LogParts } from '../log-parts.js'
 import { openSqliteMetadata, type SqliteMetadata } from '../metadata/sqlite/open.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
-import type { SegmentRow } from '../model/segment.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
-import { ColdSource } from '../read/cold.js'
 import { StoreAdmin } from '../stores/admin.js'
 import { LocalDirectory } from '../stores/directory.js'
 import { openArchive } from './archives.js'
 import type { Opening } from './assemble.js'
+import { ColdTier } from './cold-tier.js'
 import { policyResolver } from './configuration.js'
 
 /** The cache of an attached archive: what its names say, so that a start does not list all of them again. */
@@ -35,7 +34,7 @@ const LOCATION_FACT = 'attached-to'
  * changes. Reads, `info` and `explain` are those of any log.
  */
 export async function assembleAttached(opening: Opening): Promise<Log> {
-  const { root, options, system, config, live, closers, close } = opening
+  const { root, options, filled, system, config, live, closers, close } = opening
   refuseOwnLog(root, options)
   const { clock, logger, random } = system
   const archive = await openArchive(options.attach ?? '', system)
@@ -57,10 +56,20 @@ export async function assembleAttached(opening: Opening): Promise<Log> {
   const index = readOnlyIndex(metadata.index, refuse)
   const stores = await noStores(opening)
   const ledger: LedgerContext = { stores, metadata: metadata.ledgers, clock, logger }
-  const cache = new BlockCache()
-  const openCold = (row: SegmentRow) => ColdSource.open(archive, row, cache)
   const policies = policyResolver(() => config)
   const policy = async (stream: { readonly name: string }) => policies.resolve(stream.name, null)
+  const cold = await ColdTier.open({
+    root,
+    system,
+    index,
+    openArchive: () => Promise.resolve(archive),
+    archiveLocation: archive.location,
+    diskCacheBytes: filled.diskCacheBytes ?? config.cache.diskBytes.value,
+    takenBytes: () => 0,
+    policy,
+  })
+  closers.push(() => cold.close())
+  const openCold: SegmentContext['openCold'] = (row, signal, ahead) => cold.source(row, signal, ahead)
   const { coordination } = metadata
   const hub = new WriterHub({ ledger, index, openCold }, coordination, () => Promise.reject(refuse()))
   const keeper = forgetful()
@@ -98,6 +107,7 @@ export async function assembleAttached(opening: Opening): Promise<Log> {
     archive: () => Promise.resolve(archive),
     archiveLocation: archive.location,
     openAnyArchive: () => Promise.reject(refuse()),
+    coldReads: cold.reads,
     attached: async () => {
       await view.refresh()
     },

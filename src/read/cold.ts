@@ -1,4 +1,5 @@
 import type { BlockCache } from '../../archive/block-cache.js'
+import type { ColdOpenOptions, ColdReads } from '../../archive/cold-reads.js'
 import { openSegmentObject, type SegmentObjectReader } from '../../archive/segment-reader.js'
 import { present } from '../model/assert.js'
 import type { SegmentRow } from '../model/segment.js'
@@ -10,10 +11,12 @@ export class ColdSource implements SegmentSource {
   readonly tier = 'cold'
   readonly #object: SegmentObjectReader
   readonly #row: SegmentRow
+  readonly #failed: ((error: unknown) => void) | undefined
 
-  private constructor(object: SegmentObjectReader, row: SegmentRow) {
+  private constructor(object: SegmentObjectReader, row: SegmentRow, failed?: (error: unknown) => void) {
     this.#object = object
     this.#row = row
+    this.#failed = failed
   }
 
   static async open(archive: ArchiveStore, row: SegmentRow, cache: BlockCache): Promise<ColdSource> {
@@ -21,6 +24,26 @@ export class ColdSource implements SegmentSource {
       await openSegmentObject(archive, present(row.object, 'object of a cold segment'), cache),
       row,
     )
+  }
+
+  /** The same with what all readers of a log share; `failed` hears of each error that a read meets. */
+  static async shared(
+    reads: ColdReads,
+    archive: ArchiveStore,
+    row: SegmentRow,
+    options: ColdOpenOptions = {},
+    failed?: (error: unknown) => void,
+  ): Promise<ColdSource> {
+    return new ColdSource(
+      await reads.open(archive, present(row.object, 'object of a cold segment'), options),
+      row,
+      failed,
+    )
+  }
+
+  /** The object itself, for those who explain what a read takes. */
+  get object(): SegmentObjectReader {
+    return this.#object
   }
 
   lastEntry(): Promise<bigint> {
@@ -33,22 +56,43 @@ export class ColdSource implements SegmentSource {
     bytesMax: number,
     signal?: AbortSignal,
   ): Promise<readonly SourceEntry[]> {
-    const entries = await this.#object.readEntries(first, bytesMax, signal)
+    const entries = await this.#told(this.#object.readEntries(first, bytesMax, signal, last))
     return entries.at(-1)?.entryId !== undefined && present(entries.at(-1), 'entry').entryId > last
       ? entries.filter((entry) => entry.entryId <= last)
       : entries
   }
 
   entryForTxid(txid: bigint, signal?: AbortSignal): Promise<bigint | null> {
-    return this.#object.entryForTxid(txid, signal)
+    return this.#told(this.#object.entryForTxid(txid, signal))
   }
 
   entryForPosition(position: bigint, signal?: AbortSignal): Promise<bigint | null> {
-    return this.#object.entryForSequenceId(this.#row.startSequenceId + position - 1n, signal)
+    return this.#told(this.#object.entryForSequenceId(this.#row.startSequenceId + position - 1n, signal))
   }
 
   /** An archived segment grows no more. */
   waitAbove(): Promise<void> {
     return Promise.resolve()
+  }
+
+  async #told<T>(read: Promise<T>): Promise<T> {
+    try {
+      return await read
+    } catch (error) {
+      this.#failed?.(error)
+      throw error
+    }
+  }
+
+  roomBeyond(entryId: bigint): number {
+    return this.#object.roomBeyond(entryId)
+  }
+
+  readAhead(sizeBytes: number): void {
+    this.#object.readAheadFrom(0n, sizeBytes)
+  }
+
+  close(): void {
+    this.#object.close()
   }
 }

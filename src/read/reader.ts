@@ -4,10 +4,10 @@ import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { Position } from '../model/position.js'
 import type { Gap, LogRecord } from '../model/record.js'
 import { isClosed, isHot, type SegmentRow, type StreamRow } from '../model/segment.js'
-import type { Clock } from '../ports/clock.js'
-import type { Logger } from '../ports/logger.js'
-import type { SegmentIndex } from '../ports/segment-index.js'
-import { locate, timeOf } from './locate.js'
+import { SegmentAhead } from './ahead.js'
+import { Changed } from './changed.js'
+import type { ReadContext, ReadCounts, ReadRange } from './context.js'
+import { type LocateContext, locate, timeOf } from './locate.js'
 import { type SegmentSource, type SourceEntry, userRecords } from './source.js'
 
 /** Bytes of entries fetched at a time, and held while the consumer works on the ones before. */
@@ -15,41 +15,10 @@ const FETCH_BYTES = 1024 * 1024
 /** A tier that fails is tried again this often before the reader gives up on the segment. */
 const SOURCE_ATTEMPTS_MAX = 4
 
-export interface ReadRange {
-  /** First position to read, inclusive. Default `earliest`. */
-  readonly from?: Position
-  /** Read what comes after this position, exclusive. Not together with `from`. */
-  readonly after?: Position
-  /** Where to stop, exclusive. Default: the end as it is when the reader gets there. */
-  readonly until?: Position
-  /** At most so many records. */
-  readonly limit?: number
-  /** Go on with what is appended later, until `until`, `limit` or `signal` ends it. */
-  readonly follow?: boolean
-  readonly signal?: AbortSignal
-}
+export type { ReadContext, ReadCounts, ReadRange } from './context.js'
 
-export interface ReadContext {
-  readonly index: SegmentIndex
-  readonly clock: Clock
-  readonly logger: Logger
-  /** The hot copy of a segment. */
-  openHot(row: SegmentRow): Promise<SegmentSource>
-  /** The copy in the archive. */
-  openCold(row: SegmentRow): Promise<SegmentSource>
-  /**
-   * Resolves once a segment that is not closed is, or is known to have a writer at work: else what its stores tell of
-   * its end may lie before what was acknowledged. Rejects with `ledger_recovering` (retryable) where that can't be
-   * had now. Absent where other processes write.
-   */
-  recover?(row: SegmentRow, signal?: AbortSignal): Promise<void>
-}
-
-/** What a read has served so far, by tier. */
-export interface ReadCounts {
-  hot: number
-  cold: number
-}
+/** Made once: it only ends requests that nobody waits for. */
+const READER_ENDED = new Error('the reader has ended')
 
 /**
  * Reads records of a stream in order across tiers (DESIGN.md §3). A segment that changes tier while it is read goes
@@ -74,6 +43,16 @@ export async function* readBatches(
       throw signal.reason
     }
     throw error
+  }
+}
+
+/** What looking positions up needs of a reader's world. */
+export function locating(context: ReadContext, signal: AbortSignal | undefined): LocateContext {
+  return {
+    index: context.index,
+    nowMs: () => context.clock.nowMs(),
+    openSource: (row, avoid) => openSource(context, row, avoid, signal),
+    recover: (row) => context.recover?.(row, signal) ?? Promise.resolve(),
   }
 }
 
@@ -105,12 +84,7 @@ async function resolveBounds(context: ReadContext, stream: StreamRow, range: Rea
     })
   }
   range.signal?.throwIfAborted()
-  const located = {
-    index: context.index,
-    nowMs: () => context.clock.nowMs(),
-    openSource: (row: SegmentRow, avoid: 'hot' | null) => openSource(context, row, avoid),
-    recover: (row: SegmentRow) => context.recover?.(row, range.signal) ?? Promise.resolve(),
-  }
+  const located = locating(context, range.signal)
   const start = range.after ?? range.from ?? 'earliest'
   const from = await locate(located, stream, start, range.after !== undefined)
   await checkInRange(context, stream, start, from, range.follow ?? false)
@@ -135,7 +109,7 @@ async function resolveBounds(context: ReadContext, stream: StreamRow, range: Rea
 }
 
 /** A DLSN or sequenceId beyond the end is a mistake of the caller's, unless the end is still to come. */
-async function checkInRange(
+export async function checkInRange(
   context: ReadContext,
   stream: StreamRow,
   start: Position,
@@ -187,15 +161,17 @@ async function untilTime(
 }
 
 /** Hot is preferred; `avoid` names the tier that just failed. */
-async function openSource(
+export async function openSource(
   context: ReadContext,
   row: SegmentRow,
   avoid: 'hot' | 'cold' | null,
+  signal?: AbortSignal,
+  ahead = false,
 ): Promise<SegmentSource> {
   const hot = isHot(row)
   const cold = row.object !== null
   if (hot && !(avoid === 'hot' && cold)) return context.openHot(row)
-  if (cold) return context.openCold(row)
+  if (cold) return context.openCold(row, signal, ahead)
   throw new StratalogError('internal', `segment ${row.segment} is ${row.state} and in no tier`, {
     found: row.state,
   })
@@ -211,6 +187,9 @@ class SegmentWalk {
   /** Next record to read. */
   #at: Dlsn
   #first = true
+  /** Ends what is under way when nobody reads on: aborted with the reader's signal, and when the walk ends. */
+  readonly #stop = new AbortController()
+  readonly #ahead: SegmentAhead
 
   constructor(
     context: ReadContext,
@@ -227,9 +206,28 @@ class SegmentWalk {
     this.#signal = signal
     this.#counts = counts
     this.#at = bounds.from
+    this.#ahead = new SegmentAhead({
+      index: context.index,
+      incarnation,
+      open: (row) => openSource(context, row, null, this.#stop.signal, true),
+      wanted: (row) => this.#wanted(row),
+    })
   }
 
   async *run(): AsyncGenerator<LogRecord[] | Gap, void, undefined> {
+    const relay = () => this.#stop.abort(this.#signal?.reason)
+    this.#signal?.addEventListener('abort', relay, { once: true })
+    try {
+      yield* this.#walk()
+    } finally {
+      this.#signal?.removeEventListener('abort', relay)
+      // Whoever leaves the loop early leaves requests behind: they end with it.
+      this.#stop.abort(READER_ENDED)
+      this.#ahead.close()
+    }
+  }
+
+  async *#walk(): AsyncGenerator<LogRecord[] | Gap, void, undefined> {
     while (!this.#done()) {
       this.#signal?.throwIfAborted()
       const changed = this.#armWatch()
@@ -307,8 +305,9 @@ class SegmentWalk {
   async *#segment(row: SegmentRow, changed: Changed): AsyncGenerator<LogRecord[], boolean, undefined> {
     let avoid: 'hot' | 'cold' | null = null
     for (let attempt = 1; ; attempt += 1) {
+      let source: SegmentSource | null = null
       try {
-        const source: SegmentSource = await openSource(this.#context, row, avoid)
+        source = await (this.#ahead.take(row) ?? openSource(this.#context, row, avoid, this.#stop.signal))
         const last: bigint = isClosed(row.state) ? row.lastEntryId : await source.lastEntry()
         const served = yield* this.#entries(row, source, last)
         if (served === 'ended') return false
@@ -332,8 +331,20 @@ class SegmentWalk {
         )
         avoid = tier
         await this.#context.clock.sleep(10 * 2 ** attempt, this.#signal)
+      } finally {
+        source?.close?.()
       }
     }
+  }
+
+  /** Whether the read goes on as far as to that segment, as far as is known. */
+  #wanted(row: SegmentRow): boolean {
+    const { until, untilTxid, untilSequenceId, left } = this.#bounds
+    // How many records come before it is not known here: a read with a limit fetches nothing of what may be beyond.
+    if (left !== Number.POSITIVE_INFINITY) return false
+    if (until !== null && until.compare(new Dlsn(row.segment, 0n, 0n)) <= 0) return false
+    if (untilTxid !== null && row.firstTxid >= untilTxid) return false
+    return untilSequenceId === null || row.startSequenceId < untilSequenceId
   }
 
   /** At the visible end of an open segment: whether it was sealed meanwhile, and waiting if the reader follows. */
@@ -376,27 +387,41 @@ class SegmentWalk {
   ): AsyncGenerator<LogRecord[], 'ended' | 'drained', undefined> {
     const until = this.#bounds.until
     const end = until !== null && until.segment === row.segment && until.entry < last ? until.entry : last
+    // The little that a whole fetch would leave over is not worth another one.
+    const fetchBytes = row.lengthBytes <= 1.25 * FETCH_BYTES ? 1.25 * FETCH_BYTES : FETCH_BYTES
+    const { signal } = this.#stop
     let next: Promise<readonly SourceEntry[]> | null = null
+    let failed = false
     try {
       while (this.#at.entry <= end) {
         this.#signal?.throwIfAborted()
-        const entries: readonly SourceEntry[] = await (next ??
-          source.readEntries(this.#at.entry, end, FETCH_BYTES, this.#signal))
+        const fetching = next ?? source.readEntries(this.#at.entry, end, fetchBytes, signal)
+        next = null
+        const entries: readonly SourceEntry[] = await fetching
         const following: bigint = present(entries.at(-1), 'an entry').entryId + 1n
-        // The next fetch runs while the consumer works on this one.
+        // The next fetch runs while the consumer works on this one. From an archive the first record comes first: what
+        // is fetched ahead of it would be asked for before anybody has seen that the read goes on.
+        const early = this.#first && source.tier === 'cold'
         next =
-          following <= end && this.#bounds.left > 0
-            ? source.readEntries(following, end, FETCH_BYTES, this.#signal)
+          following <= end && this.#bounds.left > 0 && !early
+            ? source.readEntries(following, end, fetchBytes, signal)
             : null
         next?.catch(() => {})
+        if (!early) this.#ahead.top(row.segment, source.roomBeyond?.(following) ?? 0)
         const batch = this.#decode(row, entries)
         this.#at = new Dlsn(row.segment, following, 0n)
         this.#first = false
         this.#counts[source.tier] += batch.records.length
         if (batch.records.length > 0) yield batch.records
         if (batch.ended || this.#bounds.left <= 0) return 'ended'
+        if (early) this.#ahead.top(row.segment, source.roomBeyond?.(following) ?? 0)
       }
+    } catch (error) {
+      failed = true
+      throw error
     } finally {
+      // Left while the next fetch runs: nobody reads on, so it ends. After a failure another copy may be tried.
+      if (!failed && next !== null) this.#stop.abort(READER_ENDED)
       await next?.catch(() => {})
     }
     return until !== null && this.#at.compare(until) >= 0 ? 'ended' : 'drained'
@@ -432,54 +457,6 @@ class SegmentWalk {
   /** Armed before the row is looked at, so that no change between the look and the wait is missed. */
   #armWatch(): Changed {
     return this.#follow ? new Changed(this.#context.index, this.#incarnation, this.#signal) : Changed.never()
-  }
-}
-
-/** One change of a stream's rows, to be waited for at most once. */
-class Changed {
-  /** Aborted by the change or with the reader's signal. `AbortSignal.any` would leave traces on that, each time. */
-  readonly #abort = new AbortController()
-  readonly #watch: { close(): void } | null
-  readonly #signal: AbortSignal | undefined
-  readonly #relay = () => this.#abort.abort()
-
-  constructor(index: SegmentIndex | null, incarnation: string, signal: AbortSignal | undefined) {
-    this.#signal = signal
-    this.#watch = index?.watch(incarnation, this.#relay) ?? null
-    signal?.addEventListener('abort', this.#relay, { once: true })
-    if (signal?.aborted) this.#relay()
-  }
-
-  static never(): Changed {
-    return new Changed(null, '', undefined)
-  }
-
-  /** Resolves at the change; rejects when the reader's signal aborts. */
-  async wait(): Promise<void> {
-    await this.orElse(
-      (signal) =>
-        new Promise<void>((resolve) => {
-          if (signal.aborted) resolve()
-          else signal.addEventListener('abort', () => resolve(), { once: true })
-        }),
-    )
-  }
-
-  /** Waits for the change or for `other`, whichever comes first. */
-  async orElse(other: (signal: AbortSignal) => Promise<void>): Promise<void> {
-    try {
-      await other(this.#abort.signal)
-    } catch (error) {
-      this.#signal?.throwIfAborted()
-      if (!this.#abort.signal.aborted) throw error
-    }
-    this.#signal?.throwIfAborted()
-  }
-
-  close(): void {
-    this.#watch?.close()
-    this.#signal?.removeEventListener('abort', this.#relay)
-    this.#abort.abort()
   }
 }
 

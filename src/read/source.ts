@@ -28,12 +28,26 @@ export interface SegmentSource {
   entryForPosition(position: bigint, signal?: AbortSignal): Promise<bigint | null>
   /** Waits until there may be more than `above`. Only for open segments. */
   waitAbove(above: bigint, signal?: AbortSignal): Promise<void>
+  /** Bytes that may be fetched of the segments after this one by a reader at that entry; 0: all are needed here. */
+  roomBeyond?(entryId: bigint): number
+  /** Begins to fetch its first bytes, at most so many, for a reader still to come. */
+  readAhead?(sizeBytes: number): void
+  /** Ends what it fetches ahead. */
+  close?(): void
 }
+
+/** Made once: a `DOMException` with its stack for each segment would cost more than opening it. */
+const CLOSED = new Error('nobody reads on in this segment')
+/** Fetched of the next segment while the last of this one is read. */
+const HOT_AHEAD_BYTES = 2 ** 20
 
 /** The hot copy: the segment's ledger. */
 export class HotSource implements SegmentSource {
   readonly tier = 'hot'
   readonly #reader: LedgerReader
+  /** The first entries, where somebody asked for them ahead. */
+  #begun: Promise<readonly SourceEntry[]> | null = null
+  #stop: AbortController | null = null
 
   private constructor(reader: LedgerReader) {
     this.#reader = reader
@@ -53,7 +67,33 @@ export class HotSource implements SegmentSource {
     bytesMax: number,
     signal?: AbortSignal,
   ): Promise<readonly SourceEntry[]> {
-    return this.#reader.readEntries(first, last, bytesMax, signal)
+    const begun = this.#begun
+    this.#begun = null
+    if (begun === null || first !== 0n) return this.#reader.readEntries(first, last, bytesMax, signal)
+    const relay = () => this.#stop?.abort(signal?.reason)
+    signal?.addEventListener('abort', relay, { once: true })
+    const settled = () => signal?.removeEventListener('abort', relay)
+    return begun.then((entries) => entries.filter(({ entryId }) => entryId <= last)).finally(settled)
+  }
+
+  /** Of a closed ledger; the end of an open one is only known to who reads there. */
+  readAhead(sizeBytes: number): void {
+    const { state, lastEntryId } = this.#reader.metadata
+    if (this.#begun !== null || state !== 'CLOSED' || lastEntryId < 0n) return
+    this.#stop = new AbortController()
+    this.#begun = this.#reader.readEntries(0n, lastEntryId, sizeBytes, this.#stop.signal)
+    // Whoever comes to read hears of it.
+    this.#begun.catch(() => undefined)
+  }
+
+  /** The last entries were asked for: what comes next may be fetched. */
+  roomBeyond(entryId: bigint): number {
+    const { state, lastEntryId } = this.#reader.metadata
+    return state === 'CLOSED' && entryId > lastEntryId ? HOT_AHEAD_BYTES : 0
+  }
+
+  close(): void {
+    this.#stop?.abort(CLOSED)
   }
 
   entryForTxid(txid: bigint, signal?: AbortSignal): Promise<bigint | null> {

@@ -25,6 +25,7 @@ import type {
 } from '../model/control-api.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
+import type { ExplainRequest, LocatedPosition, ReadExplanation } from '../model/control-read.js'
 import type { EventDto, HistoryDto } from '../model/control-status.js'
 import type {
   EvictPart,
@@ -60,6 +61,7 @@ import {
 import { historyDto } from './history.js'
 import { ownerDto, takeOver } from './lives.js'
 import { showPolicy } from './policy-show.js'
+import { explainRead, locatePosition } from './read-verbs.js'
 import { dumpSegment } from './segment-dump.js'
 import { eventDtos, statusDto } from './status.js'
 import { drainStore, replaceStore } from './stores.js'
@@ -226,6 +228,14 @@ export class LocalControl implements ControlApi {
       follow: options.follow,
       onGap: 'throw',
     })
+  }
+
+  explainRead(name: string, request: ExplainRequest): Promise<ReadExplanation> {
+    return explainRead(this.#log, name, request)
+  }
+
+  locatePosition(name: string, position: string): Promise<LocatedPosition> {
+    return locatePosition(this.#log, name, position)
   }
 
   async tierStatus(): Promise<TierStatusDto> {

@@ -20,6 +20,7 @@ import { errorBody } from '../model/error-body.js'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
 import { livesRoutes } from './routes-lives.js'
 import { policyRoutes } from './routes-policy.js'
+import { readRoutes } from './routes-read.js'
 import { statusRoutes } from './routes-status.js'
 import { tieringRoutes } from './routes-tiering.js'
 import { sendParts } from './send-parts.js'
@@ -111,6 +112,7 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
   tieringRoutes(app, api, (reply, open) =>
     sendParts(reply, ending, open, (part) => `${JSON.stringify(part)}\n`),
   )
+  readRoutes(app, api)
 }
 
 function logRoutes(app: FastifyInstance, api: ControlApi): void {

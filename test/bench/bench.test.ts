@@ -23,6 +23,8 @@ const NAMES = [
   'read.hot.cached',
   'read.hot.1000streams',
   'read.cold',
+  'read.cold.first',
+  'read.cold.first.bare',
   'open.after_kill',
   'tier.copy',
   'tier.copy.1000streams',

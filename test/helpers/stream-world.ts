@@ -122,6 +122,12 @@ export class StreamWorld {
     this.#services = {
       hub: this.hub,
       read: this.read,
+      explaining: async () => ({
+        read: this.read,
+        cold: null,
+        archiveLocation: 'memory',
+        coldReadBytesPerSecond: null,
+      }),
       find: (name) => index.streamByName(name),
       ensure: async (name) => (await index.streamByName(name)) ?? this.#createOnce(name),
       notFound: async (name) => new StratalogError('stream_not_found', `there is no ${name}`),

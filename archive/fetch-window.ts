@@ -1,0 +1,167 @@
+import type { Clock } from '../src/ports/clock.js'
+
+/** Stored bytes ahead of a reader before anything was measured, and always. */
+const WINDOW_BYTES_MIN = 4 * 2 ** 20
+/** The window is this many times what is on its way at full speed: it must be larger for a faster speed to show. */
+const GAIN = 2
+/** Weights with which a measured speed falls and a measured latency rises: the best that was seen lately counts. */
+const SPEED_WEIGHT = 1 / 16
+const LATENCY_WEIGHT = 1 / 64
+/** Requests that must succeed before one more connection is used again. */
+const CALM_REQUESTS = 16
+/** A clock too coarse to see a request take any time. */
+const ELAPSED_MS_MIN = 0.01
+
+/** Bounds of a window. */
+export interface FetchWindowOptions {
+  /** Requests under way at a time. @default 8 */
+  readonly connections?: number
+  /** Stored bytes ahead of readers at most. @default 16 MiB */
+  readonly readAheadBytes?: number
+}
+
+/** What `explain` and metrics say of a window. */
+export interface FetchWindowState {
+  readonly connections: number
+  readonly windowBytes: number
+  readonly bytesPerSecond: number
+  readonly latencyMs: number
+  readonly requests: number
+  readonly failed: number
+}
+
+interface Waiting {
+  readonly go: () => void
+}
+
+/**
+ * How much is asked of an archive at a time, over all readers of a log. The window follows latency × bandwidth as
+ * requests show them: where a wider one brings more bytes it grows, until it brings no more. A request that fails
+ * halves it, and the connections with it; both come back slowly.
+ */
+export class FetchWindow {
+  readonly #clock: Clock
+  readonly #connectionsMax: number
+  readonly #bytesMax: number
+  #connections: number
+  #ceilingBytes: number
+  #underWay = 0
+  #calm = 0
+  #deliveredBytes = 0
+  #bytesPerMs = 0
+  #latencyMs = Number.POSITIVE_INFINITY
+  #requests = 0
+  #failed = 0
+  /** Those somebody waits for go first. */
+  readonly #urgent = new Set<Waiting>()
+  readonly #ahead = new Set<Waiting>()
+
+  constructor(clock: Clock, options: FetchWindowOptions = {}) {
+    this.#clock = clock
+    this.#connectionsMax = options.connections ?? 8
+    this.#connections = this.#connectionsMax
+    this.#bytesMax = Math.max(WINDOW_BYTES_MIN, options.readAheadBytes ?? 16 * 2 ** 20)
+    this.#ceilingBytes = this.#bytesMax
+  }
+
+  /** Stored bytes that should be on their way, or here, ahead of what is read. */
+  get bytes(): number {
+    const wanted =
+      this.#latencyMs === Number.POSITIVE_INFINITY ? 0 : GAIN * this.#bytesPerMs * this.#latencyMs
+    return Math.max(WINDOW_BYTES_MIN, Math.min(wanted, this.#ceilingBytes))
+  }
+
+  get state(): FetchWindowState {
+    return {
+      connections: this.#connections,
+      windowBytes: this.bytes,
+      bytesPerSecond: this.#bytesPerMs * 1_000,
+      latencyMs: this.#latencyMs === Number.POSITIVE_INFINITY ? 0 : this.#latencyMs,
+      requests: this.#requests,
+      failed: this.#failed,
+    }
+  }
+
+  /** Runs a request once there is a connection for it. Rejects with `signal.reason` when aborted before. */
+  async run(read: () => Promise<Uint8Array>, urgent: boolean, signal: AbortSignal): Promise<Uint8Array> {
+    await this.#connection(urgent, signal)
+    const beganMs = this.#clock.monotonicMs()
+    const before = this.#deliveredBytes
+    try {
+      this.#requests += 1
+      const bytes = await read()
+      this.#deliveredBytes += bytes.length
+      this.#worked(this.#clock.monotonicMs() - beganMs, this.#deliveredBytes - before)
+      return bytes
+    } catch (error) {
+      // Who gave up says nothing about the archive.
+      if (!signal.aborted) this.#strained()
+      throw error
+    } finally {
+      this.#underWay -= 1
+      this.#next()
+    }
+  }
+
+  #connection(urgent: boolean, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted()
+    if (this.#free(urgent)) {
+      this.#underWay += 1
+      return Promise.resolve()
+    }
+    const queue = urgent ? this.#urgent : this.#ahead
+    return new Promise((resolve, reject) => {
+      const waiting = {
+        go: () => {
+          signal.removeEventListener('abort', aborted)
+          this.#underWay += 1
+          resolve()
+        },
+      }
+      const aborted = (): void => {
+        queue.delete(waiting)
+        reject(signal.reason)
+      }
+      signal.addEventListener('abort', aborted, { once: true })
+      queue.add(waiting)
+    })
+  }
+
+  /** What is read ahead leaves some connections to those somebody waits for, however slow its answers are. */
+  #free(urgent: boolean): boolean {
+    const kept = urgent || this.#connections === 1 ? 0 : Math.max(1, Math.floor(this.#connections / 4))
+    return this.#underWay < this.#connections - kept
+  }
+
+  #next(): void {
+    for (;;) {
+      const queue = this.#urgent.size > 0 ? this.#urgent : this.#ahead
+      if (!this.#free(queue === this.#urgent)) return
+      const [first] = queue
+      if (first === undefined) return
+      queue.delete(first)
+      first.go()
+    }
+  }
+
+  /** `delivered`: what came in over all connections while this request was under way. */
+  #worked(elapsedMs: number, delivered: number): void {
+    const tookMs = Math.max(elapsedMs, ELAPSED_MS_MIN)
+    const speed = delivered / tookMs
+    this.#bytesPerMs = Math.max(speed, this.#bytesPerMs + (speed - this.#bytesPerMs) * SPEED_WEIGHT)
+    const known = this.#latencyMs
+    this.#latencyMs = tookMs < known ? tookMs : known + (tookMs - known) * LATENCY_WEIGHT
+    this.#ceilingBytes = Math.min(this.#bytesMax, this.#ceilingBytes * (1 + 1 / CALM_REQUESTS))
+    this.#calm += 1
+    if (this.#calm < CALM_REQUESTS || this.#connections === this.#connectionsMax) return
+    this.#calm = 0
+    this.#connections += 1
+  }
+
+  #strained(): void {
+    this.#failed += 1
+    this.#calm = 0
+    this.#ceilingBytes = Math.max(WINDOW_BYTES_MIN, Math.min(this.bytes, this.#ceilingBytes) / 2)
+    this.#connections = Math.max(1, Math.floor(this.#connections / 2))
+  }
+}
