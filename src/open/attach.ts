@@ -6,7 +6,6 @@ import type { TieringContext } from '../../tiering/context.js'
 import { SegmentRecoverer } from '../../tiering/recoverer.js'
 import type { StoreFactsKeeper } from '../../tiering/store-facts.js'
 import { Upkeep } from '../../tiering/upkeep.js'
-import type { SegmentContext } from '../append/segment-writer.js'
 import { WriterHub } from '../append/writer-hub.js'
 import { nearest } from '../config/suggest.js'
 import type { LedgerContext } from '../ledger/context.js'
@@ -18,6 +17,7 @@ import { openSqliteMetadata, type SqliteMetadata } from '../metadata/sqlite/open
 import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
+import type { ReadContext } from '../read/context.js'
 import { StoreAdmin } from '../stores/admin.js'
 import { LocalDirectory } from '../stores/directory.js'
 import { openArchive } from './archives.js'
@@ -69,7 +69,7 @@ export async function assembleAttached(opening: Opening): Promise<Log> {
     policy,
   })
   closers.push(() => cold.close())
-  const openCold: SegmentContext['openCold'] = (row, signal, ahead) => cold.source(row, signal, ahead)
+  const openCold: ReadContext['openCold'] = (row, signal, ahead) => cold.source(row, signal, ahead)
   const { coordination } = metadata
   const hub = new WriterHub({ ledger, index, openCold }, coordination, () => Promise.reject(refuse()))
   const keeper = forgetful()
