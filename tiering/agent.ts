@@ -35,7 +35,7 @@ const OLDEST_MAX = 1_000
 /** A pass looks at so many of the oldest first: while none of them is due to be trimmed, no later one is. */
 const OLDEST_FIRST = 4
 const HOT_MAX = 10_000
-const STREAMS_PAGE = 1_000
+const STREAMS_PAGE = 100
 
 export type { PassReport } from './pass-report.js'
 
@@ -492,6 +492,8 @@ export class TieringAgent {
       const page = await this.#context.index.listStreams(after, STREAMS_PAGE)
       yield* page
       if (page.length < STREAMS_PAGE) return
+      // An index in this process answers without a turn: a pass over many streams must leave some to the appends.
+      await this.#context.ledger.clock.sleep(0)
       after = present(page.at(-1), 'a stream').name
     }
   }

@@ -20,6 +20,7 @@ import { announceStream } from './announce.js'
 import type { TieringContext } from './context.js'
 import { CopyRoom } from './copy-room.js'
 import { confirmOwner } from './ownership.js'
+import { summarizeAfter } from './summarize.js'
 import type { UploadLimits } from './upload-limits.js'
 
 /** Bytes read from the hot tier at a time while copying. */
@@ -92,12 +93,14 @@ async function copyWithRoom(
   // Invariant 3 for agents: one that lost its lease commits nothing, nor does one whose archive was taken over.
   await confirmOwner(context, archive, signal)
   lease.lost.throwIfAborted()
-  return context.index.updateSegment(row, {
+  const archived = await context.index.updateSegment(row, {
     state: 'archived',
     contentDigest: planned.contentDigest,
     object,
     archivedMs: context.ledger.clock.nowMs(),
   })
+  await summarizeAfter(context, archive, archived, signal)
+  return archived
 }
 
 const rooms = new WeakMap<TieringContext, CopyRoom>()

@@ -7,9 +7,10 @@ import {
   trimmedBelow,
 } from '../archive/control-objects.js'
 import { deletedMs, endOf, gapsOf, type StreamEnd } from '../archive/decisions.js'
-import { chooseSegments, listIncarnations, listSegments } from '../archive/listing.js'
+import { chooseSegments, listIncarnations } from '../archive/listing.js'
 import { restoreDigest } from '../archive/restore-digest.js'
 import { openSegmentObject } from '../archive/segment-reader.js'
+import { listSummarized } from '../archive/summaries.js'
 import type { SegmentKey } from '../src/format/archive-names.js'
 import { present } from '../src/model/assert.js'
 import { Dlsn } from '../src/model/dlsn.js'
@@ -225,7 +226,11 @@ function compareRanks(a: readonly (number | string)[], b: readonly (number | str
 async function rivalOf(archive: ArchiveStore, life: Life, signal?: AbortSignal): Promise<Rival> {
   let newestMs = -1
   let lastSegment = (trimmedBelow(life.controls)?.segment ?? 1n) - 1n
-  for await (const { parsed } of listSegments(archive, life.incarnation, 0n, undefined, signal)) {
+  for await (const { parsed } of listSummarized(
+    archive,
+    life.incarnation,
+    signal === undefined ? {} : { signal },
+  )) {
     newestMs = Math.max(newestMs, parsed.completionMs)
     lastSegment = parsed.segment
   }
@@ -243,7 +248,11 @@ async function restorable(
   const segments: RestorableSegment[] = []
   const unusable: MissingSegment[] = []
   let ended: bigint | null = null
-  const listed = listSegments(archive, incarnation, trimmed?.segment ?? 0n, foreign, signal)
+  const listed = listSummarized(archive, incarnation, {
+    from: trimmed?.segment ?? 0n,
+    foreign,
+    ...(signal === undefined ? {} : { signal }),
+  })
   for await (const choice of chooseSegments(listed)) {
     const { segment } = choice
     // What was erased on purpose stays erased, also where an object of it is still there.

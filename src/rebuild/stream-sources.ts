@@ -1,6 +1,7 @@
 import { bindingOf, readControls, trimmedBelow } from '../../archive/control-objects.js'
 import { gapsOf } from '../../archive/decisions.js'
-import { type ChosenSegment, chooseSegments, listIncarnations, listSegments } from '../../archive/listing.js'
+import { type ChosenSegment, chooseSegments, listIncarnations } from '../../archive/listing.js'
+import { listSummarized } from '../../archive/summaries.js'
 import type { DecidedGap, DecidedStream, DecidedTrim } from '../format/control-frame.js'
 import type { KeptHold } from '../model/hold.js'
 import type { Incarnation } from '../model/segment.js'
@@ -107,7 +108,12 @@ async function sourceOf(
     objects: (first) =>
       archive === null
         ? noObjects()
-        : chooseSegments(listSegments(archive, incarnation, first, undefined, signal)),
+        : chooseSegments(
+            listSummarized(archive, incarnation, {
+              from: first,
+              ...(signal === undefined ? {} : { signal }),
+            }),
+          ),
   }
 }
 
