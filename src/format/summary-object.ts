@@ -1,6 +1,5 @@
 import { assert } from '../model/assert.js'
 import type { Incarnation } from '../model/segment.js'
-import type { ArchivedKey } from '../ports/archive-store.js'
 import {
   decodeSegmentKey,
   incarnationOfPart,
@@ -42,7 +41,9 @@ export interface SummaryKey {
 }
 
 /** The object of one segment as a summary names it. */
-export interface SummarizedSegment extends ArchivedKey {
+export interface SummarizedSegment {
+  readonly key: string
+  readonly sizeBytes: number
   readonly parsed: SegmentKey
 }
 
