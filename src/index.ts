@@ -13,6 +13,14 @@ export type {
 } from './append/append-session.js'
 export { openArchive, openLog, planRestore, restoreArchive } from './lazy.js'
 export type { Log, Streams, Tier } from './log.js'
+export type {
+  ArchivedSegmentObject,
+  ArchiveVerification,
+  LogArchive,
+  OrphanOptions,
+  OrphanReport,
+  VerifyArchiveOptions,
+} from './log-archive.js'
 export { bytes, type Codec, json, text } from './model/codec.js'
 export { Dlsn } from './model/dlsn.js'
 export {

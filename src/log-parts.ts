@@ -1,4 +1,5 @@
 import type { TieringAgent } from '../tiering/agent.js'
+import type { TieringContext } from '../tiering/context.js'
 import type { SegmentRecoverer } from '../tiering/recoverer.js'
 import type { Upkeep } from '../tiering/upkeep.js'
 import type { SegmentContext } from './append/segment-writer.js'
@@ -19,6 +20,8 @@ export interface LogParts {
   readonly read: ReadContext
   readonly recoverer: SegmentRecoverer
   readonly agent: TieringAgent
+  /** What the agent works with, for what is done under its leases. */
+  readonly tiering: TieringContext
   /** Scrub, repair and the moving of copies. */
   readonly upkeep: Upkeep
   readonly stores: StoreAdmin

@@ -1,5 +1,7 @@
 import type { PassReport, StreamPlan } from '../tiering/agent.js'
 import type { TieringEvent } from '../tiering/context.js'
+import type { FsckPart } from '../tiering/fsck.js'
+import { fsckLog, type LogArchive, logArchive } from './log-archive.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
 import { StratalogError } from './model/errors.js'
@@ -45,6 +47,7 @@ export class Log implements AsyncDisposable {
   readonly directory: string
   readonly streams: Streams
   readonly tier: Tier
+  readonly archive: LogArchive
   readonly #parts: LogParts
   readonly #services: StreamServices
   /** Streams being created, so that appends made together create one. */
@@ -67,6 +70,7 @@ export class Log implements AsyncDisposable {
       status: () => tierStatus(parts, this.#list()),
       onEvent: (listener) => parts.agent.onEvent(listener),
     }
+    this.archive = logArchive(parts)
     this.#services = {
       hub: parts.hub,
       read: parts.read,
@@ -111,6 +115,11 @@ export class Log implements AsyncDisposable {
   /** Where each store is and how it is. */
   stores(): Promise<StoreStatus[]> {
     return Promise.all(this.#parts.segments.ledger.stores.all().map((store) => store.status()))
+  }
+
+  /** Checks whether index, stores and archive say the same; with `deep` every byte. Read-only. */
+  fsck(options: { readonly deep?: boolean; readonly signal?: AbortSignal } = {}): AsyncIterable<FsckPart> {
+    return fsckLog(this.#parts, options)
   }
 
   /** Segments of a stream, oldest first. Rejects with `stream_not_found`. */

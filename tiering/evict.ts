@@ -1,3 +1,4 @@
+import { refuseRivals } from '../archive/rivals.js'
 import { deleteLedger } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
@@ -44,6 +45,8 @@ export async function evictSegment(
       },
     )
   }
+  await refuseRivals(archive, row, (await context.index.stream(row.incarnation))?.name ?? null, signal)
+  lease.lost.throwIfAborted()
   const cold = await context.index.updateSegment(row, {
     state: 'cold',
     evictedMs: context.ledger.clock.nowMs(),

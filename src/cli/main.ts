@@ -16,6 +16,8 @@ const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./policy.js'),
   () => import('./segment.js'),
   () => import('./store.js'),
+  () => import('./archive.js'),
+  () => import('./fsck.js'),
   () => import('./restore.js'),
   () => import('./index-rebuild.js'),
   () => import('./bench.js'),

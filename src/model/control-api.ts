@@ -4,6 +4,8 @@
  * times milliseconds since the epoch. Types only. Failures are `StratalogError`s, equal on both ways.
  */
 
+import type { ArchiveApi, ColdScrubDto } from './control-archive.js'
+
 /** Version of the routes (`/v1`). */
 export type ControlVersion = 1
 
@@ -312,6 +314,8 @@ export interface TierStatusDto {
   }
   readonly stores: readonly StoreDto[]
   readonly scrub: ScrubDto
+  /** Null: there is no archive. */
+  readonly coldScrub: ColdScrubDto | null
   readonly streams: readonly StreamTiersDto[]
   readonly gaps: number
 }
@@ -378,7 +382,7 @@ export interface PolicyTestDto extends PolicyShowDto {
 }
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
-export interface ControlApi {
+export interface ControlApi extends ArchiveApi {
   ping(): Promise<PingDto>
   /** Streams by name in code-point order. */
   listStreams(page?: PageDto): Promise<readonly StreamDto[]>

@@ -76,7 +76,7 @@ export async function assemble(opening: Opening): Promise<Log> {
   const open = archive?.open ?? null
   const { coordination } = metadata
   const { random, clock, logger } = system
-  const agent = new TieringAgent({
+  const tiering = {
     logId,
     ledger,
     index,
@@ -85,8 +85,9 @@ export async function assemble(opening: Opening): Promise<Log> {
     archive: open,
     writers: hub,
     policy,
-  })
-  const upkeep = new Upkeep({ ledger, index, keeper, archive: open, policy, repairs })
+  }
+  const agent = new TieringAgent(tiering)
+  const upkeep = new Upkeep({ ledger, index, keeper, archive: open, policy, repairs, tiering })
   const admin = new StoreAdmin({
     keeper,
     ledger,
@@ -106,6 +107,7 @@ export async function assemble(opening: Opening): Promise<Log> {
     segments,
     hub,
     agent,
+    tiering,
     upkeep,
     stores: admin,
     random,

@@ -24,6 +24,7 @@ import type {
   TierRunPart,
   TierStatusDto,
 } from '../model/control-api.js'
+import type { ArchiveApi } from '../model/control-archive.js'
 import { StratalogError } from '../model/errors.js'
 import { type Position, parsePosition } from '../model/position.js'
 import { type Ack, PAYLOAD_BYTES_MAX, TXID_MAX } from '../model/record.js'
@@ -31,6 +32,7 @@ import type { StreamRow } from '../model/segment.js'
 import { checkStreamName } from '../model/stream-name.js'
 import { parseInteger } from '../model/units.js'
 import type { ReadOptions } from '../stream.js'
+import { archiveVerbs } from './archive-verbs.js'
 import {
   ackDto,
   gapDto,
@@ -61,10 +63,21 @@ export async function directoryId(directory: string): Promise<string> {
 /** The control API over a log of this process. */
 export class LocalControl implements ControlApi {
   readonly #log: Log
+  readonly #archive: ArchiveApi
 
   constructor(log: Log) {
     this.#log = log
+    this.#archive = archiveVerbs(log)
   }
+
+  archiveLs: ArchiveApi['archiveLs'] = (request, signal) => this.#archive.archiveLs(request, signal)
+  archiveVerify: ArchiveApi['archiveVerify'] = (request, signal) =>
+    this.#archive.archiveVerify(request, signal)
+  archiveOrphans: ArchiveApi['archiveOrphans'] = (request, signal) =>
+    this.#archive.archiveOrphans(request, signal)
+  archiveResolve: ArchiveApi['archiveResolve'] = (request) => this.#archive.archiveResolve(request)
+  archiveScrub: ArchiveApi['archiveScrub'] = (signal) => this.#archive.archiveScrub(signal)
+  fsck: ArchiveApi['fsck'] = (request, signal) => this.#archive.fsck(request, signal)
 
   async ping(): Promise<PingDto> {
     return {

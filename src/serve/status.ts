@@ -2,6 +2,7 @@ import type { UpkeepState } from '../../tiering/upkeep.js'
 import type { Log } from '../log.js'
 import type { ScrubDto, StreamTiersDto, TierStatusDto } from '../model/control-api.js'
 import type { StreamTiers } from '../tier-status.js'
+import { coldScrubDto } from './archive-verbs.js'
 import { plannedDto, segmentDto, streamDto } from './dto.js'
 import { unrepairableDto } from './stores.js'
 
@@ -20,6 +21,7 @@ export async function statusDto(log: Log): Promise<TierStatusDto> {
     archive: { location, state: archive, downSinceMs, lastError, lastOkMs },
     stores: status.stores,
     scrub: scrubDto(status.upkeep),
+    coldScrub: status.upkeep.cold === null ? null : coldScrubDto(status.upkeep.cold),
     streams,
     gaps: gaps.length,
   }

@@ -205,7 +205,7 @@ export class Client {
       inFlightBytesMax: 4_096,
       takenBytesMax: 1 << 20,
     }))
-    const agent = new TieringAgent({
+    const tiering = {
       logId: '5'.repeat(32),
       ledger,
       index,
@@ -214,7 +214,8 @@ export class Client {
       archive,
       writers: hub,
       policy: async () => policy,
-    })
+    }
+    const agent = new TieringAgent(tiering)
     const upkeep = new Upkeep({
       ledger,
       index,
@@ -222,6 +223,7 @@ export class Client {
       archive,
       policy: async () => policy,
       repairs,
+      tiering,
     })
     const read: ReadContext = {
       index,
