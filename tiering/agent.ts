@@ -230,6 +230,7 @@ export class TieringAgent {
     }
   }
 
+  /** False: actions of that kind stop here for this pass. */
   async #execute(
     stream: StreamRow,
     lease: Lease,
@@ -251,6 +252,8 @@ export class TieringAgent {
       signal.throwIfAborted()
       // Somebody changed the row first: the next plan sees it as it is.
       if (isStratalogError(error, 'conflict')) return false
+      // An operator has to decide about this one segment; the others have nothing to do with it.
+      const alone = isStratalogError(error, 'archive_conflict')
       const failure = error instanceof Error ? error : new Error(String(error))
       this.#archiveFailed(failure)
       const segment = action.segment.toString()
@@ -260,7 +263,7 @@ export class TieringAgent {
         'tiering step failed, it is tried again',
       )
       this.#tell({ ...about, phase: 'failed', error: failure })
-      return false
+      return alone
     }
   }
 

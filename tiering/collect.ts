@@ -51,6 +51,8 @@ export interface CollectTally {
   deleted: number
   deletedBytes: number
   foreign: number
+  /** Files of interrupted uploads that were removed. */
+  leftovers: number
   /** Streams that could not be judged: what decides about them can't be read, or another agent is at work on them. */
   skipped: { stream: string; error: string }[]
 }
@@ -107,6 +109,7 @@ export async function* collectOrphans(
       }
     }
   }
+  if (options.collect === true) tally.leftovers = (await archive.removeLeftovers?.()) ?? 0
   yield { type: 'end', tally }
 }
 
@@ -316,6 +319,7 @@ function emptyTally(): CollectTally {
     deleted: 0,
     deletedBytes: 0,
     foreign: 0,
+    leftovers: 0,
     skipped: [],
   }
 }

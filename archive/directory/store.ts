@@ -13,7 +13,7 @@ import type {
 import type { DiskFile } from '../../src/ports/disk.js'
 import { archiveError, archiveMissing, step } from './errors.js'
 import { listDirectory } from './list.js'
-import { MARKER, prepareRoot, TEMPORARY, temporaryName } from './open.js'
+import { MARKER, prepareRoot, removeLeftovers, TEMPORARY, temporaryName } from './open.js'
 
 /** Directories remembered as durable; there is one per incarnation. */
 const DIRECTORIES_MAX = 10_000
@@ -205,6 +205,12 @@ class DirectoryArchive implements ArchiveStore {
       throw archiveError(error, this.location, 'deleting an object')
     }
     await step(this.location, 'making a deletion durable', () => disk.syncDirectory(dirname(path)))
+  }
+
+  async removeLeftovers(): Promise<number> {
+    this.#check(undefined)
+    await this.#requireMarker()
+    return removeLeftovers(this.location, this.#context)
   }
 
   async close(): Promise<void> {

@@ -64,6 +64,7 @@ async function end(
     `waiting ${formatCount(tally.waiting)} (${formatBytes(tally.waitingBytes)})`,
     `kept ${formatCount(tally.kept)} (${formatBytes(tally.keptBytes)})`,
   ]
+  if (tally.leftovers > 0) parts.push(`${plural(tally.leftovers, 'unfinished upload')} removed`)
   await io.line(parts.join(' · '))
   if (tally.due + ledgers.due > 0) io.note('(delete what is due: stratalog archive orphans gc --yes)')
 }

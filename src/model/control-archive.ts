@@ -92,6 +92,8 @@ export interface OrphanTallyDto {
   readonly deleted: number
   readonly deletedBytes: number
   readonly foreign: number
+  /** Files of interrupted uploads that were removed. */
+  readonly leftovers: number
   readonly skipped: readonly { readonly stream: string; readonly error: string }[]
 }
 

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { putControl } from '../../archive/control-objects.js'
 import { holdBody } from '../../archive/decisions.js'
 import { decodeSegmentKey, encodeSegmentKey } from '../../src/format/archive-names.js'
+import { encodeBase32 } from '../../src/format/base32.js'
 import type { Log } from '../../src/log.js'
 import { present } from '../../src/model/assert.js'
 import { isStratalogError } from '../../src/model/errors.js'
@@ -227,6 +228,20 @@ describe('orphans of the archive', () => {
     )
     world.faults.list = outage
     await assert.rejects(collect(log), (error) => isStratalogError(error, 'archive_unavailable'))
+  })
+
+  test('files that interrupted uploads left a day ago are removed with the rest, younger ones are not', async () => {
+    await using log = await world.open()
+    await archived(log)
+    const name = (ms: number) => `tmp/${encodeBase32(BigInt(ms), 10)}-${'0'.repeat(26)}`
+    const day = 24 * 60 * 60 * 1_000
+    const directory = readdirSync(world.archive).find((one) => one.includes('tmp')) ?? ''
+    const place = (ms: number) => join(world.archive, name(ms).replace('tmp', directory))
+    writeFileSync(place(Date.now() - 2 * day), 'old')
+    writeFileSync(place(Date.now() - 1_000), 'young')
+    const end = (await allOf(log.archive.collect())).at(-1)
+    assert.ok(end?.type === 'end' && end.tally.leftovers === 1)
+    assert.equal(readdirSync(join(world.archive, directory)).length, 1)
   })
 
   test('a stream that another agent is at work on is skipped', async () => {
