@@ -93,7 +93,7 @@ async function mend(
   bad: Bad,
   signal: AbortSignal,
 ): Promise<ColdOutcome> {
-  const lease = await tieringLease(context, row)
+  const lease = await tieringLease(context, row, signal)
   if (lease === null) return { kind: 'busy', why: bad.why }
   try {
     const twin = isShared(row) ? null : await wholeTwin(archive, row, signal)
@@ -113,8 +113,12 @@ async function mend(
 }
 
 /** Null: another agent has it. */
-async function tieringLease({ coordination, logId }: TieringContext, row: SegmentRow): Promise<Lease | null> {
-  const options = { holder: logId, waitMs: LEASE_WAIT_MS }
+async function tieringLease(
+  { coordination, logId }: TieringContext,
+  row: SegmentRow,
+  signal: AbortSignal,
+): Promise<Lease | null> {
+  const options = { holder: logId, waitMs: LEASE_WAIT_MS, signal }
   try {
     return await coordination.acquire(`tiering/${row.incarnation}`, options)
   } catch (error) {

@@ -9,10 +9,7 @@ import { checkSegmentRow, isClosed, type SegmentRow, type StreamRow } from '../s
 import { rowsOf, streamsOf } from './all-rows.js'
 import { hotDigest } from './cold-mend.js'
 import type { TieringContext } from './context.js'
-import { unnamedLedgers } from './orphan-ledgers.js'
-
-/** A ledger this young may be about to get its row. */
-const BEGUN_MS = 60_000
+import { LEDGER_BEGUN_MS, unnamedLedgers } from './orphan-ledgers.js'
 
 /** One thing that does not fit together. */
 export interface FsckFinding {
@@ -285,7 +282,7 @@ async function* checkUnnamed(
   for (const ledgerId of await unnamedLedgers(context, signal)) {
     const metadata = await metadataOf(context, ledgerId)
     // One that is begun at this moment has its ledger first and its row after.
-    if (metadata === null || nowMs - (metadata.ctimeMs ?? 0n) < BigInt(BEGUN_MS)) continue
+    if (metadata === null || nowMs - (metadata.ctimeMs ?? 0n) < BigInt(LEDGER_BEGUN_MS)) continue
     const text = `no row names ledger ${ledgerId}`
     const mend =
       'the agent deletes it after a day if it is empty or superseded; "stratalog archive orphans list" says which it is'

@@ -13,6 +13,8 @@ import { SeenMemory } from './seen-memory.js'
 
 /** How often the agent looks for ledgers that nobody refers to. */
 export const LEDGERS_LOOKED_MS: number = 60 * 60 * 1_000
+/** A ledger this young may be about to get its row. */
+export const LEDGER_BEGUN_MS: number = 60_000
 const FACT = 'orphan-ledgers'
 const PAGE = 1_000
 /** Rows with a hot copy that are looked through; a log with more collects no ledgers. */
@@ -60,9 +62,13 @@ export async function collectOrphanLedgers(
   const old: { ledgerId: bigint; about: Omit<OrphanLedger, 'outcome' | 'why'> }[] = []
   for (const ledgerId of candidates) {
     const nowMs = ledger.clock.nowMs()
+    const metadata = await metadataOf(context, ledgerId)
+    if (metadata === null) continue
     const firstSeenMs = seen.note(ledgerId.toString(), nowMs)
-    const about = { ledgerId, segment: await segmentOf(context, ledgerId), firstSeenMs }
-    if (nowMs - firstSeenMs < graceMs)
+    const about = { ledgerId, segment: await segmentOf(context, ledgerId, metadata), firstSeenMs }
+    // One that is begun at this moment has its row in the next: that is so whatever grace somebody asked for.
+    const young = nowMs - Number(metadata.ctimeMs ?? 0n) < LEDGER_BEGUN_MS
+    if (young || nowMs - firstSeenMs < graceMs)
       found.waiting.push({ ...about, outcome: 'waiting', why: 'no row names it' })
     else if (!options.collect) found.due.push({ ...about, outcome: 'due', why: 'no row names it' })
     else old.push({ ledgerId, about })
@@ -153,8 +159,12 @@ async function named(index: SegmentIndex): Promise<ReadonlySet<bigint>> {
 }
 
 /** What any of its stores was told of the ledger when it began. */
-async function segmentOf(context: TieringContext, ledgerId: bigint): Promise<LedgerHeader['segment']> {
-  for (const id of await membersOf(context, ledgerId)) {
+async function segmentOf(
+  context: TieringContext,
+  ledgerId: bigint,
+  metadata: LedgerMetadata,
+): Promise<LedgerHeader['segment']> {
+  for (const id of allMembers(metadata.ensembles)) {
     try {
       const [found] = await ask(context.ledger, id, (store) => store.listLedgers(ledgerId - 1n, 1))
       if (found?.ledgerId === ledgerId && found.header !== null) return found.header.segment
@@ -166,12 +176,12 @@ async function segmentOf(context: TieringContext, ledgerId: bigint): Promise<Led
   return null
 }
 
-async function membersOf(context: TieringContext, ledgerId: bigint): Promise<readonly string[]> {
+/** Null: deleted since it was listed. */
+async function metadataOf(context: TieringContext, ledgerId: bigint): Promise<LedgerMetadata | null> {
   try {
-    const { metadata }: { metadata: LedgerMetadata } = await context.ledger.metadata.read(ledgerId)
-    return allMembers(metadata.ensembles)
+    return (await context.ledger.metadata.read(ledgerId)).metadata
   } catch (error) {
-    if (isStratalogError(error, 'ledger_not_found')) return []
+    if (isStratalogError(error, 'ledger_not_found')) return null
     throw error
   }
 }
