@@ -1,6 +1,7 @@
+import { beforeSegment, decodeSegmentKey } from '../src/format/archive-names.js'
 import type { Incarnation, SegmentRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
-import { type ForeignKey, type ListedSegment, listSegments } from './listing.js'
+import { type ForeignKey, type ListedSegment, listKeys, listSegments } from './listing.js'
 
 /** Objects of one segment that are held in memory; more than one are there only after crashes and failed checks. */
 const ATTEMPTS_MAX = 1_000
@@ -42,18 +43,27 @@ export async function* listAttempts(
   if (now !== null) yield now
 }
 
-/** The objects of one segment. */
+/** The objects of one segment: nothing else is listed. */
 export async function attemptsOfSegment(
   store: ArchiveStore,
   incarnation: Incarnation,
   segment: bigint,
   signal?: AbortSignal,
 ): Promise<SegmentAttempts> {
-  for await (const found of listAttempts(store, incarnation, segment, undefined, signal)) {
-    if (found.segment === segment) return found
-    break
+  const attempts: ListedSegment[] = []
+  let unlisted = 0
+  for await (const { key, sizeBytes } of listKeys(
+    store,
+    `${beforeSegment(incarnation, segment)}-`,
+    '',
+    signal,
+  )) {
+    const parsed = decodeSegmentKey(key)
+    if (parsed === null) continue
+    if (attempts.length < ATTEMPTS_MAX) attempts.push({ key, sizeBytes, parsed })
+    else unlisted += 1
   }
-  return { segment, attempts: [], unlisted: 0 }
+  return { segment, attempts, unlisted }
 }
 
 /** Walks rows and listing side by side, ascending: in bounded memory, however long history is. */
