@@ -21,10 +21,16 @@ export type {
   ConditionOptions,
 } from './append/append-session.js'
 export { openArchive, openLog, planRestore, restoreArchive } from './lazy.js'
-
 export type { Log, OrderEnd, Policies, Streams, Tier } from './log.js'
-export type { ArchiveOwnership, LogArchive } from './log-archive.js'
-
+export type {
+  ArchivedSegmentObject,
+  ArchiveVerification,
+  LogArchive,
+  OrphanOptions,
+  OrphanReport,
+  VerifyArchiveOptions,
+} from './log-archive.js'
+export type { ArchiveOwnership } from './log-ownership.js'
 export { bytes, type Codec, json, text } from './model/codec.js'
 export type {
   PolicyConflict,

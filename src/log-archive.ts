@@ -1,94 +1,278 @@
-import { ownerOf } from '../archive/control-objects.js'
-import { type BegunArchive, beginArchive, takeOverArchive } from '../tiering/take-over.js'
+import { listAttempts } from '../archive/attempts.js'
+import { bindingOf, readControls } from '../archive/control-objects.js'
+import { type ListedSegment, listIncarnations } from '../archive/listing.js'
+import {
+  type ArchiveCheckOptions,
+  type ArchiveCheckPart,
+  type ArchiveTally,
+  emptyTally,
+  verifyArchivedStream,
+} from '../archive/verify-archive.js'
+import { rowsOf, streamsOf } from '../tiering/all-rows.js'
+import type { ColdScrubState } from '../tiering/cold-scrub.js'
+import { type CollectPart, collectOrphans } from '../tiering/collect.js'
+import { type Resolution, resolveConflict } from '../tiering/collect-resolve.js'
+import { type FsckPart, fsck } from '../tiering/fsck.js'
+import { collectOrphanLedgers, type OrphanLedger } from '../tiering/orphan-ledgers.js'
+import { type LogOwnership, logOwnership } from './log-ownership.js'
 import type { LogParts } from './log-parts.js'
-import { StratalogError } from './model/errors.js'
+import { isStratalogError, StratalogError } from './model/errors.js'
+import type { Incarnation, StreamRow } from './model/segment.js'
 import type { ArchiveStore } from './ports/archive-store.js'
 
-/** Whose archive it is. */
-export interface ArchiveOwnership {
-  readonly location: string
-  /** This log. */
-  readonly logId: string
-  /** Null: nothing was ever copied into it. */
-  readonly owner: { readonly logId: string; readonly epoch: bigint } | null
-  readonly ours: boolean
+/** One object of a segment, and the stream it belongs to. */
+export interface ArchivedSegmentObject extends ListedSegment {
+  readonly stream: string | null
+  /** Whether the index names it; null: there is no index to ask. */
+  readonly committed: boolean | null
 }
 
-/** The archive of a log as a whole. Every method rejects with `archive_missing` where none is configured. */
-export interface LogArchive {
-  /** Who owns the configured archive, whoever that is. */
-  owner(): Promise<ArchiveOwnership>
+/** What a check of the archive yields: findings as they come, at last what was looked at. */
+export type ArchiveVerification =
+  | ArchiveCheckPart
+  | { readonly type: 'end'; readonly streams: number; readonly tally: Readonly<ArchiveTally> }
+
+/** What a look for orphans yields: objects of the archive, ledgers of the stores, at last a tally of the objects. */
+export type OrphanReport = CollectPart | { readonly type: 'ledger'; readonly orphan: OrphanLedger }
+
+/** What is looked at. */
+export interface VerifyArchiveOptions {
+  /** One stream only. */
+  readonly stream?: string
+  /** Read every byte, not names and sizes alone. @default false */
+  readonly deep?: boolean
+  /** The part of the objects that `deep` reads, in (0, 1]. @default 1 */
+  readonly sample?: number
+  /** Chooses the sample; the same seed chooses the same objects. @default '' */
+  readonly seed?: string
+  readonly signal?: AbortSignal
+}
+
+/** What is collected. */
+export interface OrphanOptions {
+  readonly stream?: string
+  /** How long something has to be known as an orphan before it may go, in ms. @default 24 h */
+  readonly graceMs?: number
+  readonly signal?: AbortSignal
+}
+
+/** The verbs on the archive of a log. They reject with `archive_missing` where none is configured. */
+export interface LogArchive extends LogOwnership {
+  /** Objects in order of stream and segment, with those no row names. */
+  objects(options?: {
+    readonly stream?: string
+    readonly signal?: AbortSignal
+  }): AsyncIterable<ArchivedSegmentObject>
   /**
-   * Makes the archive that is configured this log's, as after a restore from it: the owner epoch goes up by one, and
-   * the log that had it stops at its next commit. What it archived stays where it is.
+   * Compares index, names and, with `deep`, every byte. Read-only.
    *
    * @example
    * ```ts
    * import { openLog } from 'stratalog'
-   * await using log = await openLog('./recovered', { archive: './archive', tiering: 'off' })
-   * const { epoch } = await log.archive.takeOver()
-   * console.log(`goes on in ./archive as its owner, epoch ${epoch}`)
+   * await using log = await openLog('./data')
+   * for await (const part of log.archive.verify({ deep: true, sample: 0.01 })) {
+   *   if (part.type === 'finding') console.log(part.finding.text, part.finding.mend)
+   * }
    * ```
    */
-  takeOver(): Promise<{ readonly logId: string; readonly epoch: bigint }>
-  /**
-   * Of a log that reads an archive of another (`openLog(dir, { attach })`): looks now for what was archived since. It
-   * does so by itself every few seconds. Else it does nothing.
-   */
-  refresh(): Promise<void>
-  /**
-   * Begins a new archive where the configuration says, in place of one that is lost for good. What is hot is copied
-   * again. Segments that were in the lost archive alone become gaps for ever, only with `acceptLoss`; without it the
-   * call is `refused` with how many there are, and nothing is changed.
-   */
-  begin(options?: { readonly acceptLoss?: boolean; readonly signal?: AbortSignal }): Promise<BegunArchive>
+  verify(options?: VerifyArchiveOptions): AsyncIterable<ArchiveVerification>
+  /** What nobody refers to, in the archive and on the stores. Deletes nothing. */
+  orphans(options?: OrphanOptions): AsyncIterable<OrphanReport>
+  /** Deletes of it what is proven dead and old enough. */
+  collect(options?: OrphanOptions): AsyncIterable<OrphanReport>
+  /** Ends a conflict: the attempt is the segment, and objects with another content are deleted. */
+  resolve(stream: string, segment: bigint, attempt: string, signal?: AbortSignal): Promise<Resolution>
+  /** Scrubs the archive now, until the pass under way or the one that is due is over. */
+  scrub(signal?: AbortSignal): Promise<ColdScrubState>
 }
 
-/** @internal */
+/** The verbs over the parts of a log. */
 export function logArchive(parts: LogParts): LogArchive {
-  const { logId, random, segments, agent } = parts
-  const context = { logId, random, index: segments.index, ledger: segments.ledger }
-  const withArchive = async <T>(
-    existing: boolean,
-    work: (archive: ArchiveStore) => Promise<T>,
-  ): Promise<T> => {
-    if (parts.openAnyArchive === null) throw noArchive(parts.directory)
-    const archive = await parts.openAnyArchive(existing)
-    try {
-      return await work(archive)
-    } finally {
-      await archive.close()
-      agent.wake(0)
+  const endless = new AbortController().signal
+  return {
+    ...logOwnership(parts),
+    objects: (options = {}) => listObjects(parts, options),
+    verify: (options = {}) => verifyLog(parts, options),
+    orphans: ({ signal = endless, ...options } = {}) =>
+      orphansOf(parts, { ...options, signal, collect: false }),
+    collect: ({ signal = endless, ...options } = {}) =>
+      orphansOf(parts, { ...options, signal, collect: true }),
+    resolve: async (name, segment, attempt, signal = endless) => {
+      await archiveOf(parts)
+      return resolveConflict(parts.tiering, await streamNamed(parts, name), segment, attempt, signal)
+    },
+    scrub: async (signal) => {
+      const state = await parts.upkeep.coldScrubPass(signal)
+      if (state === null) throw noArchive()
+      return state
+    },
+  }
+}
+
+/** Whether index, stores and archive of a log say the same. Read-only. */
+export function fsckLog(
+  parts: LogParts,
+  options: { readonly deep?: boolean; readonly signal?: AbortSignal },
+): AsyncGenerator<FsckPart, void, undefined> {
+  const { deep = false, signal = new AbortController().signal } = options
+  return fsck(parts.tiering, { deep, signal })
+}
+
+async function* listObjects(
+  parts: LogParts,
+  { stream, signal }: { readonly stream?: string; readonly signal?: AbortSignal },
+): AsyncGenerator<ArchivedSegmentObject, void, undefined> {
+  const { index } = parts.segments
+  const archive = await archiveOf(parts)
+  const only = stream === undefined ? null : await streamNamed(parts, stream)
+  const incarnations = only === null ? listIncarnations(archive, undefined, signal) : [only.incarnation]
+  for await (const incarnation of incarnations) {
+    const name = (await index.stream(incarnation))?.name ?? (await nameOf(archive, incarnation, signal))
+    for await (const { segment, attempts } of listAttempts(archive, incarnation, 0n, undefined, signal)) {
+      const row = await index.segment(incarnation, segment)
+      for (const object of attempts) {
+        yield { ...object, stream: name, committed: row?.object?.key === object.key }
+      }
     }
   }
-  return {
-    owner: () =>
-      withArchive(true, async (archive) => {
-        const found = await ownerOf(archive)
-        const owner = found === null ? null : { logId: found.logId, epoch: found.epoch }
-        return { location: archive.location, logId, owner, ours: owner?.logId === logId }
-      }),
-    refresh: async () => parts.attached?.(),
-    takeOver: () => withArchive(true, (archive) => takeOverArchive(context, archive)),
-    begin: ({ acceptLoss = false, signal } = {}) =>
-      withArchive(false, (archive) =>
-        beginArchive(context, archive, { acceptLoss, ...(signal === undefined ? {} : { signal }) }),
-      ),
+}
+
+/** The objects of an archive alone. `stream_not_found` for a name it does not have. */
+export async function* listArchive(
+  archive: ArchiveStore,
+  { stream, signal }: { readonly stream?: string; readonly signal?: AbortSignal } = {},
+): AsyncGenerator<ArchivedSegmentObject, void, undefined> {
+  for await (const { incarnation, name } of namedIncarnations(archive, stream, signal)) {
+    for await (const { attempts } of listAttempts(archive, incarnation, 0n, undefined, signal)) {
+      for (const object of attempts) yield { ...object, stream: name, committed: null }
+    }
   }
 }
 
-/** What a log that only reads an archive refuses. @internal */
-export function attachedError(location: string | null): StratalogError {
-  return new StratalogError(
-    'refused',
-    `this log only reads the archive at ${location ?? ''}, which another log owns: append there, or restore a copy of your own: stratalog restore --from ${location ?? 'ARCHIVE'}`,
-    { found: location },
-  )
+/** Checks an archive by itself, as whoever restores it will find it. */
+export async function* verifyArchive(
+  archive: ArchiveStore,
+  options: VerifyArchiveOptions = {},
+): AsyncGenerator<ArchiveVerification, void, undefined> {
+  const { stream, ...check } = checkOf(options)
+  const tally = emptyTally()
+  let streams = 0
+  for await (const { incarnation, name } of namedIncarnations(archive, stream, options.signal)) {
+    streams += 1
+    yield* verifyArchivedStream(archive, { incarnation, name, rows: null, fresh: null }, tally, check)
+  }
+  yield { type: 'end', streams, tally }
 }
 
-function noArchive(directory: string): StratalogError {
+async function* verifyLog(
+  parts: LogParts,
+  options: VerifyArchiveOptions,
+): AsyncGenerator<ArchiveVerification, void, undefined> {
+  const { index } = parts.segments
+  const archive = await archiveOf(parts)
+  const { stream: only, ...check } = checkOf(options)
+  const tally = emptyTally()
+  let streams = 0
+  const verifyOne = ({ incarnation, name }: StreamRow) => {
+    const rows = rowsOf(index, incarnation)
+    const fresh = (segment: bigint) => index.segment(incarnation, segment)
+    streams += 1
+    return verifyArchivedStream(archive, { incarnation, name, rows, fresh }, tally, check)
+  }
+  if (only !== undefined) yield* verifyOne(await streamNamed(parts, only))
+  else {
+    for await (const stream of streamsOf(index)) yield* verifyOne(stream)
+    // What the index does not know belongs to the archive all the same, and is checked by itself.
+    for await (const incarnation of listIncarnations(archive, undefined, options.signal)) {
+      if ((await index.stream(incarnation)) !== null) continue
+      streams += 1
+      yield* verifyArchivedStream(archive, { incarnation, name: null, rows: null, fresh: null }, tally, check)
+    }
+  }
+  yield { type: 'end', streams, tally }
+}
+
+async function* orphansOf(
+  parts: LogParts,
+  options: OrphanOptions & { readonly signal: AbortSignal; readonly collect: boolean },
+): AsyncGenerator<OrphanReport, void, undefined> {
+  const { stream, ...forLedgers } = options
+  if (stream === undefined) {
+    // Ledgers of no segment are of no stream either, and are there without an archive too.
+    const { waiting, due, deleted, kept } = await collectOrphanLedgers(parts.tiering, forLedgers)
+    for (const orphan of [...due, ...deleted, ...waiting, ...kept]) yield { type: 'ledger', orphan }
+  }
+  if (parts.archive !== null || stream !== undefined) {
+    await archiveOf(parts)
+    yield* collectOrphans(parts.tiering, options)
+  }
+}
+
+function checkOf(options: VerifyArchiveOptions): ArchiveCheckOptions & { readonly stream?: string } {
+  const { sample = 1, deep = false } = options
+  if (!(sample > 0 && sample <= 1)) {
+    throw new StratalogError(
+      'invalid_argument',
+      `a sample of ${sample} is no part: use above 0 and up to 1`,
+      {
+        found: sample,
+      },
+    )
+  }
+  return { ...options, deep, sample }
+}
+
+async function* namedIncarnations(
+  archive: ArchiveStore,
+  only: string | undefined,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<{ incarnation: Incarnation; name: string | null }, void, undefined> {
+  let found = only === undefined
+  for await (const incarnation of listIncarnations(archive, undefined, signal)) {
+    const name = await nameOf(archive, incarnation, signal)
+    if (only !== undefined && name !== only) continue
+    found = true
+    yield { incarnation, name }
+  }
+  if (!found) {
+    throw new StratalogError(
+      'stream_not_found',
+      `${archive.location} has no stream ${only}: see "stratalog archive ls --from ${archive.location}"`,
+      { found: only },
+    )
+  }
+}
+
+/** Null: it has no name, or what names it can't be read; the check says so. */
+async function nameOf(
+  archive: ArchiveStore,
+  incarnation: Incarnation,
+  signal: AbortSignal | undefined,
+): Promise<string | null> {
+  try {
+    return bindingOf(await readControls(archive, incarnation, undefined, signal))?.name ?? null
+  } catch (error) {
+    if (isStratalogError(error, 'corrupt') || isStratalogError(error, 'version_unsupported')) return null
+    throw error
+  }
+}
+
+async function streamNamed(parts: LogParts, name: string): Promise<StreamRow> {
+  const stream = await parts.segments.index.streamByName(name)
+  if (stream !== null) return stream
+  throw new StratalogError('stream_not_found', `there is no stream ${name}: see "stratalog stream list"`, {
+    found: name,
+  })
+}
+
+async function archiveOf(parts: LogParts): Promise<ArchiveStore> {
+  if (parts.archive === null) throw noArchive()
+  return parts.archive()
+}
+
+function noArchive(): StratalogError {
   return new StratalogError(
     'archive_missing',
-    `the log in ${directory} has no archive configured: name it under "archive" in its stratalog.yaml`,
+    'this log has no archive: name one under "archive" in stratalog.yaml',
   )
 }

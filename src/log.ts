@@ -2,9 +2,11 @@ import type { PassReport, StreamPlan } from '../tiering/agent.js'
 import type { TieringEvent } from '../tiering/context.js'
 import { checkMayDelete, settleDeletion } from '../tiering/delete.js'
 import type { LogEvent } from '../tiering/events.js'
+import type { FsckPart } from '../tiering/fsck.js'
 import { decidedAlone } from '../tiering/holds.js'
 import { limitUpload, pauseTiering, resumeTiering, type TierOrders, tierOrders } from '../tiering/orders.js'
-import { attachedError, type LogArchive, logArchive } from './log-archive.js'
+import { fsckLog, type LogArchive, logArchive } from './log-archive.js'
+import { attachedError } from './log-ownership.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
 import type { PolicyOutcome, PolicyReload, PolicySource } from './model/control-policy.js'
@@ -233,6 +235,11 @@ export class Log implements AsyncDisposable {
   /** Where each store is and how it is. */
   stores(): Promise<StoreStatus[]> {
     return Promise.all(this.#parts.segments.ledger.stores.all().map((store) => store.status()))
+  }
+
+  /** Checks whether index, stores and archive say the same; with `deep` every byte. Read-only. */
+  fsck(options: { readonly deep?: boolean; readonly signal?: AbortSignal } = {}): AsyncIterable<FsckPart> {
+    return fsckLog(this.#parts, options)
   }
 
   /** Segments of a stream, oldest first. Rejects with `stream_not_found`. */

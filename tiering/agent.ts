@@ -349,6 +349,7 @@ export class TieringAgent {
     }
   }
 
+  /** False: actions of that kind stop here for this pass. */
   async #execute(
     stream: StreamRow,
     lease: Lease,
@@ -372,7 +373,8 @@ export class TieringAgent {
       // Somebody changed the row first: the next plan sees it as it is.
       if (isStratalogError(error, 'conflict')) return false
       this.#noteFailure(about, error, report)
-      return false
+      // An operator has to decide about this one segment; the others have nothing to do with it.
+      return isStratalogError(error, 'archive_conflict')
     }
   }
 

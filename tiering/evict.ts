@@ -1,5 +1,6 @@
 import { trimmedBelow } from '../archive/control-objects.js'
 import { deletedMs, standingHolds } from '../archive/decisions.js'
+import { refuseRivals } from '../archive/rivals.js'
 import { deleteLedger } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
@@ -54,6 +55,8 @@ export async function evictSegment(
       },
     )
   }
+  await refuseRivals(archive, row, (await context.index.stream(row.incarnation))?.name ?? null, signal)
+  lease.lost.throwIfAborted()
   const cold = await context.index.updateSegment(row, {
     state: 'cold',
     evictedMs: context.ledger.clock.nowMs(),

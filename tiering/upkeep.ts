@@ -4,6 +4,9 @@ import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { SegmentIndex } from '../src/ports/segment-index.js'
 import { ArchiveCopies } from './cold-copies.js'
+import { ColdScrub, type ColdScrubState } from './cold-scrub.js'
+import type { TieringContext } from './context.js'
+import { collectOrphanLedgers, LEDGERS_LOOKED_MS } from './orphan-ledgers.js'
 import { PassLoop, type PassOutcome } from './pass-loop.js'
 import { Scrub, type ScrubContext, type ScrubState } from './scrub.js'
 import { changeStoreFacts, readStoreFacts, type StoreFactsKeeper, withWork } from './store-facts.js'
@@ -22,6 +25,8 @@ export interface UpkeepContext {
   readonly archive: (() => Promise<ArchiveStore>) | null
   readonly policy: ScrubContext['policy']
   readonly repairs: RepairQueue
+  /** What mends copies in the archive and collects ledgers works under the agent's leases; absent: neither is done. */
+  readonly tiering?: TieringContext
 }
 
 /** What a pass over the stores in work came to. */
@@ -35,6 +40,8 @@ export interface WorkPass extends PassOutcome {
 export interface UpkeepState {
   readonly scrub: ScrubState
   readonly onRead: ReadRepairs
+  /** Null: there is no archive. */
+  readonly cold: ColdScrubState | null
 }
 
 /**
@@ -46,6 +53,9 @@ export class Upkeep {
   readonly #scrub: Scrub
   readonly #scrubs: PassLoop<PassOutcome>
   readonly #works: PassLoop<WorkPass>
+  readonly #cold: ColdScrub | null
+  readonly #colds: PassLoop<PassOutcome>
+  readonly #collects: PassLoop<PassOutcome>
   readonly #listeners = new Set<(progress: WorkProgress) => void>()
   readonly #scrubFromMs: number
 
@@ -61,27 +71,41 @@ export class Upkeep {
     this.#scrubFromMs = clock.nowMs() + SCRUB_AFTER_MS
     this.#scrubs = new PassLoop(clock, logger, (signal) => this.#scrubPass(signal))
     this.#works = new PassLoop(clock, logger, (signal) => this.#workPass(signal))
+    const { tiering } = context
+    this.#cold = tiering === undefined || tiering.archive === null ? null : new ColdScrub(tiering)
+    this.#colds = new PassLoop(clock, logger, (signal) => this.#coldPass(signal))
+    this.#collects = new PassLoop(clock, logger, (signal) => this.#collectPass(signal))
   }
 
   async state(): Promise<UpkeepState> {
-    return { scrub: await this.#scrub.state(), onRead: this.#context.repairs.counts }
+    return {
+      scrub: await this.#scrub.state(),
+      onRead: this.#context.repairs.counts,
+      cold: this.#cold === null ? null : await this.#cold.state(),
+    }
   }
 
   /** Works in the background until `close`. */
   follow(): void {
     this.#scrubs.follow()
     this.#works.follow()
+    if (this.#cold !== null) this.#colds.follow(SCRUB_AFTER_MS)
+    if (this.#context.tiering !== undefined) this.#collects.follow(SCRUB_AFTER_MS)
   }
 
   /** Scrubs until the pass under way, or the one that is due, is over. `signal` ends the wait only. */
-  async scrubPass(signal?: AbortSignal): Promise<ScrubState> {
-    for (;;) {
-      signal?.throwIfAborted()
-      const state = await this.#scrub.state()
-      const { nextDueMs } = await this.#scrubs.once(signal)
-      const now = await this.#scrub.state()
-      const nowMs = this.#context.ledger.clock.nowMs()
-      if (now.idle && (state.idle ? nextDueMs !== null && nextDueMs > nowMs : true)) return now
+  scrubPass(signal?: AbortSignal): Promise<ScrubState> {
+    return throughPass(this.#scrub, this.#scrubs, this.#context.ledger.clock, signal)
+  }
+
+  /** Scrubs all that is in the archive, from the beginning and at full speed. Rejects with what keeps it from going on; null: there is no archive. */
+  async coldScrubPass(signal?: AbortSignal): Promise<ColdScrubState | null> {
+    if (this.#cold === null) return null
+    await this.#cold.beginNow()
+    try {
+      return await throughPass(this.#cold, this.#colds, this.#context.ledger.clock, signal)
+    } finally {
+      this.#cold.unhurried()
     }
   }
 
@@ -97,14 +121,31 @@ export class Upkeep {
 
   /** Stops after the step under way; the next start goes on from there. */
   async close(): Promise<void> {
-    await Promise.all([this.#scrubs.close(), this.#works.close(), this.#context.repairs.close()])
+    const loops = [this.#scrubs, this.#works, this.#colds, this.#collects]
+    await Promise.all([...loops.map((loop) => loop.close()), this.#context.repairs.close()])
     await this.#scrub.close()
+    await this.#cold?.close()
   }
 
   async #scrubPass(signal: AbortSignal): Promise<PassOutcome> {
     if (this.#scrubs.following && this.#context.ledger.clock.nowMs() < this.#scrubFromMs)
       return { failed: [], nextDueMs: this.#scrubFromMs }
     return this.#scrub.step(signal)
+  }
+
+  async #coldPass(signal: AbortSignal): Promise<PassOutcome> {
+    if (this.#cold === null) return { failed: [], nextDueMs: null }
+    return this.#cold.step(signal)
+  }
+
+  async #collectPass(signal: AbortSignal): Promise<PassOutcome> {
+    const { tiering, ledger } = this.#context
+    const nextDueMs = ledger.clock.nowMs() + LEDGERS_LOOKED_MS
+    if (tiering === undefined) return { failed: [], nextDueMs }
+    const { deleted, kept } = await collectOrphanLedgers(tiering, { collect: true, signal })
+    if (deleted.length > 0)
+      ledger.logger.info({ ledgers: deleted.length, kept: kept.length }, 'ledgers of no segment deleted')
+    return { failed: [], nextDueMs }
   }
 
   async #workPass(signal: AbortSignal): Promise<WorkPass> {
@@ -155,5 +196,27 @@ export class Upkeep {
   #coldCopies(): ArchiveCopies | null {
     const { archive, index, ledger } = this.#context
     return archive === null ? null : new ArchiveCopies(index, archive, ledger.clock)
+  }
+}
+
+interface ScrubLike<S> {
+  state(): Promise<S>
+}
+
+/** Steps until a pass is over: the one under way, or the one that is due. */
+async function throughPass<S extends { readonly idle: boolean }>(
+  scrub: ScrubLike<S>,
+  loop: PassLoop<PassOutcome>,
+  clock: LedgerContext['clock'],
+  signal?: AbortSignal,
+): Promise<S> {
+  for (;;) {
+    signal?.throwIfAborted()
+    const before = await scrub.state()
+    const { nextDueMs, failed } = await loop.once(signal)
+    const [problem] = failed
+    if (problem !== undefined) throw problem
+    const now = await scrub.state()
+    if (now.idle && (before.idle ? nextDueMs !== null && nextDueMs > clock.nowMs() : true)) return now
   }
 }

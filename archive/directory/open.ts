@@ -142,8 +142,9 @@ async function writeMarker(root: string, context: ArchiveContext): Promise<void>
   })
 }
 
-/** Removes what crashed uploads left more than a day ago, by the time in the name, and nothing else. */
-async function removeLeftovers(root: string, context: ArchiveContext): Promise<void> {
+/** Removes what crashed uploads left more than a day ago, by the time in the name, and nothing else; says how many. */
+export async function removeLeftovers(root: string, context: ArchiveContext): Promise<number> {
+  let removed = 0
   const directory = join(root, TEMPORARY)
   const nowMs = context.clock.nowMs()
   await step(root, 'removing leftovers', async () => {
@@ -155,10 +156,12 @@ async function removeLeftovers(root: string, context: ArchiveContext): Promise<v
       if (nowMs - madeMs <= LEFTOVER_AGE_MS) continue
       try {
         await context.disk.remove(join(directory, name))
+        removed += 1
       } catch (error) {
         // Another process that opens the archive now removes the same ones.
         if (!isStratalogError(error, 'file_not_found')) throw error
       }
     }
   })
+  return removed
 }

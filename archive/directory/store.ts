@@ -14,7 +14,7 @@ import type { DiskFile } from '../../src/ports/disk.js'
 import { archiveError, archiveMissing, step } from './errors.js'
 import { listDirectory } from './list.js'
 import { DirectoryNames } from './names.js'
-import { MARKER, prepareRoot, TEMPORARY, temporaryName } from './open.js'
+import { MARKER, prepareRoot, removeLeftovers, TEMPORARY, temporaryName } from './open.js'
 
 /** Directories remembered as durable; there is one per incarnation. */
 const DIRECTORIES_MAX = 10_000
@@ -210,6 +210,12 @@ class DirectoryArchive implements ArchiveStore {
       throw archiveError(error, this.location, 'deleting an object')
     }
     await step(this.location, 'making a deletion durable', () => disk.syncDirectory(dirname(path)))
+  }
+
+  async removeLeftovers(): Promise<number> {
+    this.#check(undefined)
+    await this.#requireMarker()
+    return removeLeftovers(this.location, this.#context)
   }
 
   async close(): Promise<void> {

@@ -3,6 +3,7 @@ import type { ArchiveOwnerDto } from '../model/control-lives.js'
 import { StratalogError } from '../model/errors.js'
 import { formatBytes } from '../model/units.js'
 import { EXIT } from './exit-codes.js'
+import { groupOf } from './group.js'
 import type { CliIo } from './io.js'
 import { plural } from './render.js'
 
@@ -33,12 +34,6 @@ export function register(program: Command, io: CliIo): void {
     .option('--yes', 'do it')
     .addHelpText('after', EXAMPLES)
     .action((flags: OwnFlags) => own(io, flags))
-}
-
-/** The group of commands of that name, made by whichever of its files comes first. */
-export function groupOf(program: Command, name: string, description: string): Command {
-  const there = program.commands.find((command) => command.name() === name)
-  return there ?? program.command(name).description(description)
 }
 
 async function own(io: CliIo, flags: OwnFlags): Promise<void> {

@@ -1,5 +1,5 @@
 import type { Command } from 'commander'
-import { groupOf } from './archive-own.js'
+import { groupOf } from './group.js'
 import type { CliIo } from './io.js'
 
 /** `stratalog stream rename`. */

@@ -3,6 +3,7 @@ import type { PlannedDto, StreamTiersDto, TierStatusDto } from '../model/control
 import type { HistoryDto } from '../model/control-status.js'
 import { StratalogError } from '../model/errors.js'
 import { formatBytes, formatDuration, formatTime } from '../model/units.js'
+import { coldScrubLines } from './archive-status.js'
 import { withLog } from './connect.js'
 import { EXIT } from './exit-codes.js'
 import type { CliIo } from './io.js'
@@ -30,6 +31,7 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
         ...archiveLines(all, beside),
         ...storeLines(all),
         ...scrubLines(all),
+        ...coldScrubLines(all.coldScrub),
         ...policyLines(all),
         ...orderLines(all.orders, all.atMs),
         '',
@@ -43,7 +45,8 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
     }
     if (check && (late.length > 0 || troubled)) io.setExitCode(EXIT.partial)
     // Damage that nothing can be taken for outranks what is only late.
-    if (check && all.scrub.unrepairable.length > 0) io.setExitCode(EXIT.loss)
+    if (check && all.scrub.unrepairable.length + (all.coldScrub?.alarms.length ?? 0) > 0)
+      io.setExitCode(EXIT.loss)
   })
 }
 

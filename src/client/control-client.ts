@@ -20,6 +20,7 @@ import type {
   TierRunPart,
   TierStatusDto,
 } from '../model/control-api.js'
+import type { ArchiveApi, ResolutionDto } from '../model/control-archive.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
 import type { ExplainRequest, LocatedPosition, ReadExplanation } from '../model/control-read.js'
@@ -238,6 +239,16 @@ export class ControlClient implements ControlApi {
     for await (const lines of this.#lines('/v1/tier/run', options, signal)) yield* lines as TierRunPart[]
   }
 
+  archiveLs: ArchiveApi['archiveLs'] = (request, signal) => this.#parts('/v1/archive/ls', request, signal)
+  archiveVerify: ArchiveApi['archiveVerify'] = (request, signal) =>
+    this.#parts('/v1/archive/verify', request, signal)
+  archiveOrphans: ArchiveApi['archiveOrphans'] = (request, signal) =>
+    this.#parts('/v1/archive/orphans', request, signal)
+  archiveResolve: ArchiveApi['archiveResolve'] = (request) =>
+    this.#post<ResolutionDto>('/v1/archive/resolve', request)
+  archiveScrub: ArchiveApi['archiveScrub'] = (signal) => this.#parts('/v1/archive/scrub', {}, signal)
+  fsck: ArchiveApi['fsck'] = (request, signal) => this.#parts('/v1/fsck', request, signal)
+
   async policyShow(name: string): Promise<PolicyShowDto> {
     return this.#get(`${streamPath(name)}/policy`)
   }
@@ -262,6 +273,11 @@ export class ControlClient implements ControlApi {
   ): AsyncGenerator<DumpPart, void, undefined> {
     const path = `${streamPath(name)}/segments/${encodeURIComponent(segment)}/dump`
     for await (const lines of this.#lines(path, options, signal)) yield* lines.map(decodeDumpPart)
+  }
+
+  /** Parts that are JSON as they are. */
+  async *#parts<T>(path: string, body: object, signal?: AbortSignal): AsyncGenerator<T, void, undefined> {
+    for await (const lines of this.#lines(path, body, signal)) yield* lines as T[]
   }
 
   async *#readParts(

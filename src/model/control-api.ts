@@ -4,6 +4,7 @@
  * times milliseconds since the epoch. Types only. Failures are `StratalogError`s, equal on both ways.
  */
 
+import type { ArchiveApi, ColdScrubDto } from './control-archive.js'
 import type { LivesApi } from './control-lives.js'
 import type { PolicyApi, PolicyOutcome, PolicySource } from './control-policy.js'
 import type { ReadApi } from './control-read.js'
@@ -317,6 +318,8 @@ export interface TierStatusDto {
   readonly forecasts: readonly ForecastDto[]
   readonly stores: readonly StoreDto[]
   readonly scrub: ScrubDto
+  /** Null: there is no archive. */
+  readonly coldScrub: ColdScrubDto | null
   readonly streams: readonly StreamTiersDto[]
   /** The configuration file, and whether what it says is in force. */
   readonly policy: PolicySource
@@ -376,7 +379,7 @@ export interface PolicyShowDto {
 export interface PolicyTestDto extends PolicyShowDto, PolicyOutcome {}
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
-export interface ControlApi extends LivesApi, PolicyApi, ReadApi, StatusApi, TieringApi {
+export interface ControlApi extends ArchiveApi, LivesApi, PolicyApi, ReadApi, StatusApi, TieringApi {
   ping(): Promise<PingDto>
   /** Streams by name in code-point order. */
   listStreams(page?: PageDto): Promise<readonly StreamDto[]>

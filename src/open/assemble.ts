@@ -107,7 +107,7 @@ export async function assemble(opening: Opening): Promise<Log> {
     policy,
   }
   const agent: TieringAgent = new TieringAgent(tiering)
-  const upkeep = new Upkeep({ ledger, index, keeper, archive: open, policy, repairs })
+  const upkeep = new Upkeep({ ledger, index, keeper, archive: open, policy, repairs, tiering })
   const admin = new StoreAdmin({
     keeper,
     ledger,

@@ -58,6 +58,11 @@ export interface ArchiveStore {
   listFrom(prefix: string, after: string, limit: number, signal?: AbortSignal): Promise<ArchivedKey[]>
   /** Idempotent: an absent key is fine. */
   delete(key: string, signal?: AbortSignal): Promise<void>
+  /**
+   * Removes what interrupted uploads left beside the objects, a day old or older, and says how many that were. Absent:
+   * the engine leaves nothing.
+   */
+  removeLeftovers?(): Promise<number>
   close(): Promise<void>
 }
 

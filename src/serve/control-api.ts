@@ -23,6 +23,7 @@ import type {
   TierRunPart,
   TierStatusDto,
 } from '../model/control-api.js'
+import type { ArchiveApi } from '../model/control-archive.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
 import type { ExplainRequest, LocatedPosition, ReadExplanation } from '../model/control-read.js'
@@ -47,6 +48,7 @@ import type { StreamRow } from '../model/segment.js'
 import { checkStreamName } from '../model/stream-name.js'
 import { parseInteger } from '../model/units.js'
 import type { ReadOptions } from '../stream.js'
+import { archiveVerbs } from './archive-verbs.js'
 import {
   ackDto,
   gapDto,
@@ -82,11 +84,22 @@ export async function directoryId(directory: string): Promise<string> {
 export class LocalControl implements ControlApi {
   readonly #log: Log
   readonly #tiering: TieringVerbs
+  readonly #archive: ArchiveApi
 
   constructor(log: Log) {
     this.#log = log
     this.#tiering = new TieringVerbs(log)
+    this.#archive = archiveVerbs(log)
   }
+
+  archiveLs: ArchiveApi['archiveLs'] = (request, signal) => this.#archive.archiveLs(request, signal)
+  archiveVerify: ArchiveApi['archiveVerify'] = (request, signal) =>
+    this.#archive.archiveVerify(request, signal)
+  archiveOrphans: ArchiveApi['archiveOrphans'] = (request, signal) =>
+    this.#archive.archiveOrphans(request, signal)
+  archiveResolve: ArchiveApi['archiveResolve'] = (request) => this.#archive.archiveResolve(request)
+  archiveScrub: ArchiveApi['archiveScrub'] = (signal) => this.#archive.archiveScrub(signal)
+  fsck: ArchiveApi['fsck'] = (request, signal) => this.#archive.fsck(request, signal)
 
   async ping(): Promise<PingDto> {
     return {

@@ -18,6 +18,7 @@ import {
 } from '../model/control-wire.js'
 import { errorBody } from '../model/error-body.js'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
+import { archiveRoutes } from './routes-archive.js'
 import { livesRoutes } from './routes-lives.js'
 import { policyRoutes } from './routes-policy.js'
 import { readRoutes } from './routes-read.js'
@@ -113,6 +114,7 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
     sendParts(reply, ending, open, (part) => `${JSON.stringify(part)}\n`),
   )
   readRoutes(app, api)
+  archiveRoutes(app, api, ending, sendParts)
 }
 
 function logRoutes(app: FastifyInstance, api: ControlApi): void {

@@ -5,6 +5,7 @@ import type { ScrubDto, StreamTiersDto, TierStatusDto } from '../model/control-a
 import type { ArchiveStatusDto, EventDto } from '../model/control-status.js'
 import type { ArchiveDown } from '../model/policy.js'
 import type { StreamTiers, TierStatus } from '../tier-status.js'
+import { coldScrubDto } from './archive-verbs.js'
 import { plannedDto, segmentDto, streamDto } from './dto.js'
 import { unrepairableDto } from './stores.js'
 import { ordersDto } from './tiering-verbs.js'
@@ -30,6 +31,7 @@ export async function statusDto(log: Log): Promise<TierStatusDto> {
     forecasts: status.archive.forecasts,
     stores: status.stores,
     scrub: scrubDto(status.upkeep),
+    coldScrub: status.upkeep.cold === null ? null : coldScrubDto(status.upkeep.cold),
     streams,
     policy: log.policies.source,
     gaps: gaps.length,

@@ -55,6 +55,7 @@ function wrap(store: ArchiveStore, faults: ArchiveFaults): ArchiveStore {
       faults.beforeDelete?.(key)
       await store.delete(key, signal)
     },
+    removeLeftovers: async () => (await store.removeLeftovers?.()) ?? 0,
     close: () => store.close(),
   }
 }

@@ -16,6 +16,7 @@ import { ColdSource } from '../../src/read/cold.js'
 import { type ReadContext, readBatches } from '../../src/read/reader.js'
 import { HotSource } from '../../src/read/source.js'
 import { TieringAgent } from '../../tiering/agent.js'
+import type { TieringContext } from '../../tiering/context.js'
 import type { StoreFactsKeeper } from '../../tiering/store-facts.js'
 import { Upkeep } from '../../tiering/upkeep.js'
 import type { SimDisk } from './disk.js'
@@ -125,6 +126,7 @@ interface Running {
   readonly hub: WriterHub
   readonly agent: TieringAgent
   readonly upkeep: Upkeep
+  readonly tiering: TieringContext
   readonly archive: (() => Promise<ArchiveStore>) | null
   readonly ledger: LedgerContext
   readonly read: ReadContext
@@ -205,7 +207,7 @@ export class Client {
       inFlightBytesMax: 4_096,
       takenBytesMax: 1 << 20,
     }))
-    const agent = new TieringAgent({
+    const tiering = {
       logId: '5'.repeat(32),
       ledger,
       index,
@@ -214,7 +216,8 @@ export class Client {
       archive,
       writers: hub,
       policy: async () => policy,
-    })
+    }
+    const agent = new TieringAgent(tiering)
     const upkeep = new Upkeep({
       ledger,
       index,
@@ -222,6 +225,7 @@ export class Client {
       archive,
       policy: async () => policy,
       repairs,
+      tiering,
     })
     const read: ReadContext = {
       index,
@@ -230,7 +234,7 @@ export class Client {
       openHot: (row) => HotSource.open(ledger, row.ledgerId ?? -1n),
       openCold,
     }
-    return { hub, agent, upkeep, archive, ledger, read, metadata }
+    return { hub, agent, upkeep, tiering, archive, ledger, read, metadata }
   }
 
   #archiveOpener(): (() => Promise<ArchiveStore>) | null {
