@@ -39,6 +39,9 @@ export function withUploadLimit(
       readRange: (key, offset, lengthBytes, signal) => archive.readRange(key, offset, lengthBytes, signal),
       listFrom: (prefix, after, limit, signal) => archive.listFrom(prefix, after, limit, signal),
       delete: (key, signal) => archive.delete(key, signal),
+      ...(archive.removeLeftovers === undefined
+        ? {}
+        : { removeLeftovers: () => archive.removeLeftovers?.() ?? Promise.resolve(0) }),
       close: () => archive.close(),
     }
     limited.set(archive, wrapped)
