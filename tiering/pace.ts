@@ -4,13 +4,18 @@ import type { Clock } from '../src/ports/clock.js'
 export class Pace {
   readonly #clock: Clock
   readonly #bytesPerSecond: () => number | null
+  readonly #wait: typeof pause
   /** Monotonic time at which all that was taken so far has been worked off. */
   #paidMs = 0
 
-  /** `bytesPerSecond` is asked each time; null: as fast as it goes. */
-  constructor(clock: Clock, bytesPerSecond: () => number | null) {
+  /**
+   * `bytesPerSecond` is asked each time; null: as fast as it goes. `wait` is `Clock.sleep` for work that somebody
+   * awaits: the process must not end meanwhile.
+   */
+  constructor(clock: Clock, bytesPerSecond: () => number | null, wait: typeof pause = pause) {
     this.#clock = clock
     this.#bytesPerSecond = bytesPerSecond
+    this.#wait = wait
   }
 
   /** Waits until earlier work is worked off, then takes these bytes. Rejects with `signal.reason` when aborted. */
@@ -21,7 +26,7 @@ export class Pace {
     const nowMs = this.#clock.monotonicMs()
     const waitMs = this.#paidMs - nowMs
     this.#paidMs = Math.max(nowMs, this.#paidMs) + (sizeBytes * 1_000) / rate
-    if (waitMs > 0) await pause(this.#clock, waitMs, signal)
+    if (waitMs > 0) await this.#wait(this.#clock, waitMs, signal)
   }
 }
 

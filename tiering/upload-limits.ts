@@ -58,7 +58,11 @@ export class UploadLimits {
       return known.pace
     }
     if (this.#limits.size >= LIMITS_MAX) this.#limits.clear()
-    const pace = new Pace(this.#clock, () => this.#limits.get(key)?.bytesPerSecond ?? bytesPerSecond)
+    const pace = new Pace(
+      this.#clock,
+      () => this.#limits.get(key)?.bytesPerSecond ?? bytesPerSecond,
+      (clock, delayMs, signal) => clock.sleep(delayMs, signal),
+    )
     this.#limits.set(key, { pace, bytesPerSecond })
     return pace
   }
