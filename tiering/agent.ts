@@ -1,49 +1,29 @@
 import cron from 'node-cron'
 import { present } from '../src/model/assert.js'
-import { isStratalogError } from '../src/model/errors.js'
 import type { CopyWindow, Policy, ResolvedPolicy } from '../src/model/policy.js'
 import type { Quorum } from '../src/model/quorum.js'
-import type { SegmentRow, StreamRow } from '../src/model/segment.js'
-import type { Lease } from '../src/ports/coordination.js'
+import type { StreamRow } from '../src/model/segment.js'
 import { announceDebts } from './announce.js'
 import type { TieringContext, TieringEvent } from './context.js'
-import { copySegment } from './copy.js'
 import { settleDeletion } from './delete.js'
-import { type Droppable, dropSegment } from './drop.js'
 import { EventRing } from './events.js'
-import { evictSegment, settleDebts } from './evict.js'
-import { knownHolds } from './holds.js'
-import { listSegmentsUpTo } from './list-segments.js'
-import { isPaused, nextOrderEndMs, tierOrders } from './orders.js'
+import { settleDebts } from './evict.js'
 import { Outage, type OutageReport } from './outage.js'
 import { PassLoop } from './pass-loop.js'
-import { add, emptyReport, grouped, type PassReport, type Step } from './pass-report.js'
-import { dueActions, nextDueMs, type PlannedAction, plan } from './plan.js'
-import { SteadyTime } from './steady-time.js'
+import { add, emptyReport, type PassReport } from './pass-report.js'
+import { OLDEST_FIRST, Planner, type StreamPlan } from './planner.js'
 import { type RunningStep, StepWatch } from './step-watch.js'
-import { finishTrim, trimIsUnfinished, trimThrough } from './trim.js'
-import { UploadLimits } from './upload-limits.js'
-import { windowAt } from './window.js'
+import { StreamSteps } from './stream-steps.js'
 
 /**
  * Streams whose segments are moved side by side: one that hangs does not hold up the others, and small segments, which
  * wait for syncs more than they work, share those. `CopyRoom` bounds the memory of large ones.
  */
 const STREAMS_AT_ONCE = 16
-/** Rows of one stream the agent plans with at a time: the oldest there are, and the oldest with a hot copy. */
-const OLDEST_MAX = 1_000
-/** A pass looks at so many of the oldest first: while none of them is due to be trimmed, no later one is. */
-const OLDEST_FIRST = 4
-const HOT_MAX = 10_000
 const STREAMS_PAGE = 100
 
 export type { PassReport } from './pass-report.js'
-
-export interface StreamPlan {
-  readonly stream: StreamRow
-  readonly policy: ResolvedPolicy
-  readonly actions: readonly PlannedAction[]
-}
+export type { StreamPlan } from './planner.js'
 
 /** How the agent finds the world. */
 export interface AgentState extends OutageReport {
@@ -61,31 +41,35 @@ export class TieringAgent {
   readonly events: EventRing
   readonly #context: TieringContext
   readonly #outage: Outage
-  readonly #steps: StepWatch
+  readonly #watch: StepWatch
+  readonly #planner: Planner
+  readonly #steps: StreamSteps
   readonly #listeners = new Set<(event: TieringEvent) => void>()
   readonly #tasks = new Map<string, { stop(): void | Promise<void> }>()
   /** Seals need no archive, and must not wait for one. */
   readonly #seals: PassLoop<PassReport>
   readonly #moves: PassLoop<PassReport>
-  readonly #steady: SteadyTime
-  readonly #uploads: UploadLimits
   /** Somebody waits for the next pass: an archive that is down is asked then, whenever its turn would be. */
   #byHand = false
 
   constructor(context: TieringContext) {
     this.#context = context
     const { clock, logger } = context.ledger
-    this.#steady = new SteadyTime(clock, logger)
-    this.#uploads = new UploadLimits(clock)
     this.#seals = new PassLoop(clock, logger, (signal) => this.#sealPass(signal))
     this.#moves = new PassLoop(clock, logger, (signal) => this.#movePass(signal))
     this.events = new EventRing(clock)
     this.#outage = new Outage(context, this.events, () => this.#moves.wake(0))
-    this.#steps = new StepWatch(clock, (step) => this.#stalled(step))
+    this.#watch = new StepWatch(clock, (step) => this.#stalled(step))
+    this.#planner = new Planner(context, () => this.#outage.archiveAnswers)
+    this.#steps = new StreamSteps(context, {
+      outage: this.#outage,
+      watch: this.#watch,
+      tell: (event) => this.#tell(event),
+    })
   }
 
   get state(): AgentState {
-    const stalled = this.#steps.running.filter(({ stalledSinceMs }) => stalledSinceMs !== null)
+    const stalled = this.#watch.running.filter(({ stalledSinceMs }) => stalledSinceMs !== null)
     return { ...this.#outage.report, stalled }
   }
 
@@ -124,10 +108,11 @@ export class TieringAgent {
   }
 
   /** What there is to do for every stream, due or not, with so many of the oldest segments of each. */
-  async plans(only?: string, oldestMax: number = OLDEST_MAX): Promise<StreamPlan[]> {
+  async plans(only?: string, oldestMax?: number): Promise<StreamPlan[]> {
     const plans: StreamPlan[] = []
     for await (const stream of this.#streams()) {
-      if (only === undefined || stream.name === only) plans.push(await this.#planFor(stream, oldestMax))
+      if (only === undefined || stream.name === only)
+        plans.push(await this.#planner.planFor(stream, oldestMax))
     }
     return plans
   }
@@ -166,7 +151,9 @@ export class TieringAgent {
     const report = emptyReport()
     for await (const stream of this.#streams()) {
       signal.throwIfAborted()
-      await this.#guarded(stream, report, signal, () => this.#runStream(stream, 'seals', report, signal))
+      await this.#guarded(stream, report, signal, async () => {
+        await this.#steps.run(await this.#planner.planFor(stream, OLDEST_FIRST), 'seals', report, signal)
+      })
     }
     return report
   }
@@ -192,7 +179,7 @@ export class TieringAgent {
           })
           continue
         }
-        await this.#guarded(stream, report, signal, () => this.#runStream(stream, 'moves', report, signal))
+        await this.#guarded(stream, report, signal, () => this.#moveStream(stream, report, signal))
         await this.#guarded(stream, report, signal, () => announceDebts(this.#context, stream))
       }
     }
@@ -200,6 +187,12 @@ export class TieringAgent {
     await this.#dropWhereShort(report, signal)
     if (report.failed.length === 0) await this.#outage.settled()
     return report
+  }
+
+  async #moveStream(stream: StreamRow, report: PassReport, signal: AbortSignal): Promise<void> {
+    const planned = await this.#planner.planFor(stream, OLDEST_FIRST)
+    this.#scheduleWindow(stream, planned.policy)
+    await this.#steps.run(planned, 'moves', report, signal)
   }
 
   /** Who asked for a pass wants to know now whether the archive is back; in the background the probe has its own times. */
@@ -218,7 +211,7 @@ export class TieringAgent {
     work: (signal: AbortSignal, answered: () => void) => Promise<unknown>,
   ): Promise<void> {
     try {
-      await this.#steps.run({ kind, stream: '', segment: null }, signal, work)
+      await this.#watch.run({ kind, stream: '', segment: null }, signal, work)
     } catch (error) {
       signal.throwIfAborted()
       const failure = error instanceof Error ? error : new Error(String(error))
@@ -242,29 +235,7 @@ export class TieringAgent {
     for (const one of chosen) {
       // Never while the archive answers: what is back may take the rest.
       if (signal.aborted || this.#outage.archiveAnswers) return
-      await this.#drop(one, report, signal)
-    }
-  }
-
-  async #drop(one: Droppable, report: PassReport, signal: AbortSignal): Promise<void> {
-    const { stream, row } = one
-    const about = { kind: 'drop' as const, stream: stream.name, segment: row.segment, bytes: row.lengthBytes }
-    try {
-      this.#tell({ ...about, phase: 'begin' })
-      const gap = await this.#steps.run(about, signal, () => dropSegment(this.#context, one))
-      if (gap === null) return
-      this.#outage.dropped(one)
-      report.dropped += 1
-      report.freedHotBytes += row.lengthBytes
-      this.#context.ledger.logger.warn(
-        { stream: stream.name, segment: `${row.segment}`, bytes: row.lengthBytes },
-        'a segment was dropped: the archive is down and the disks are nearly full',
-      )
-      this.#tell({ ...about, phase: 'done', row: gap })
-    } catch (error) {
-      signal.throwIfAborted()
-      if (isStratalogError(error, 'conflict')) return
-      this.#noteFailure(about, error, report)
+      await this.#steps.drop(one, report, signal)
     }
   }
 
@@ -288,107 +259,6 @@ export class TieringAgent {
     }
   }
 
-  async #runStream(
-    stream: StreamRow,
-    kind: 'seals' | 'moves',
-    report: PassReport,
-    signal: AbortSignal,
-  ): Promise<void> {
-    const { actions, policy } = await this.#planFor(stream, OLDEST_FIRST)
-    if (kind === 'moves') this.#scheduleWindow(stream, policy)
-    const mine = actions.filter((action) => (action.kind === 'seal') === (kind === 'seals'))
-    const orders = await tierOrders(this.#context)
-    const paused = kind === 'moves' && isPaused(orders, stream.incarnation)
-    if (kind === 'moves' && !paused) report.trimmed += await this.#finishTrim(stream, signal)
-    const due = paused ? [] : dueActions(mine, this.#context.ledger.clock.nowMs())
-    const dueNow = new Set(due)
-    // What needs the archive waits for a probe to be answered, and holds up nothing else.
-    const now = due.filter(({ kind: step }) => step === 'seal' || this.#outage.archiveAnswers)
-    report.waiting += mine.length - now.length
-    const next = paused ? nextOrderEndMs(orders) : nextDueMs(mine.filter((action) => !dueNow.has(action)))
-    if (next !== null && (report.nextDueMs === null || next < report.nextDueMs)) report.nextDueMs = next
-    if (now.length === 0) return
-    const lease = await this.#lease(`${kind === 'seals' ? 'sealing' : 'tiering'}/${stream.incarnation}`)
-    if (lease === null) return
-    try {
-      if (kind === 'moves') await this.#outage.remember(stream, policy.policy, signal)
-      const failed = new Set<string>()
-      for (const action of grouped(now)) {
-        if (action.kind !== 'seal' && !this.#outage.archiveAnswers) return
-        // Copies and trims go oldest first and stop at the one that fails; a stuck copy holds up no eviction.
-        if (failed.has(action.kind)) continue
-        if (!(await this.#execute(stream, lease, action, report, signal))) failed.add(action.kind)
-      }
-    } finally {
-      await lease.release()
-    }
-  }
-
-  /** A trim by hand that a crash cut short; nobody asks for it again. */
-  async #finishTrim(stream: StreamRow, signal: AbortSignal): Promise<number> {
-    if (!(await trimIsUnfinished(this.#context, stream))) return 0
-    const lease = await this.#lease(`tiering/${stream.incarnation}`)
-    if (lease === null) return 0
-    try {
-      const about = { kind: 'trim', stream: stream.name, segment: null }
-      return await this.#steps.run(about, signal, (stepSignal) =>
-        finishTrim(this.#context, stream, stepSignal),
-      )
-    } finally {
-      await lease.release()
-    }
-  }
-
-  /** Null: another agent is at it. */
-  async #lease(name: string): Promise<Lease | null> {
-    try {
-      return await this.#context.coordination.acquire(name, { holder: this.#context.logId, waitMs: 0 })
-    } catch (error) {
-      if (isStratalogError(error, 'conflict')) return null
-      throw error
-    }
-  }
-
-  /** False: actions of that kind stop here for this pass. */
-  async #execute(
-    stream: StreamRow,
-    lease: Lease,
-    action: Step,
-    report: PassReport,
-    signal: AbortSignal,
-  ): Promise<boolean> {
-    const about = { kind: action.kind, stream: stream.name, segment: action.segment, bytes: action.bytes }
-    try {
-      signal.throwIfAborted()
-      this.#tell({ ...about, phase: 'begin' })
-      const row = await this.#steps.run(about, signal, (stepSignal, answered) =>
-        this.#step(stream, lease, action, report, stepSignal, answered),
-      )
-      // Freeing a hot copy only reads: it does not tell that an archive takes what is copied.
-      if (action.kind === 'copy' || action.kind === 'trim') this.#outage.answered()
-      this.#tell({ ...about, phase: 'done', ...(row === null ? {} : { row }) })
-      return true
-    } catch (error) {
-      signal.throwIfAborted()
-      // Somebody changed the row first: the next plan sees it as it is.
-      if (isStratalogError(error, 'conflict')) return false
-      this.#noteFailure(about, error, report)
-      // An operator has to decide about this one segment; the others have nothing to do with it.
-      return isStratalogError(error, 'archive_conflict')
-    }
-  }
-
-  #noteFailure(about: Omit<TieringEvent, 'phase'>, error: unknown, report: PassReport): void {
-    const { kind, stream } = about
-    const failure = error instanceof Error ? error : new Error(String(error))
-    if (kind !== 'seal' && kind !== 'drop') this.#outage.failed(failure)
-    const segment = about.segment.toString()
-    report.failed.push({ stream, segment, kind, error: failure.message })
-    const fields = { err: failure, stream, segment, step: kind }
-    this.#context.ledger.logger.error(fields, 'tiering step failed, it is tried again')
-    this.#tell({ ...about, phase: 'failed', error: failure })
-  }
-
   #stalled(step: RunningStep): void {
     const { kind, stream, segment } = step
     this.#context.ledger.logger.warn(
@@ -397,96 +267,6 @@ export class TieringAgent {
     )
     if (segment === null || !isStep(kind)) return
     this.#tell({ kind, phase: 'stalled', stream, segment, bytes: 0 })
-  }
-
-  async #step(
-    stream: StreamRow,
-    lease: Lease,
-    action: Step,
-    report: PassReport,
-    signal: AbortSignal,
-    answered: () => void,
-  ): Promise<SegmentRow | null> {
-    const { index } = this.#context
-    if (action.kind === 'seal') {
-      await this.#context.writers.seal(stream, action.segment)
-      report.sealed += 1
-      return index.segment(stream.incarnation, action.segment)
-    }
-    if (action.kind === 'trim') {
-      report.trimmed += await trimThrough(this.#context, lease, stream, action.through, signal, answered)
-      return null
-    }
-    // Another process's agent may have trimmed and forgotten it since the plan, which is older than the lease.
-    const row = await index.segment(stream.incarnation, action.segment)
-    if (row === null) return null
-    if (action.kind === 'copy') {
-      if (row.state !== 'sealed') return row
-      const onProgress = (bytes: number) => {
-        answered()
-        this.#tell({ kind: 'copy', phase: 'progress', stream: stream.name, segment: action.segment, bytes })
-      }
-      const archived = await copySegment(this.#context, lease, stream, row, {
-        signal,
-        onProgress,
-        answered,
-        uploads: this.#uploads,
-      })
-      report.copied += 1
-      return archived
-    }
-    if (row.state !== 'archived') return row
-    const cold = await evictSegment(this.#context, lease, row, signal)
-    report.evicted += 1
-    report.freedHotBytes += row.lengthBytes
-    return cold
-  }
-
-  async #planFor(stream: StreamRow, oldestMax = OLDEST_MAX): Promise<StreamPlan> {
-    const policy = await this.#context.policy(stream)
-    const { segments, unlistedBytes } = await this.#segmentsOf(stream, oldestMax)
-    const nowMs = this.#context.ledger.clock.nowMs()
-    const window = windowAt(policy.policy.copy.window, nowMs)
-    const actions = plan({
-      policy,
-      segments,
-      unlistedBytes,
-      open: this.#context.writers.openSegment(stream),
-      nowMs,
-      steadyMs: this.#steady.nowMs(),
-      holds: (await knownHolds(this.#context, stream)).filter(({ origin }) => origin === 'stream'),
-      txidMode: stream.txidMode,
-      archiveConfigured: this.#context.archive !== null && policy.policy.archive !== 'none',
-      archiveAnswers: this.#outage.archiveAnswers,
-      windowOpen: window.open,
-      nextWindowMs: window.nextMs,
-    })
-    const due = (action: PlannedAction) => action.kind === 'trim' && action.dueMs <= nowMs
-    // Some of the first few are due: so may be many.
-    if (oldestMax < OLDEST_MAX && actions.some(due)) return this.#planFor(stream)
-    return { stream, policy, actions }
-  }
-
-  /** What there is to plan with, in bounded memory however long the history is: its old end and what is hot. */
-  async #segmentsOf(
-    stream: StreamRow,
-    oldestMax: number,
-  ): Promise<{ segments: SegmentRow[]; unlistedBytes: number }> {
-    const { index } = this.#context
-    const first = await index.oldestSegment(stream.incarnation)
-    if (first === null) return { segments: [], unlistedBytes: 0 }
-    const oldest = await listSegmentsUpTo(index, stream.incarnation, first.segment, oldestMax)
-    const end = oldest.at(-1)?.segment
-    // The only segment there was: another process found that its ledger is empty, and removed it since.
-    if (end === undefined) return { segments: [], unlistedBytes: 0 }
-    const hot = (await index.listHotSegments(stream.incarnation, HOT_MAX)).filter((row) => row.segment > end)
-    const newest = await index.newestSegment(stream.incarnation)
-    // Beyond the most that are listed the open one must still be seen: it rolls by its age.
-    const last = newest !== null && newest.segment > (hot.at(-1)?.segment ?? end) ? [newest] : []
-    const segments = [...oldest, ...hot, ...last]
-    const { hotBytes, coldBytes, bothBytes } = await index.totals(stream.incarnation)
-    const listedBytes = segments.reduce((sum, row) => sum + row.lengthBytes, 0)
-    return { segments, unlistedBytes: Math.max(0, hotBytes + coldBytes - bothBytes - listedBytes) }
   }
 
   async *#streams(): AsyncGenerator<StreamRow> {

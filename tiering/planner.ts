@@ -1,0 +1,81 @@
+import type { ResolvedPolicy } from '../src/model/policy.js'
+import type { SegmentRow, StreamRow } from '../src/model/segment.js'
+import type { TieringContext } from './context.js'
+import { knownHolds } from './holds.js'
+import { listSegmentsUpTo } from './list-segments.js'
+import { type PlannedAction, plan } from './plan.js'
+import { SteadyTime } from './steady-time.js'
+import { windowAt } from './window.js'
+
+/** Rows of one stream that are planned with at a time: the oldest there are, and the oldest with a hot copy. */
+const OLDEST_MAX = 1_000
+/** A pass looks at so many of the oldest first: while none of them is due to be trimmed, no later one is. */
+export const OLDEST_FIRST = 4
+const HOT_MAX = 10_000
+
+export interface StreamPlan {
+  readonly stream: StreamRow
+  readonly policy: ResolvedPolicy
+  readonly actions: readonly PlannedAction[]
+}
+
+/** Asks the world what `plan` depends on, in bounded memory. */
+export class Planner {
+  readonly #context: TieringContext
+  readonly #archiveAnswers: () => boolean
+  readonly #steady: SteadyTime
+
+  constructor(context: TieringContext, archiveAnswers: () => boolean) {
+    this.#context = context
+    this.#archiveAnswers = archiveAnswers
+    this.#steady = new SteadyTime(context.ledger.clock, context.ledger.logger)
+  }
+
+  /** What there is to do for a stream, due or not, with so many of its oldest segments. */
+  async planFor(stream: StreamRow, oldestMax: number = OLDEST_MAX): Promise<StreamPlan> {
+    const policy = await this.#context.policy(stream)
+    const { segments, unlistedBytes } = await this.#segmentsOf(stream, oldestMax)
+    const nowMs = this.#context.ledger.clock.nowMs()
+    const window = windowAt(policy.policy.copy.window, nowMs)
+    const actions = plan({
+      policy,
+      segments,
+      unlistedBytes,
+      open: this.#context.writers.openSegment(stream),
+      nowMs,
+      steadyMs: this.#steady.nowMs(),
+      holds: (await knownHolds(this.#context, stream)).filter(({ origin }) => origin === 'stream'),
+      txidMode: stream.txidMode,
+      archiveConfigured: this.#context.archive !== null && policy.policy.archive !== 'none',
+      archiveAnswers: this.#archiveAnswers(),
+      windowOpen: window.open,
+      nextWindowMs: window.nextMs,
+    })
+    const due = (action: PlannedAction) => action.kind === 'trim' && action.dueMs <= nowMs
+    // Some of the first few are due: so may be many.
+    if (oldestMax < OLDEST_MAX && actions.some(due)) return this.planFor(stream)
+    return { stream, policy, actions }
+  }
+
+  /** What there is to plan with, in bounded memory however long the history is: its old end and what is hot. */
+  async #segmentsOf(
+    stream: StreamRow,
+    oldestMax: number,
+  ): Promise<{ segments: SegmentRow[]; unlistedBytes: number }> {
+    const { index } = this.#context
+    const first = await index.oldestSegment(stream.incarnation)
+    if (first === null) return { segments: [], unlistedBytes: 0 }
+    const oldest = await listSegmentsUpTo(index, stream.incarnation, first.segment, oldestMax)
+    const end = oldest.at(-1)?.segment
+    // The only segment there was: another process found that its ledger is empty, and removed it since.
+    if (end === undefined) return { segments: [], unlistedBytes: 0 }
+    const hot = (await index.listHotSegments(stream.incarnation, HOT_MAX)).filter((row) => row.segment > end)
+    const newest = await index.newestSegment(stream.incarnation)
+    // Beyond the most that are listed the open one must still be seen: it rolls by its age.
+    const last = newest !== null && newest.segment > (hot.at(-1)?.segment ?? end) ? [newest] : []
+    const segments = [...oldest, ...hot, ...last]
+    const { hotBytes, coldBytes, bothBytes } = await index.totals(stream.incarnation)
+    const listedBytes = segments.reduce((sum, row) => sum + row.lengthBytes, 0)
+    return { segments, unlistedBytes: Math.max(0, hotBytes + coldBytes - bothBytes - listedBytes) }
+  }
+}
