@@ -4,18 +4,19 @@ import type { Clock } from '../src/ports/clock.js'
 export class Pace {
   readonly #clock: Clock
   readonly #bytesPerSecond: () => number | null
-  readonly #wait: typeof pause
+  readonly #pause: (delayMs: number, signal?: AbortSignal) => Promise<void>
   /** Monotonic time at which all that was taken so far has been worked off. */
   #paidMs = 0
 
   /**
-   * `bytesPerSecond` is asked each time; null: as fast as it goes. `wait` is `Clock.sleep` for work that somebody
-   * awaits: the process must not end meanwhile.
+   * `bytesPerSecond` is asked each time; null: as fast as it goes. `awaited`: somebody may wait for the work, so its
+   * pauses keep the process alive; a run by hand would end in the middle of a copy otherwise.
    */
-  constructor(clock: Clock, bytesPerSecond: () => number | null, wait: typeof pause = pause) {
+  constructor(clock: Clock, bytesPerSecond: () => number | null, awaited = false) {
     this.#clock = clock
     this.#bytesPerSecond = bytesPerSecond
-    this.#wait = wait
+    this.#pause = (delayMs, signal) =>
+      awaited ? clock.sleep(delayMs, signal) : pause(clock, delayMs, signal)
   }
 
   /** Waits until earlier work is worked off, then takes these bytes. Rejects with `signal.reason` when aborted. */
@@ -26,7 +27,7 @@ export class Pace {
     const nowMs = this.#clock.monotonicMs()
     const waitMs = this.#paidMs - nowMs
     this.#paidMs = Math.max(nowMs, this.#paidMs) + (sizeBytes * 1_000) / rate
-    if (waitMs > 0) await this.#wait(this.#clock, waitMs, signal)
+    if (waitMs > 0) await this.#pause(waitMs, signal)
   }
 }
 

@@ -1,6 +1,7 @@
 import type { ArchiveStore, ReplayableBody } from '../src/ports/archive-store.js'
 import type { TieringContext } from './context.js'
 import { tierOrders } from './orders.js'
+import { Pace } from './pace.js'
 
 /** What is smaller is no data: markers and holds never wait behind copies. */
 const FREE_BYTES = 64 * 1024
@@ -11,17 +12,11 @@ export function withUploadLimit(
   context: Pick<TieringContext, 'index' | 'ledger'>,
 ): () => Promise<ArchiveStore> {
   const limited = new WeakMap<ArchiveStore, ArchiveStore>()
-  const { clock } = context.ledger
-  /** Monotonic time at which all that was taken so far has been worked off. */
-  let paidMs = 0
-  // Unlike `Pace` this keeps the process alive: whoever awaits a run by hand waits for its uploads too.
+  let bytesPerSecond: number | null = null
+  const pace = new Pace(context.ledger.clock, () => bytesPerSecond, true)
   const take = async (sizeBytes: number, signal?: AbortSignal) => {
-    const { upload } = await tierOrders(context)
-    if (upload === null) return
-    const nowMs = clock.monotonicMs()
-    const waitMs = paidMs - nowMs
-    paidMs = Math.max(nowMs, paidMs) + (sizeBytes * 1_000) / upload.bytesPerSecond
-    if (waitMs > 0) await clock.sleep(waitMs, signal)
+    bytesPerSecond = (await tierOrders(context)).upload?.bytesPerSecond ?? null
+    await pace.take(sizeBytes, signal)
   }
   return async () => {
     const archive = await open()
@@ -39,9 +34,7 @@ export function withUploadLimit(
       readRange: (key, offset, lengthBytes, signal) => archive.readRange(key, offset, lengthBytes, signal),
       listFrom: (prefix, after, limit, signal) => archive.listFrom(prefix, after, limit, signal),
       delete: (key, signal) => archive.delete(key, signal),
-      ...(archive.removeLeftovers === undefined
-        ? {}
-        : { removeLeftovers: () => archive.removeLeftovers?.() ?? Promise.resolve(0) }),
+      removeLeftovers: async () => (await archive.removeLeftovers?.()) ?? 0,
       close: () => archive.close(),
     }
     limited.set(archive, wrapped)

@@ -58,11 +58,7 @@ export class UploadLimits {
       return known.pace
     }
     if (this.#limits.size >= LIMITS_MAX) this.#limits.clear()
-    const pace = new Pace(
-      this.#clock,
-      () => this.#limits.get(key)?.bytesPerSecond ?? bytesPerSecond,
-      (clock, delayMs, signal) => clock.sleep(delayMs, signal),
-    )
+    const pace = new Pace(this.#clock, () => this.#limits.get(key)?.bytesPerSecond ?? bytesPerSecond, true)
     this.#limits.set(key, { pace, bytesPerSecond })
     return pace
   }

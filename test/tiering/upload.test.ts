@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
+import { promisify } from 'node:util'
 import { directoryArchive } from '../../archive/directory/store.js'
 import { resolveConfig } from '../../src/config/resolve.js'
+import { present } from '../../src/model/assert.js'
 import type { StreamRow } from '../../src/model/segment.js'
 import { openLog } from '../../src/open.js'
 import type { ArchiveEngine, ReplayableBody, StorageWishes } from '../../src/ports/archive-store.js'
@@ -70,6 +73,57 @@ describe('what the policy says of copies', () => {
     }
   })
 })
+
+describe('the limit of an operator', () => {
+  test('hides nothing that the archive behind it can do', async () => {
+    const root = mkdtempSync(join(tmpdir(), 'stratalog-upload-'))
+    try {
+      await using log = await openLog(join(root, 'log'), {
+        archive: directoryArchive(join(root, 'archive')),
+        tiering: 'off',
+        control: 'off',
+        config: 'none',
+        system: { logger: silentLogger() },
+        storeFileBytes: 4 * KIB * KIB,
+      })
+      await log.stream('a').append('1')
+      await log.stream('a').seal()
+      await log.tier.run()
+      const bare = await present(log.parts.archive, 'archive')()
+      const limited = await present(log.parts.tiering.archive, 'archive')()
+      for (const name of Object.keys(bare).concat(methodsOf(bare)))
+        assert.equal(typeof Reflect.get(limited, name), typeof Reflect.get(bare, name), name)
+    } finally {
+      rmSync(root, { recursive: true, force: true })
+    }
+  })
+
+  test('waits keep the process alive: a run by hand ends with its copies', async () => {
+    const script = `
+      import { openLog } from ${JSON.stringify(new URL('../../src/index.js', import.meta.url).href)}
+      const log = await openLog(process.argv[1], { archive: process.argv[2], control: 'off', config: 'none', tiering: 'off' })
+      const noise = () => Array.from({ length: 40 }, () => Math.random().toString(36).slice(2)).join('')
+      await log.stream('a').appendAll(Array.from({ length: 100 }, noise))
+      await log.stream('a').seal()
+      await log.stream('a').setPolicy({ limits: { upload: '32 KiB/s' } })
+      const { copied } = await log.tier.run()
+      console.log('copied', copied)
+      await log.close()`
+    const root = mkdtempSync(join(tmpdir(), 'stratalog-upload-'))
+    try {
+      const args = ['--input-type=module', '-e', script, join(root, 'log'), join(root, 'archive')]
+      const { stdout } = await promisify(execFile)(process.execPath, args, { timeout: 30_000 })
+      assert.match(stdout, /copied 1/)
+    } finally {
+      rmSync(root, { recursive: true, force: true })
+    }
+  })
+})
+
+/** What a class gives its objects. */
+function methodsOf(store: object): string[] {
+  return Object.getOwnPropertyNames(Object.getPrototypeOf(store)).filter((name) => name !== 'constructor')
+}
 
 describe('an archive of their own for some streams', () => {
   const root = () => mkdtempSync(join(tmpdir(), 'stratalog-own-'))
