@@ -10,10 +10,9 @@ import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext } from './context.js'
 import { ControlsCache } from './controls-cache.js'
 import { settleHolds } from './hold-changes.js'
-
 import { bindsRow, heldError, knownHolds, withArchived } from './holds.js'
 import { isPaused, tierOrders } from './orders.js'
-import { isBeingRecalled } from './recall-lease.js'
+import { settleOwed } from './recall-lease.js'
 
 /** Rows that owe a deletion and are looked at in one pass. */
 const OWING_MAX = 10_000
@@ -141,12 +140,14 @@ export async function settleDebts(
   let left = 0
   for (const row of rows) {
     signal.throwIfAborted()
-    if (isPaused(orders, row.incarnation) || (await isBeingRecalled(context, row))) continue
+    if (isPaused(orders, row.incarnation)) continue
     try {
-      const released = await releaseLedger(context, row)
-      answered()
-      if (released.state === 'trimmed')
-        await forgetTrimmed(context, await releaseObject(context, released, signal, controls))
+      await settleOwed(context, row, async (owing) => {
+        const released = await releaseLedger(context, owing)
+        answered()
+        if (released.state === 'trimmed')
+          await forgetTrimmed(context, await releaseObject(context, released, signal, controls))
+      })
     } catch (error) {
       if (!isStratalogError(error)) throw error
       left += 1

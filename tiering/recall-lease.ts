@@ -12,14 +12,35 @@ export function recallLease(
   return context.coordination.acquire(`recall/${incarnation}`, { holder: context.logId, waitMs })
 }
 
-/** Whether a recall is at work on what a cold row's ledger shall become; else that ledger is a debt. */
-export async function isBeingRecalled(context: TieringContext, row: SegmentRow): Promise<boolean> {
-  if (row.state !== 'cold' || row.recalledUntilMs === null) return false
+/**
+ * Runs what frees the copies a listed row owes, with the row as it is now, and tells whether it did. Not where the row
+ * changed since: a recall that was under way then may be done by now, and its ledger is the segment's hot copy. Nor
+ * while one is under way: of a cold row with a time (`recalledUntilMs`) only the lease tells a debt from a recall.
+ */
+export async function settleOwed(
+  context: TieringContext,
+  listed: SegmentRow,
+  settle: (row: SegmentRow) => Promise<void>,
+): Promise<boolean> {
+  const recalled = listed.state === 'cold' && listed.recalledUntilMs !== null
+  const lease = recalled ? await leaseOrNull(context, listed) : null
+  if (recalled && lease === null) return false
   try {
-    await (await recallLease(context, row, 0)).release()
-    return false
+    const row = await context.index.segment(listed.incarnation, listed.segment)
+    if (row === null || row.version !== listed.version || row.ledgerId !== listed.ledgerId) return false
+    await settle(row)
+    return true
+  } finally {
+    await lease?.release()
+  }
+}
+
+/** Null: a recall has it. */
+async function leaseOrNull(context: TieringContext, row: SegmentRow): Promise<Lease | null> {
+  try {
+    return await recallLease(context, row, 0)
   } catch (error) {
-    if (isStratalogError(error, 'conflict')) return true
+    if (isStratalogError(error, 'conflict')) return null
     throw error
   }
 }

@@ -8,6 +8,7 @@ import type { SegmentRow } from '../../src/model/segment.js'
 import { openLog } from '../../src/open.js'
 import type { SegmentPatch } from '../../src/ports/segment-index.js'
 import { silentLogger } from '../../src/system/logger.js'
+import { settleDebts } from '../../tiering/evict.js'
 import { outage } from '../helpers/faulty-archive.js'
 import { fillSegments, readAll, rowsOf, TieredLog } from '../helpers/tiered-log.js'
 
@@ -157,6 +158,32 @@ describe('recall', () => {
     assert.ok((rest?.kept ?? 0) >= done)
     assert.equal(await states(log), 'archived archived archived archived')
     assert.equal((await ledgers(log)).length, 4)
+  })
+})
+
+describe('debts that were listed while a recall was under way', () => {
+  test('invariant 1: what it brought back meanwhile is not freed by them', async () => {
+    await using log = await cold()
+    const { index } = log.parts.tiering
+    const update = index.updateSegment.bind(index)
+    const owing = index.segmentsOwing.bind(index)
+    let listed: SegmentRow[] = []
+    Object.assign(index, {
+      updateSegment: async (row: SegmentRow, patch: SegmentPatch) => {
+        if (patch.state === 'archived') listed = [...listed, ...(await owing(10))]
+        return update(row, patch)
+      },
+      segmentsOwing: async () => listed,
+    })
+    await log.stream('a').recall(range, { for: '1h' })
+    assert.deepEqual(
+      listed.map(({ state, segment }) => `${state} ${segment}`),
+      ['cold 2', 'cold 3'],
+    )
+    assert.equal(await settleDebts(log.parts.tiering, new AbortController().signal), 0)
+    assert.equal((await ledgers(log)).length, 2)
+    const read = await readAll(log, 'a')
+    assert.deepEqual([read.texts.length, read.hot], [40, 20])
   })
 })
 
