@@ -10,7 +10,8 @@ import { type ControlObject, damagedControl } from './control-objects.js'
  *   gap      first, last: segments, both included · reason · atMs
  *   hold     id · from, until: an edge or null · reason: text or null · atMs
  *   pin      as hold; `by` names the incarnation that shares the objects of this one
- *   release  id: of the hold or pin that ends; it ends every one of that id with a lower number
+ *   release  id: of the hold or pin that ends; it ends every one of that id with a lower number · of, where it is
+ *            there: `hold` or `pin`, it ends only those
  *   end      atMs · nextSequenceId, lastTxid: what a stream that went on would go on from
  *   delete   atMs
  *
@@ -59,15 +60,33 @@ export interface HeldSegment {
   readonly sealedMs: number | null
 }
 
-/** Holds and pins that no release names, in order of their numbers. */
+/**
+ * Holds and pins that no release names, in order of their numbers. Several of one id stand beside one another: one that
+ * took the place of another would shorten what is held, and only a release ends a hold.
+ */
 export function standingHolds(controls: readonly ControlObject[]): Hold[] {
-  const standing = new Map<string, Hold>()
-  for (const control of controls) {
-    if (control.kind === 'hold' || control.kind === 'pin')
-      standing.set(textOf(control, 'id'), holdOf(control))
-    else if (control.kind === 'release') standing.delete(textOf(control, 'id'))
+  const standing = new Map<string, { readonly at: number; readonly hold: Hold }[]>()
+  for (const [at, control] of controls.entries()) {
+    if (control.kind !== 'hold' && control.kind !== 'pin' && control.kind !== 'release') continue
+    const id = textOf(control, 'id')
+    const before = standing.get(id) ?? []
+    if (control.kind !== 'release') standing.set(id, [...before, { at, hold: holdOf(control) }])
+    else {
+      const of = endedKind(control)
+      standing.set(id, of === null ? [] : before.filter(({ hold }) => hold.kind !== of))
+    }
   }
   return [...standing.values()]
+    .flat()
+    .sort((a, b) => a.at - b.at)
+    .map(({ hold }) => hold)
+}
+
+/** Null: a release ends holds and pins of its id. */
+function endedKind(release: ControlObject): Hold['kind'] | null {
+  const { of = null } = release.body
+  if (of === null || of === 'hold' || of === 'pin') return of
+  throw bad(release, 'of')
 }
 
 /** Whether any of the segment's records may lie in the range of the hold. What is not known binds (invariant 8). */

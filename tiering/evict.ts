@@ -1,5 +1,5 @@
 import { trimmedBelow } from '../archive/control-objects.js'
-import { deletedMs, standingHolds } from '../archive/decisions.js'
+import { deletedMs } from '../archive/decisions.js'
 import { refuseRivals } from '../archive/rivals.js'
 import { deleteLedger } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
@@ -10,8 +10,9 @@ import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext } from './context.js'
 import { ControlsCache } from './controls-cache.js'
 import { settleHolds } from './hold-changes.js'
-import { bindsRow, heldError, knownHolds, withArchived } from './holds.js'
+import { bindsRow, heldError, weighedHolds } from './holds.js'
 import { isPaused, tierOrders } from './orders.js'
+import { confirmOwner } from './ownership.js'
 import { settleOwed } from './recall-lease.js'
 
 /** Rows that owe a deletion and are looked at in one pass. */
@@ -34,6 +35,8 @@ export async function evictSegment(
   const object = present(row.object, 'object of an archived segment')
   assert(row.state === 'archived', `segment ${row.segment} is ${row.state}: its hot copy is the only one`)
   const archive = await present(context.archive, 'archive')()
+  // What another log took over is its to trim and to delete: nothing is freed on its strength (decision 0021).
+  await confirmOwner(context, archive, signal)
   const found = await archive.head(object.key, signal)
   lease.lost.throwIfAborted()
   if (found === null || found.sizeBytes !== object.sizeBytes) {
@@ -120,8 +123,7 @@ async function checkDoomed(
       `no marker in ${archive.location} says that ${what} of ${stream.name} was trimmed: its object stays; see whether that is the archive it belongs to`,
       { found: below?.toString() ?? null },
     )
-  const kept = await context.index.holds(row.incarnation)
-  const holds = withArchived(await knownHolds(context, stream), kept, standingHolds(controls))
+  const holds = await weighedHolds(context, stream, controls)
   const hold = holds.find((one) => bindsRow(stream, row, one))
   if (hold !== undefined) throw heldError(stream.name, what, hold)
 }

@@ -8,6 +8,7 @@ import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { announceStream, nextNumber } from './announce.js'
 import type { TieringContext } from './context.js'
 import { allHolds, decidedAlone, knownHolds, type StandingHold } from './holds.js'
+import { withdrawHeldMarkers } from './trim-markers.js'
 
 /** Holds of one stream: they are weighed for every segment that is trimmed. */
 const HOLDS_MAX = 1_000
@@ -41,6 +42,8 @@ export async function putHold(
     const standing = kept.find(({ id, releasedMs }) => id === request.id && releasedMs === null)
     if (standing !== undefined && sameRange(standing, request)) return standing
     if (standing !== undefined) throw taken(stream, standing.id)
+    // Its release would be forgotten with it, and the archive would hold the old range for ever.
+    if (context.archive !== null && kept.some(({ id }) => id === request.id)) throw untold(stream, request.id)
     if (kept.length >= HOLDS_MAX)
       throw new StratalogError('refused', `${stream.name} has ${HOLDS_MAX} holds: release what has ended`, {
         expected: HOLDS_MAX,
@@ -125,7 +128,7 @@ async function tellSoon(context: TieringContext, stream: StreamRow, signal?: Abo
 
 /**
  * Puts what the archive lacks. Repeated after a crash it finds what was put and puts nothing twice. A hold's time tells
- * it from an earlier one under its id, whose release came between.
+ * it from another one under its id, which another log put: that one stands beside it.
  */
 async function tellHolds(
   context: TieringContext,
@@ -137,19 +140,23 @@ async function tellHolds(
   const { incarnation } = stream
   for (const hold of await context.index.holds(incarnation)) {
     const controls = await readControls(archive, incarnation, undefined, signal)
-    const there = standingHolds(controls).find(({ id, kind }) => kind === 'hold' && id === hold.id) ?? null
+    const there = standingHolds(controls).filter(({ id, kind }) => kind === 'hold' && id === hold.id)
     for (const { kind, body } of lacking(hold, there))
       await putControl(archive, incarnation, nextNumber(controls), kind, body, context.random)
   }
+  await withdrawHeldMarkers(context, archive, stream, signal)
   await context.index.holdsTold(incarnation)
 }
 
-function lacking(hold: KeptHold, there: Hold | null): { kind: 'hold' | 'release'; body: object }[] {
+function lacking(hold: KeptHold, there: readonly Hold[]): { kind: 'hold' | 'release'; body: object }[] {
   const { releasedMs, ...put } = hold
-  if (releasedMs !== null)
-    return there === null ? [] : [{ kind: 'release', body: { id: hold.id, atMs: releasedMs } }]
-  // A later hold of an id takes the earlier one's place; the range of one that stands is never another.
-  return there?.atMs === hold.atMs ? [] : [{ kind: 'hold', body: holdBody({ ...put, by: null }) }]
+  if (releasedMs === null) {
+    const told = there.some(({ atMs }) => atMs === hold.atMs)
+    return told ? [] : [{ kind: 'hold', body: holdBody({ ...put, by: null }) }]
+  }
+  // Of holds alone: a pin that somebody gave the same id goes on protecting what it shares.
+  const body = { id: hold.id, atMs: releasedMs, of: 'hold' }
+  return there.length === 0 ? [] : [{ kind: 'release', body }]
 }
 
 function checkHold({ id, from, until }: HoldRequest): void {
@@ -186,6 +193,14 @@ function taken({ name }: StreamRow, id: string): StratalogError {
     'refused',
     `${name} has a hold ${id} already, over another range or from its policy: give this one another id, they may overlap (stratalog hold list ${name})`,
     { found: id },
+  )
+}
+
+function untold({ name }: StreamRow, id: string): StratalogError {
+  return new StratalogError(
+    'refused',
+    `the archive has not been told yet that hold ${id} of ${name} was released: give this one another id, or try again when the archive answers (stratalog tier status)`,
+    { retryable: true, found: id },
   )
 }
 

@@ -1,4 +1,4 @@
-import { readControls } from '../archive/control-objects.js'
+import { type ControlObject, readControls } from '../archive/control-objects.js'
 import { binds, type Hold, standingHolds } from '../archive/decisions.js'
 import { StratalogError } from '../src/model/errors.js'
 import type { KeptHold } from '../src/model/hold.js'
@@ -53,20 +53,23 @@ export async function allHolds(
   stream: StreamRow,
   signal?: AbortSignal,
 ): Promise<StandingHold[]> {
-  const known = await knownHolds(context, stream)
-  if (context.archive === null) return known
+  if (context.archive === null) return knownHolds(context, stream)
   const controls = await readControls(await context.archive(), stream.incarnation, undefined, signal)
-  return withArchived(known, await context.index.holds(stream.incarnation), standingHolds(controls))
+  return weighedHolds(context, stream, controls)
 }
 
-/** What the archive has and the index has not; what was released here ends there as soon as the archive is told. */
-export function withArchived(
-  known: readonly StandingHold[],
-  kept: readonly KeptHold[],
-  archived: readonly Hold[],
-): StandingHold[] {
-  const here = new Set(kept.map(({ id }) => id))
-  const only = archived.filter(({ kind, id }) => kind === 'pin' || !here.has(id))
+/** The same with control objects that were read already. */
+export async function weighedHolds(
+  context: TieringContext,
+  stream: StreamRow,
+  controls: readonly ControlObject[],
+): Promise<StandingHold[]> {
+  const known = await knownHolds(context, stream)
+  const kept = await context.index.holds(stream.incarnation)
+  // What was put here counts as it is here: one that was released ends there as soon as the archive is told. Another
+  // log's of the same id is another hold.
+  const isKept = (hold: Hold) => kept.some(({ id, atMs }) => id === hold.id && atMs === hold.atMs)
+  const only = standingHolds(controls).filter((hold) => hold.kind === 'pin' || !isKept(hold))
   return [...known, ...only.map((hold) => ({ ...hold, origin: 'archive' }))]
 }
 

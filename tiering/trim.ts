@@ -1,10 +1,4 @@
-import {
-  ARCHIVE_OWNER_FACT,
-  ownerOf,
-  putControl,
-  readControls,
-  trimmedBelow,
-} from '../archive/control-objects.js'
+import { ARCHIVE_OWNER_FACT, putControl, readControls, trimmedBelow } from '../archive/control-objects.js'
 import { assert, present } from '../src/model/assert.js'
 import { Dlsn } from '../src/model/dlsn.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
@@ -17,6 +11,7 @@ import { ControlsCache } from './controls-cache.js'
 import { forgetTrimmed, releaseLedger, releaseObject } from './evict.js'
 import { allHolds, decidedAlone, firstHeld, type StandingHold } from './holds.js'
 import { confirmOwner } from './ownership.js'
+import { withdrawMarkers } from './trim-markers.js'
 
 /** Segments ended with one marker; a longer end takes several. */
 const ROWS_AT_ONCE = 1_000
@@ -199,7 +194,7 @@ async function decideTrim(
     )
   }
   if (context.archive !== null && weighed.held !== null)
-    await withdrawMarkers(context, await context.archive(), stream, weighed, signal)
+    await withdrawMarkers(context, await context.archive(), stream, weighed.held, signal)
   if (weighed.below === null) return weighed
   if (context.archive !== null)
     await markTrimmed(context, await context.archive(), stream, weighed.below, asked, signal)
@@ -237,40 +232,10 @@ async function markTrimmed(
   }
   const again = await weighTrim(context, stream, asked, await allHolds(context, stream, signal))
   if (again.below !== null && again.below.compare(below) >= 0) return
-  await withdrawMarkers(context, archive, stream, again, signal)
+  if (again.held !== null) await withdrawMarkers(context, archive, stream, again.held, signal)
   throw new StratalogError(
     'conflict',
     `${again.held?.hold.id ?? 'a hold'} was put on ${stream.name} while it was being trimmed: nothing was, try again`,
     { retryable: true, found: again.held?.hold.id },
   )
-}
-
-/**
- * Takes back markers that reach into what is held and that nothing went by: the index never had them. Left over from a
- * crash between marker and index, or of a moment ago; only the owner of the archive writes markers, under this lease.
- */
-async function withdrawMarkers(
-  context: TieringContext,
-  archive: ArchiveStore,
-  stream: StreamRow,
-  { held }: WeighedTrim,
-  signal: AbortSignal,
-): Promise<void> {
-  if (held === null) return
-  const row = present(await context.index.stream(stream.incarnation), 'stream')
-  const reaches = (below: Dlsn) =>
-    below.compare(new Dlsn(held.segment, 0n, 0n)) > 0 &&
-    (row.trimmedBelow === null || below.compare(row.trimmedBelow) > 0)
-  const controls = await readControls(archive, stream.incarnation, undefined, signal)
-  for (const control of controls.filter(({ kind }) => kind === 'trim')) {
-    const below = trimmedBelow([control])
-    if (below === null || !reaches(below)) continue
-    const owner = await ownerOf(archive)
-    if (owner?.logId !== context.logId) return
-    await archive.delete(control.key, signal)
-    context.ledger.logger.warn(
-      { stream: stream.name, below: below.toString(), hold: held.hold.id },
-      'a trim that was not carried out was taken back: what it would have ended is held',
-    )
-  }
 }

@@ -1,5 +1,5 @@
-import { bindingOf, readControls, trimmedBelow } from '../../archive/control-objects.js'
-import { gapsOf } from '../../archive/decisions.js'
+import { bindingOf, type ControlObject, readControls, trimmedBelow } from '../../archive/control-objects.js'
+import { gapsOf, standingHolds } from '../../archive/decisions.js'
 import { type ChosenSegment, chooseSegments, listIncarnations } from '../../archive/listing.js'
 import { listSummarized } from '../../archive/summaries.js'
 import type { DecidedGap, DecidedStream, DecidedTrim } from '../format/control-frame.js'
@@ -96,7 +96,7 @@ async function sourceOf(
   const gaps = [...gapsOf(controls), ...(decided.gaps.get(incarnation) ?? [])]
   return {
     stream,
-    trim: later(decided.trims.get(incarnation) ?? null, trimmedBelow(controls)),
+    trim: trimOf(incarnation, decided, controls),
     finishedMs: decided.finished.get(incarnation) ?? null,
     policy: decided.policies.get(incarnation) ?? null,
     holds: decided.holds.get(incarnation) ?? [],
@@ -122,6 +122,23 @@ function named(incarnation: Incarnation, ledgers: readonly FoundLedger[]): Decid
   const segment = ledgers.at(-1)?.header?.segment ?? null
   if (segment === null) return null
   return { incarnation, name: segment.stream, txidMode: 'custom', createdMs: segment.openedMs, parent: null }
+}
+
+/**
+ * A marker the stores know nothing of was written by a trim that a crash stopped before it deleted anything. It is gone
+ * on with, but not where something is held: a hold that came after that crash was promised all of it, and where it
+ * binds is known only once there are rows. The first trim after this decides anew.
+ */
+function trimOf(
+  incarnation: Incarnation,
+  decided: DecidedState,
+  controls: readonly ControlObject[],
+): DecidedTrim | null {
+  const trim = decided.trims.get(incarnation) ?? null
+  const put = (decided.holds.get(incarnation) ?? []).some(({ releasedMs }) => releasedMs === null)
+  const held = put || standingHolds(controls).length > 0
+  // Of a stream that the stores never heard of the archive alone says where it begins.
+  return held && decided.streams.has(incarnation) ? trim : later(trim, trimmedBelow(controls))
 }
 
 /** The archive's marker is written before the stores' decision: the further of the two counts. */

@@ -35,6 +35,23 @@ test('a hold stands until a later release names it, and can be set again', () =>
   assert.deepEqual(standingHolds([control('release', { id: 'a' }), hold('a')]).length, 1)
 })
 
+test('several of one id stand beside one another; a release ends those of its kind (invariant 8)', () => {
+  const until = { dlsn: new Dlsn(2n, 0n, 0n) }
+  const pin = control('pin', holdBody({ id: 'a', from: null, until: null, reason: null, atMs: 6, by: 'f' }))
+  const both = [hold('a'), hold('b'), pin, hold('a', { until })]
+  const seen = (controls: Parameters<typeof standingHolds>[0]) =>
+    standingHolds(controls).map(({ kind, id, until: end }) => `${kind} ${id}${end === null ? '' : ' short'}`)
+  assert.deepEqual(seen(both), ['hold a', 'hold b', 'pin a', 'hold a short'])
+  assert.deepEqual(seen([...both, control('release', { id: 'a', of: 'hold' })]), ['hold b', 'pin a'])
+  assert.deepEqual(seen([...both, control('release', { id: 'a', of: 'pin' })]), [
+    'hold a',
+    'hold b',
+    'hold a short',
+  ])
+  assert.deepEqual(seen([...both, control('release', { id: 'a' })]), ['hold b'])
+  assert.throws(() => seen([...both, control('release', { id: 'a', of: 'all' })]), { code: 'corrupt' })
+})
+
 test('a hold binds every segment its range touches, and what is not known (invariant 8)', () => {
   const bound = (more: Parameters<typeof hold>[1], mode: 'ms' | 'custom' = 'ms', of = segment) => {
     const [one] = standingHolds([hold('a', more)])

@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, describe, test } from 'node:test'
+import { putControl } from '../../archive/control-objects.js'
+import { holdBody } from '../../archive/decisions.js'
+import { present } from '../../src/model/assert.js'
 import { Dlsn } from '../../src/model/dlsn.js'
-import { isStratalogError } from '../../src/model/errors.js'
+import { isStratalogError, StratalogError } from '../../src/model/errors.js'
+import { countingRandom } from '../helpers/archive.js'
 import { outage } from '../helpers/faulty-archive.js'
 import { fillSegments, readAll, rowsOf, TieredLog } from '../helpers/tiered-log.js'
 
@@ -108,6 +112,74 @@ describe('legal holds (invariant 8)', () => {
     assert.equal(place.controls('hold'), 1)
     await log.close()
   })
+
+  test('a released id is not given again before the archive knows of the release', async () => {
+    await using log = await place.open()
+    await fillSegments(log, 'a', 3)
+    await log.tier.run()
+    const a = log.stream('a')
+    await a.hold({ id: 'case-1' })
+    place.faults.list = outage
+    await a.release('case-1')
+    await assert.rejects(a.hold({ id: 'case-1', from: new Dlsn(3n, 0n, 0n) }), { code: 'refused' })
+    delete place.faults.list
+    await log.tier.run()
+    assert.equal((await a.hold({ id: 'case-1', from: new Dlsn(3n, 0n, 0n) })).told, true)
+    assert.equal((await a.trim({ before: 'latest' })).below?.toString(), '3:0:0')
+  })
+
+  test('a hold under the id of a pin, and its release, leave the pin as it is; so does one of another log', async () => {
+    await using log = await place.open()
+    await fillSegments(log, 'a', 3)
+    await log.tier.run()
+    const a = log.stream('a')
+    const { incarnation } = await a.info()
+    const archive = await present(log.parts.archive, 'archive')()
+    const body = (more: object) => ({ ...holdBody({ id: 'x', from: null, until: null, ...rest }), ...more })
+    const rest = { reason: null, atMs: 1, by: null }
+    await putControl(archive, incarnation, 90n, 'pin', body({ by: 'f'.repeat(32) }), countingRandom('pin'))
+    await putControl(archive, incarnation, 91n, 'hold', body({}), countingRandom('hold'))
+    await a.hold({ id: 'x', from: new Dlsn(3n, 0n, 0n) })
+    assert.equal((await a.trim({ before: 'latest' })).below, null)
+    await a.release('x')
+    assert.deepEqual(
+      (await a.holds()).map(({ kind, id }) => `${kind} ${id}`),
+      ['pin x'],
+    )
+    assert.equal((await a.trim({ before: 'latest' })).held?.hold.kind, 'pin')
+    assert.equal(place.objects().length, 3)
+  })
+
+  for (const lost of [false, true])
+    test(`a hold after a trim that died behind its marker has all it was promised${lost ? ', also where the index is lost before the archive hears of it' : ''} (invariants 5, 7, 12)`, async () => {
+      let log = await place.open()
+      await fillSegments(log, 'a', 4)
+      await log.tier.run()
+      const { index } = log.parts.tiering
+      const update = index.updateStream.bind(index)
+      Object.assign(index, {
+        updateStream: () => {
+          throw new StratalogError('closed', 'killed')
+        },
+      })
+      await assert.rejects(log.stream('a').trim({ before: new Dlsn(4n, 0n, 0n) }), { code: 'closed' })
+      Object.assign(index, { updateStream: update })
+      assert.equal(place.controls('trim'), 1)
+      if (lost) place.faults.list = outage
+      const put = await log.stream('a').hold({ id: 'case-1', from: new Dlsn(2n, 0n, 0n) })
+      assert.deepEqual([put.trimmedBelow, put.told], [null, !lost])
+      await log.close()
+      delete place.faults.list
+      if (lost) place.dropIndex()
+      log = await place.open()
+      assert.equal((await readAll(log, 'a')).texts.length, 40)
+      await log.tier.run()
+      assert.equal(place.controls('trim'), 0)
+      assert.equal((await readAll(log, 'a')).texts.length, 40)
+      const trimmed = await log.stream('a').trim({ before: new Dlsn(4n, 0n, 0n) })
+      assert.equal(trimmed.below?.toString(), '2:0:0')
+      await log.close()
+    })
 
   test('an index put back from before a hold learns of it and of its release', async () => {
     const { cpSync, rmSync } = await import('node:fs')

@@ -56,6 +56,34 @@ function dropIndex(directory: string): void {
 }
 
 describe('taking an archive over (decision 0021)', () => {
+  test('what was archived before an archive was taken over is not freed on its strength any more (invariant 4)', async () => {
+    const archive = join(root, 'archive')
+    await using old = await openLog(join(root, 'old'), {
+      archive,
+      tiering: 'off',
+      control: 'off',
+      config: 'none',
+      storeFileBytes: 4 * 1024 * 1024,
+      defaults: { hot: { for: '10 days' }, evict: { lag: 0 } },
+      system: { logger: silentLogger() },
+    })
+    await write(old, 'one')
+    await restoreInto('new')
+    {
+      await using log = await open('new')
+      await log.archive.takeOver()
+    }
+    await assert.rejects(old.stream('a').evict(), { code: 'refused', message: /belongs to log/ })
+    for await (const { state } of old.segments('a')) assert.equal(state, 'archived')
+    // Nor is anything collected there, or chosen between two contents.
+    await assert.rejects(
+      async () => {
+        for await (const _ of old.archive.collect({ graceMs: 0 })) assert.fail('nothing is looked at')
+      },
+      { code: 'refused' },
+    )
+  })
+
   test('a restored log goes on in the archive it came from; the old owner notices and commits nothing (invariants 4 and 7)', async () => {
     await using old = await open('old')
     await write(old, 'one')
