@@ -13,6 +13,7 @@ import { settleHolds } from './hold-changes.js'
 import { bindsRow, heldError, weighedHolds } from './holds.js'
 import { isPaused, tierOrders } from './orders.js'
 import { confirmOwner } from './ownership.js'
+
 import { settleOwed } from './recall-lease.js'
 
 /** Rows that owe a deletion and are looked at in one pass. */

@@ -6,7 +6,7 @@ import type { ArchiveStore } from '../src/ports/archive-store.js'
 /** The fact of a log whose archive was another's before: streams in it that this log never had are not its own. */
 export const TAKEN_OVER_FACT = 'archive-taken-over'
 
-/** The owner object of each open archive that was last found to be this log's: while none is newer it needs no reading. */
+/** The log and its owner object that each open archive was last found to be of: while none is newer it needs no reading. */
 const confirmed = new WeakMap<ArchiveStore, string>()
 
 /**
@@ -19,11 +19,11 @@ export async function confirmOwner(
   signal?: AbortSignal,
 ): Promise<void> {
   const newest = (await listControlKeys(archive, null, signal)).findLast(({ kind }) => kind === 'owner')
-  const key = newest === undefined ? '' : encodeControlKey(newest)
-  if (key !== '' && confirmed.get(archive) === key) return
+  const known = newest === undefined ? null : `${logId} ${encodeControlKey(newest)}`
+  if (known !== null && confirmed.get(archive) === known) return
   const owner = await ownerOf(archive, signal)
   if (owner?.logId !== logId) throw otherOwner(archive, owner, logId)
-  confirmed.set(archive, key)
+  if (known !== null) confirmed.set(archive, known)
 }
 
 /** The refusal of an archive that is another log's. */

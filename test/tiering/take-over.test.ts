@@ -5,12 +5,14 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { directoryArchive } from '../../archive/directory/store.js'
 import type { Log } from '../../src/log.js'
+import { present } from '../../src/model/assert.js'
 import { text } from '../../src/model/codec.js'
 import { StratalogError } from '../../src/model/errors.js'
 import { openArchive, openLog } from '../../src/open.js'
 import type { OpenOptions } from '../../src/options.js'
 import { planRestore, restoreArchive } from '../../src/restore.js'
 import { silentLogger } from '../../src/system/logger.js'
+import { confirmOwner } from '../../tiering/ownership.js'
 import { type ArchiveFaults, faultyArchive } from '../helpers/faulty-archive.js'
 
 let root = ''
@@ -125,6 +127,33 @@ describe('taking an archive over (decision 0021)', () => {
     await using third = await open('third', 'none')
     assert.deepEqual(await records(third), ['one', 'two'])
     assert.deepEqual(await records(third, 'b'), ['other'])
+  })
+
+  test('what the old owner has in both tiers stays hot: its objects are another log’s to delete now (invariant 4)', async () => {
+    await using old = await open('old')
+    await write(old, 'before')
+    await old.stream('a').setPolicy({ hot: { for: '1h' } })
+    assert.equal((await write(old, 'both')).copied, 1)
+    await restoreInto('new')
+    {
+      await using log = await open('new')
+      await log.archive.takeOver()
+    }
+    await old.stream('a').setPolicy({ hot: { for: 0 } })
+    const report = await old.tier.run()
+    assert.equal(report.evicted, 0)
+    assert.match(report.failed[0]?.error ?? '', /belongs to log [0-9a-f]{32} \(epoch 2\)/)
+    const rows: string[] = []
+    for await (const { state } of old.segments('a')) rows.push(state)
+    assert.deepEqual(rows, ['cold', 'archived'])
+  })
+
+  test('two logs over one open archive are told apart', async () => {
+    await using log = await open('log')
+    await write(log, 'one')
+    const archive = await present(log.parts.archive, 'archive')()
+    await confirmOwner(log, archive)
+    await assert.rejects(confirmOwner({ logId: '0'.repeat(32) }, archive), { code: 'refused' })
   })
 
   test('killed or cut off at any step it is done by running it again; of two that want it one gets it', async () => {
