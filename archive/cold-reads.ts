@@ -20,6 +20,8 @@ import { SharedRequest, sharedResult } from './shared-request.js'
 
 /** Blocks whose index rows are remembered, over all objects: about 200 bytes each. */
 const INDEX_ROWS_MAX = 100_000
+/** What remembering an object takes beside its blocks, in rows: many objects have one block only. */
+const OBJECT_ROWS = 10
 /** Attempts of a segment that are looked at; more are no sign of health. */
 const ATTEMPTS_LISTED = 100
 /** A reader that has read nothing ahead for so long does not share in the memory for it. */
@@ -180,7 +182,7 @@ export class ColdReads {
     known.request.result.then(
       (index) => {
         if (this.#indexes.get(id) !== known) return
-        known.rows = index.rows.length
+        known.rows = index.rows.length + OBJECT_ROWS
         this.#indexRows += known.rows
         for (const oldest of this.#indexes.keys()) {
           if (this.#indexRows <= INDEX_ROWS_MAX) break

@@ -1,3 +1,4 @@
+import { isStratalogError } from '../src/model/errors.js'
 import type { Clock } from '../src/ports/clock.js'
 
 /** Stored bytes ahead of a reader before anything was measured, and always. */
@@ -9,6 +10,8 @@ const SPEED_WEIGHT = 1 / 16
 const LATENCY_WEIGHT = 1 / 64
 /** Requests that must succeed before one more connection is used again. */
 const CALM_REQUESTS = 16
+/** Requests that may go first before one of those read ahead has its turn: by now a reader may wait for it, too. */
+const PASSED_MAX = 8
 /** A clock too coarse to see a request take any time. */
 const ELAPSED_MS_MIN = 0.01
 
@@ -55,6 +58,8 @@ export class FetchWindow {
   /** Those somebody waits for go first. */
   readonly #urgent = new Set<Waiting>()
   readonly #ahead = new Set<Waiting>()
+  /** Requests that went first while others waited to be read ahead. */
+  #passed = 0
 
   constructor(clock: Clock, options: FetchWindowOptions = {}) {
     this.#clock = clock
@@ -94,8 +99,8 @@ export class FetchWindow {
       this.#worked(this.#clock.monotonicMs() - beganMs, this.#deliveredBytes - before)
       return bytes
     } catch (error) {
-      // Who gave up says nothing about the archive.
-      if (!signal.aborted) this.#strained()
+      // Who gave up, and an object that is not there, say nothing about how much the archive can take.
+      if (!signal.aborted && !isStratalogError(error, 'object_not_found')) this.#strained()
       throw error
     } finally {
       this.#underWay -= 1
@@ -106,7 +111,7 @@ export class FetchWindow {
   #connection(urgent: boolean, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted()
     if (this.#free(urgent)) {
-      this.#underWay += 1
+      this.#begun(urgent)
       return Promise.resolve()
     }
     const queue = urgent ? this.#urgent : this.#ahead
@@ -114,7 +119,7 @@ export class FetchWindow {
       const waiting = {
         go: () => {
           signal.removeEventListener('abort', aborted)
-          this.#underWay += 1
+          this.#begun(urgent)
           resolve()
         },
       }
@@ -133,10 +138,16 @@ export class FetchWindow {
     return this.#underWay < this.#connections - kept
   }
 
+  #begun(urgent: boolean): void {
+    this.#underWay += 1
+    this.#passed = urgent && this.#ahead.size > 0 ? this.#passed + 1 : 0
+  }
+
   #next(): void {
     for (;;) {
-      const queue = this.#urgent.size > 0 ? this.#urgent : this.#ahead
-      if (!this.#free(queue === this.#urgent)) return
+      const turn = this.#passed >= PASSED_MAX && this.#ahead.size > 0
+      const queue = this.#urgent.size > 0 && !turn ? this.#urgent : this.#ahead
+      if (!this.#free(turn || queue === this.#urgent)) return
       const [first] = queue
       if (first === undefined) return
       queue.delete(first)

@@ -111,6 +111,15 @@ describe('cold reads of a log', () => {
     assert.ok(reads.cache.sizeBytes <= 4 * MIB)
   })
 
+  test('an object that is gone is no reason to ask the archive less', async () => {
+    const { store, object } = await sample()
+    const reads = readsOf()
+    const absent = { ...object, key: `${object.key.slice(0, -4)}0000` }
+    for (let attempt = 0; attempt < 4; attempt += 1)
+      await assert.rejects(reads.open(store, absent), (error) => isStratalogError(error, 'object_not_found'))
+    assert.deepEqual([reads.state.connections, reads.state.failed], [8, 0])
+  })
+
   test('who gives up ends the request that only it waits for, and no other', async () => {
     const { store, object } = await sample()
     const signals: AbortSignal[] = []
@@ -342,6 +351,46 @@ describe('fetch window', () => {
   })
 })
 
+test('what is read ahead has its turn, however many somebody waits for: a reader may have come to it by now', async () => {
+  const window = new FetchWindow(new ManualClock(), { connections: 4 })
+  const { signal } = new AbortController()
+  const open: (() => void)[] = []
+  let urgent = 0
+  let ahead = false
+  let ended = false
+  const hold = () =>
+    new Promise<Uint8Array>((resolve) => {
+      open.push(() => resolve(new Uint8Array(1)))
+    })
+  const readers = Array.from({ length: 6 }, async () => {
+    while (!ended) {
+      await window.run(hold, true, signal)
+      urgent += 1
+    }
+  })
+  await setImmediate()
+  const waiting = window.run(
+    () => {
+      ahead = true
+      return Promise.resolve(new Uint8Array(1))
+    },
+    false,
+    signal,
+  )
+  for (let turn = 0; turn < 40 && !ahead; turn += 1) {
+    open.shift()?.()
+    await setImmediate()
+  }
+  assert.equal(ahead, true, `after ${urgent} others`)
+  await waiting
+  ended = true
+  while (open.length > 0) {
+    open.shift()?.()
+    await setImmediate()
+  }
+  await Promise.all(readers)
+})
+
 describe('limits of cold reads', () => {
   test('limits.cold-read: so many bytes a second over all readers of the stream, and aborting ends the wait', async () => {
     const clock = new ManualClock()
@@ -372,6 +421,42 @@ describe('limits of cold reads', () => {
     abort.abort(new Error('enough'))
     await assert.rejects(waiting, /enough/)
     assert.equal(clock.pending, 0)
+  })
+
+  test('what was given up is not paid for: readers that look at a little and leave starve nobody', async () => {
+    const clock = new ManualClock()
+    const limit = new DownloadLimit(clock, () => MIB)
+    const { signal } = new AbortController()
+    await limit.take(MIB, signal)
+    for (let reader = 0; reader < 50; reader += 1) {
+      const abort = new AbortController()
+      const waiting = limit.take(16 * MIB, abort.signal)
+      abort.abort(new Error('enough'))
+      await assert.rejects(waiting, /enough/)
+    }
+    let took = false
+    const last = limit.take(1, signal).then(() => {
+      took = true
+    })
+    await clock.advance(1_100)
+    assert.equal(took, true, 'after what the first one took is worked off')
+    await last
+  })
+
+  test('a limit that is raised shortens the waits under way', async () => {
+    const clock = new ManualClock()
+    let rate = 1
+    const limit = new DownloadLimit(clock, () => rate)
+    const { signal } = new AbortController()
+    await limit.take(4 * MIB, signal)
+    let took = 0
+    const waiting = [1, 2].map(() => limit.take(MIB, signal).then(() => (took += 1)))
+    await clock.advance(5_000)
+    assert.equal(took, 0)
+    rate = 2 * MIB
+    await clock.advance(3_600)
+    assert.equal(took, 2)
+    await Promise.all(waiting)
   })
 
   test('cold reads stand back while appends wait, and not for ever', async () => {
