@@ -187,6 +187,7 @@ async function openBytes(read: ReadContext, row: SegmentRow): Promise<number> {
   return Number(length)
 }
 
+/** The object is closed again at once: whoever reads has all of the memory for reading ahead. */
 async function explainCold(
   context: ExplainContext,
   row: SegmentRow,
@@ -200,8 +201,12 @@ async function explainCold(
   const whole = firstEntry === 0n && beyond === null
   if (whole && !known) return explainUnopened(row, where, cold?.requestBytes ?? 1)
   const source = await read.openCold(row)
-  if (!(source instanceof ColdSource)) return explainUnopened(row, where, 1)
-  return explainBlocks(source.object, { row, where, known, firstEntry, beyond })
+  try {
+    if (!(source instanceof ColdSource)) return explainUnopened(row, where, 1)
+    return explainBlocks(source.object, { row, where, known, firstEntry, beyond })
+  } finally {
+    source.close?.()
+  }
 }
 
 /** A segment that is read whole: how many blocks it has makes no difference. */

@@ -1,5 +1,5 @@
 import { Dlsn } from '../model/dlsn.js'
-import { StratalogError } from '../model/errors.js'
+import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { Position } from '../model/position.js'
 import { TXID_MAX } from '../model/record.js'
 import { isClosed, isHot, type SegmentRow, type StreamRow } from '../model/segment.js'
@@ -10,6 +10,8 @@ import { userRecords } from './source.js'
 
 /** A segment that changes while a position is looked up in it is looked at again, this often at most. */
 const LOOK_ATTEMPTS_MAX = 8
+/** Objects of one segment that are tried in turn where they are damaged or gone. */
+const OBJECT_ATTEMPTS_MAX = 3
 
 export interface LocateContext {
   readonly index: SegmentIndex
@@ -18,6 +20,8 @@ export interface LocateContext {
   readonly openSource: (row: SegmentRow, avoid: 'hot' | null) => Promise<SegmentSource>
   /** See `ReadContext`. */
   readonly recover: (row: SegmentRow) => Promise<void>
+  /** Ends what is looked up in a segment. */
+  readonly signal?: AbortSignal | undefined
 }
 
 /**
@@ -88,7 +92,7 @@ function end(context: LocateContext, stream: StreamRow): Promise<Dlsn> {
 function byTxid(context: LocateContext, stream: StreamRow, txid: bigint): Promise<Dlsn> {
   const pick = () => context.index.segmentForTxid(stream.incarnation, txid)
   return within(context, stream, pick, {
-    find: (source) => source.entryForTxid(txid),
+    find: (source) => source.entryForTxid(txid, context.signal),
     reached: (record) => record.txid >= txid,
   })
 }
@@ -97,7 +101,7 @@ function bySequenceId(context: LocateContext, stream: StreamRow, sequenceId: big
   const pick = () => context.index.segmentForSequenceId(stream.incarnation, sequenceId)
   const position = (row: SegmentRow) => sequenceId - row.startSequenceId + 1n
   return within(context, stream, pick, {
-    find: (source, row) => source.entryForPosition(position(row)),
+    find: (source, row) => source.entryForPosition(position(row), context.signal),
     reached: (record, row) => BigInt(record.position) >= position(row),
   })
 }
@@ -127,7 +131,7 @@ async function within(
     const last = await source.lastEntry()
     const entryId = await wanted.find(source, row)
     if (entryId === null) return new Dlsn(row.segment, last + 1n, 0n)
-    const [entry] = await source.readEntries(entryId, entryId, 1)
+    const [entry] = await source.readEntries(entryId, entryId, 1, context.signal)
     const records = entry === undefined ? [] : userRecords(entry.payload)
     const record = records.find((one) => wanted.reached(one, row))
     return new Dlsn(row.segment, entryId, BigInt(record?.slot ?? 0))
@@ -137,7 +141,7 @@ async function within(
 
 /**
  * Looks something up in the segment that `pick` finds. A segment may change tier meanwhile: then it is looked up anew;
- * where the hot copy fails, the archive is asked.
+ * where the hot copy fails, the archive is asked, and where an object is damaged or gone, its twins.
  */
 async function inSegment<None>(
   context: LocateContext,
@@ -152,11 +156,18 @@ async function inSegment<None>(
     try {
       return await look(row, () => context.openSource(row, avoid))
     } catch (error) {
+      context.signal?.throwIfAborted()
       const fresh = await context.index.segment(row.incarnation, row.segment)
       const moved = fresh === null || fresh.version !== row.version
       const otherTier = avoid === null && isHot(row) && row.object !== null
-      if (attempt >= LOOK_ATTEMPTS_MAX || !(moved || otherTier)) throw error
+      // Whoever opens objects leaves one that failed aside for a while: opened anew it is another one.
+      const twin = attempt < OBJECT_ATTEMPTS_MAX && row.object !== null && unreadable(error)
+      if (attempt >= LOOK_ATTEMPTS_MAX || !(moved || otherTier || twin)) throw error
       avoid = moved ? null : 'hot'
     }
   }
+}
+
+function unreadable(error: unknown): boolean {
+  return isStratalogError(error, 'corrupt') || isStratalogError(error, 'object_not_found')
 }

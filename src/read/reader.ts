@@ -53,6 +53,7 @@ export function locating(context: ReadContext, signal: AbortSignal | undefined):
     nowMs: () => context.clock.nowMs(),
     openSource: (row, avoid) => openSource(context, row, avoid, signal),
     recover: (row) => context.recover?.(row, signal) ?? Promise.resolve(),
+    signal,
   }
 }
 
@@ -238,9 +239,11 @@ class SegmentWalk {
         if (row === null) {
           if (!this.#follow || finished) return
           await changed.wait()
+        } else if (isLost(row) && this.#isBeyond(row)) {
+          // What is gone there was never asked for.
+          return
         } else if (
-          row.state === 'trimmed' ||
-          row.state === 'gap' ||
+          isLost(row) ||
           row.segment > this.#at.segment ||
           this.#at.compare(await this.#trimmed()) < 0
         ) {
@@ -277,7 +280,7 @@ class SegmentWalk {
 
   /** Moves on to what is there, with a gap where the caller asked for what is not. */
   async *#skipTo(row: SegmentRow): AsyncGenerator<Gap, void, undefined> {
-    const lost = row.state === 'trimmed' || row.state === 'gap'
+    const lost = isLost(row)
     const whole = this.#at.entry === 0n && this.#at.slot === 0n
     const trimmed = await this.#trimmed()
     let until = lost ? new Dlsn(row.segment + 1n, 0n, 0n) : new Dlsn(row.segment, 0n, 0n)
@@ -339,12 +342,16 @@ class SegmentWalk {
 
   /** Whether the read goes on as far as to that segment, as far as is known. */
   #wanted(row: SegmentRow): boolean {
-    const { until, untilTxid, untilSequenceId, left } = this.#bounds
     // How many records come before it is not known here: a read with a limit fetches nothing of what may be beyond.
-    if (left !== Number.POSITIVE_INFINITY) return false
-    if (until !== null && until.compare(new Dlsn(row.segment, 0n, 0n)) <= 0) return false
-    if (untilTxid !== null && row.firstTxid >= untilTxid) return false
-    return untilSequenceId === null || row.startSequenceId < untilSequenceId
+    return this.#bounds.left === Number.POSITIVE_INFINITY && !this.#isBeyond(row)
+  }
+
+  /** Whether all of a segment lies behind the end of the read, as far as is known. */
+  #isBeyond(row: SegmentRow): boolean {
+    const { until, untilTxid, untilSequenceId } = this.#bounds
+    if (until !== null && until.compare(new Dlsn(row.segment, 0n, 0n)) <= 0) return true
+    if (untilTxid !== null && row.firstTxid >= untilTxid) return true
+    return untilSequenceId !== null && row.startSequenceId >= untilSequenceId
   }
 
   /** At the visible end of an open segment: whether it was sealed meanwhile, and waiting if the reader follows. */
@@ -458,6 +465,10 @@ class SegmentWalk {
   #armWatch(): Changed {
     return this.#follow ? new Changed(this.#context.index, this.#incarnation, this.#signal) : Changed.never()
   }
+}
+
+function isLost(row: SegmentRow): boolean {
+  return row.state === 'trimmed' || row.state === 'gap'
 }
 
 function retryable(error: unknown): boolean {

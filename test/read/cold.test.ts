@@ -310,6 +310,46 @@ describe('reading the archive', () => {
     assert.deepEqual(found, from(0, 300), 'everything before it')
   })
 
+  test('a position is looked up in the twin of a damaged object, and looking it up ends with its reader', async () => {
+    await history()
+    const rows = []
+    for await (const row of log.segments('a')) rows.push(row)
+    const { key } = present(rows[4]?.object, 'object')
+    const path = join(root, 'archive', ...key.split('/'))
+    const bytes = readFileSync(path)
+    const store = await present(log.parts.archive, 'archive')()
+    await store.putIfAbsent(`${key.slice(0, -13)}${'0'.repeat(13)}`, bodyOf(bytes))
+    for (const at of [Math.floor(bytes.length / 2), bytes.length - 100]) {
+      const damaged = Buffer.from(bytes)
+      damaged.writeUInt8(damaged.readUInt8(at) ^ 1, at)
+      writeFileSync(path, damaged)
+      await log.close()
+      log = await open()
+      assert.deepEqual(await numbers({ from: { txid: 1_000n + 10n * 250n }, limit: 1 }), [250])
+      await log.close()
+      log = await open()
+      assert.equal((await log.stream('a').locate({ sequenceId: 251n })).record?.sequenceId, '251')
+    }
+    await log.close()
+    log = await open()
+    const asked: AbortSignal[] = []
+    watched.before = (_, signal) => {
+      asked.push(present(signal, 'signal'))
+      // The index of the object comes, its block does not.
+      if (asked.length === 1) return
+      return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)))
+    }
+    const abort = new AbortController()
+    const reading = numbers({ from: { txid: 1_000n + 10n * 30n }, signal: abort.signal })
+    const deadline = setTimeout(() => abort.abort(new Error('too late')), 5_000)
+    while (asked.length < 2) await new Promise((resolve) => setTimeout(resolve, 5))
+    abort.abort(new Error('enough'))
+    await assert.rejects(reading, /enough/)
+    clearTimeout(deadline)
+    assert.ok(asked.at(-1)?.aborted)
+    watched.before = () => undefined
+  })
+
   describe('explain and locate', () => {
     const explain = (options: ReadOptions = {}): Promise<Explanation> => log.stream('a').explain(options)
 
@@ -340,6 +380,23 @@ describe('reading the archive', () => {
       assert.match(lines[1] ?? '', /^ +SEG {2}TIER +WHERE +RANGE +REQUESTS +NOTE$/)
       assert.match(part.toString(), /requests? · first record .* · no gap, no thaw/)
       assert.match(part.toString(), /bound: the archive \(8 connections, .*\); limits.cold-read is not set/)
+    })
+
+    test('explaining takes nothing of the memory that readers share', async () => {
+      await history()
+      const cold = present(log.parts.coldReads, 'cold reads')
+      const row = async () =>
+        present(
+          (await log.parts.segments.index.listSegments((await log.stream('a').info()).incarnation, 3n, 1))[0],
+          'row',
+        )
+      const store = await present(log.parts.archive, 'archive')()
+      const reader = await cold.open(store, present((await row()).object, 'object'))
+      const room = reader.roomBeyond(0n)
+      for (let part = 0n; part < 10n; part += 1n)
+        await explain({ from: { sequenceId: 60n * part + 5n }, until: { sequenceId: 60n * part + 20n } })
+      assert.equal(reader.roomBeyond(0n), room)
+      reader.close()
     })
 
     test('what it foretells is what a read then asks for', async () => {

@@ -255,6 +255,17 @@ describe('reading', () => {
       assert.deepEqual(await read({ from: { sequenceId: 9n } }), names(9, 12))
     })
 
+    test('what is lost behind the end of a read is nothing to it', async () => {
+      await holed()
+      const [, two, three] = await world.segments()
+      const lost = present(two, 'two')
+      assert.deepEqual(await read({ until: { sequenceId: lost.startSequenceId } }), [])
+      assert.deepEqual(await read({ until: { txid: lost.firstTxid } }), [])
+      const { startSequenceId } = present(three, 'three')
+      assert.deepEqual(await withGaps({ until: { sequenceId: startSequenceId } }), ['corrupt 2:0:0 3:0:0'])
+      await assert.rejects(read({ until: { sequenceId: lost.startSequenceId + 1n } }), code('gap'))
+    })
+
     test('a trim within a segment', async () => {
       const all = await history()
       const row = await world.row()
