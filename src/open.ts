@@ -14,7 +14,7 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   const filled = fillOptions(options)
   const root = resolve(directory)
   const system = await systemPorts(options.system)
-  const config = await readConfiguration(root, options, system)
+  const config = await readConfiguration(root, options)
   if (filled.create === 'never' && !existsSync(join(root, 'log.json'))) throw noLog(root)
   await makeDirectory(root)
   const { lockDirectory } = await import('./metadata/sqlite/lock.js')

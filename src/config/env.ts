@@ -104,7 +104,7 @@ function settableNames(): ReadonlyMap<string, Setting> {
       const keys = Object.entries(propertiesOf(branch))
       for (const [key, inner] of keys) visit(inner, top, [...path, key])
       const type = typeof branch === 'object' && branch !== null && 'type' in branch ? branch.type : 'string'
-      if (keys.length > 0 || type === 'array' || type === 'number') continue
+      if (keys.length > 0 || type === 'array' || type === 'object' || type === 'number') continue
       names.set(variable(path), { path: [...top, ...path], kind: type === 'integer' ? 'count' : 'text' })
     }
   }

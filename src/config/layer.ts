@@ -1,10 +1,11 @@
 import { checkZone, parseCronHours } from '../model/cron.js'
 import { isStratalogError } from '../model/errors.js'
-import type { ArchiveDown, CopyWindow, Policy, PolicyField } from '../model/policy.js'
+import type { ArchiveDown, CopyWindow, Policy, PolicyField, PolicyHold } from '../model/policy.js'
 import { parseBytes, parseDuration } from '../model/units.js'
+import { readHolds } from './holds.js'
 import { checkPattern } from './pattern.js'
 import { type Checked, type ConfigPath, pathText, quoted, type Report } from './problems.js'
-import { kebabKey, LATER_SECTIONS } from './schema.js'
+import { kebabKey } from './schema.js'
 
 /**
  * A value with who said it: `stratalog.yaml:28  policies[1]`, `env STRATALOG_ROLL__AGE`, `code`, `built-in`.
@@ -34,26 +35,35 @@ export interface PolicyFieldValues {
   'keep.by': 'completion' | 'event'
   'archive-down': ArchiveDown
   'scrub.full-pass': number
+  archive: string | null
+  'storage.class': string | null
+  'storage.kms-key': string | null
+  'storage.tags': Readonly<Record<string, string>>
+  holds: readonly PolicyHold[]
+  'limits.upload': number | null
+  'limits.cold-read': number | null
+  'limits.replica-lag': number | null
+  'encryption.ring': string | null
+  'encryption.key': string | null
 }
 
 /** What one place says about a policy; fields it says nothing about are absent. */
 export type PolicyFields = { [F in PolicyField]?: Sourced<PolicyFieldValues[F]> }
 
-/** A value of a section that has no effect in this version: `limits.upload`. */
-export interface LaterSetting extends Sourced<unknown> {
-  readonly field: string
-}
-
 /** What one place (defaults, one policy, one override) says. */
 export interface PolicyLayer {
   readonly fields: PolicyFields
-  readonly later: readonly LaterSetting[]
 }
 
 /** A policy for the streams whose names match. */
 export interface MatchedPolicy extends PolicyLayer {
   readonly match: string
-  readonly archive: Sourced<string | null> | null
+}
+
+/** Sizes of the caches of the whole log, in bytes. */
+export interface CacheSettings {
+  readonly disk: Sourced<number> | null
+  readonly index: Sourced<number> | null
 }
 
 /**
@@ -65,8 +75,7 @@ export interface ConfigLayer {
   /** Nearest first: what `defaults` says, then what the top level says. */
   readonly defaults: readonly PolicyLayer[]
   readonly policies: readonly MatchedPolicy[]
-  /** Settings of the whole log that have no effect in this version. */
-  readonly later: readonly LaterSetting[]
+  readonly cache: CacheSettings
 }
 
 /** Says where a value at that path was written. */
@@ -78,11 +87,16 @@ export interface LayerSource {
   readonly report: Report
 }
 
+/** What is written where there is to be no archive. */
+const NO_ARCHIVE = 'none'
+
 const bytes = (raw: unknown): number => parseBytes(raw as string | number)
 const ms = (raw: unknown): number => parseDuration(raw as string | number)
 const orNone = (word: string, read: (raw: unknown) => number) => (raw: unknown) =>
   raw === word ? null : read(raw)
 const asIs = <T>(raw: unknown): T => raw as T
+const named = (word: string) => (raw: unknown) => (raw === word ? null : String(raw))
+const rate = (raw: unknown): number => parseBytes(String(raw).replace(/\/s$/, ''))
 
 /** Below these a log would do nothing but roll, or keep nothing at all: surely a slip of the pen. */
 const LEAST: Readonly<Partial<Record<PolicyField, readonly [least: number, text: string]>>> = {
@@ -92,6 +106,9 @@ const LEAST: Readonly<Partial<Record<PolicyField, readonly [least: number, text:
   'keep.for': [1, '1ms'],
   'keep.max': [1, '1 B'],
   'scrub.full-pass': [1_000, '1s'],
+  'limits.upload': [1024, '1 KiB/s'],
+  'limits.cold-read': [1024, '1 KiB/s'],
+  'limits.replica-lag': [1024, '1 KiB'],
 }
 
 function windowOf(raw: unknown): CopyWindow | null {
@@ -120,6 +137,22 @@ const READERS: { readonly [F in PolicyField]: (raw: unknown) => PolicyFieldValue
   'keep.by': asIs,
   'archive-down': asIs,
   'scrub.full-pass': ms,
+  archive: asIs,
+  'storage.class': named('default'),
+  'storage.kms-key': named('default'),
+  'storage.tags': asIs,
+  holds: (raw) => readHolds(raw as readonly Checked[]),
+  'limits.upload': orNone('unlimited', rate),
+  'limits.cold-read': orNone('unlimited', rate),
+  'limits.replica-lag': orNone('unlimited', bytes),
+  'encryption.ring': asIs,
+  'encryption.key': asIs,
+}
+
+/** Words that stand for all fields of a group: without the second one a value from further away would stay. */
+const WORDS: Readonly<Record<string, readonly [word: string, ...fields: PolicyField[]]>> = {
+  keep: ['forever', 'keep.for', 'keep.max'],
+  encryption: ['none', 'encryption.ring', 'encryption.key'],
 }
 
 /** Every policy field, in the order people see them. */
@@ -130,21 +163,23 @@ export const POLICY_FIELDS: readonly PolicyField[] = Object.keys(READERS) as Pol
  */
 export function readPolicy(raw: Checked, path: ConfigPath, source: LayerSource): PolicyLayer {
   const fields: PolicyFields = {}
-  const later: LaterSetting[] = []
   for (const [key, value] of Object.entries(raw)) {
     const name = kebabKey(key)
     const at = [...path, key]
-    if (LATER_SECTIONS.includes(name)) later.push(...readLater(name, value, at, source))
-    else if (name === 'keep' && value === 'forever') {
-      // Without `max` here a limit from further away would still trim what is to be kept for ever.
-      for (const field of ['keep.for', 'keep.max'] as const)
-        fields[field] = { value: null, origin: source.locate(at) }
-    } else if (isObject(value)) {
+    const [word, ...all] = WORDS[name] ?? []
+    if (word !== undefined && value === word) lift(all, source.locate(at), fields)
+    else if (isObject(value)) {
       for (const [inner, part] of Object.entries(value))
-        readField(`${name}.${inner}`, part, [...at, inner], source, fields)
+        readField(`${name}.${kebabKey(inner)}`, part, [...at, inner], source, fields)
     } else readField(name, value, at, source, fields)
   }
-  return { fields, later }
+  return { fields }
+}
+
+/** Says of each field that it has no limit. */
+function lift(names: readonly PolicyField[], origin: string, into: PolicyFields): void {
+  const target: { [F in PolicyField]?: Sourced<unknown> } = into
+  for (const name of names) target[name] = { value: null, origin }
 }
 
 function readField(
@@ -178,15 +213,6 @@ function attempt(path: ConfigPath, report: Report, read: () => void): void {
   }
 }
 
-function readLater(section: string, value: unknown, path: ConfigPath, source: LayerSource): LaterSetting[] {
-  if (!isObject(value)) return [{ field: section, value, origin: source.locate(path) }]
-  return Object.entries(value).map(([key, inner]) => ({
-    field: `${section}.${kebabKey(key)}`,
-    value: inner,
-    origin: source.locate([...path, key]),
-  }))
-}
-
 /**
  * Reads a whole source whose shape was checked. `flat`: policy keys stand at the top, as programs write them.
  */
@@ -203,8 +229,21 @@ export function readLayer(raw: Checked, source: LayerSource, flat: boolean): Con
     policies: (Array.isArray(policies) ? policies : []).map((policy: Checked, index) =>
       readMatched(policy, ['policies', index], source),
     ),
-    later: isObject(cache) ? readLater('cache', cache, ['cache'], source) : [],
+    cache: readCache(cache, source),
   }
+}
+
+function readCache(raw: unknown, source: LayerSource): CacheSettings {
+  const read = (key: 'disk' | 'index'): Sourced<number> | null => {
+    if (!isObject(raw) || raw[key] === undefined) return null
+    const path = ['cache', key]
+    let value = 0
+    attempt(path, source.report, () => {
+      value = bytes(raw[key])
+    })
+    return { value, origin: source.locate(path) }
+  }
+  return { disk: read('disk'), index: read('index') }
 }
 
 function readMatched(raw: Checked, path: ConfigPath, source: LayerSource): MatchedPolicy {
@@ -212,16 +251,16 @@ function readMatched(raw: Checked, path: ConfigPath, source: LayerSource): Match
   const pattern = String(match)
   attempt([...path, 'match'], source.report, () => checkPattern(pattern))
   const own = readArchive(archive, [...path, 'archive'], source)
-  const { fields, later } = readPolicy(rest, path, source)
-  // A log copies to one archive in this version, and must say so: the streams may be meant to stay apart.
-  const ownLater = own === null ? [] : [{ field: 'archive', ...own }]
-  return { match: pattern, archive: own, fields, later: [...ownLater, ...later] }
+  const { fields } = readPolicy(rest, path, source)
+  // To a policy "none" is a word of its own: null means the archive of the log there.
+  if (own !== null) fields.archive = { value: own.value ?? NO_ARCHIVE, origin: own.origin }
+  return { match: pattern, fields }
 }
 
 function readArchive(raw: unknown, path: ConfigPath, source: LayerSource): Sourced<string | null> | null {
   if (raw === undefined) return null
   const origin = source.locate(path)
-  if (raw === null || raw === 'none') return { value: null, origin }
+  if (raw === null || raw === NO_ARCHIVE) return { value: null, origin }
   const text = String(raw)
   if (/^(no|off|false|null|~)$/i.test(text))
     source.report(path, `archive: "${text}" is taken for a directory: write none`)
@@ -263,11 +302,22 @@ export function fieldsOf(policy: Policy): PolicyFieldValues {
     'keep.by': policy.keep.by,
     'archive-down': policy.archiveDown,
     'scrub.full-pass': policy.scrub.fullPassMs,
+    archive: policy.archive,
+    'storage.class': policy.storage.class,
+    'storage.kms-key': policy.storage.kmsKey,
+    'storage.tags': policy.storage.tags,
+    holds: policy.holds,
+    'limits.upload': policy.limits.uploadBytesPerSecond,
+    'limits.cold-read': policy.limits.coldReadBytesPerSecond,
+    'limits.replica-lag': policy.limits.replicaLagBytesMax,
+    'encryption.ring': policy.encryption?.ring ?? null,
+    'encryption.key': policy.encryption?.key ?? null,
   }
 }
 
 /** The opposite of `fieldsOf`. */
 export function policyOf(values: PolicyFieldValues): Policy {
+  const { 'encryption.ring': ring, 'encryption.key': key } = values
   return {
     create: values.create,
     quorum: {
@@ -283,5 +333,19 @@ export function policyOf(values: PolicyFieldValues): Policy {
     keep: { forMs: values['keep.for'], maxBytes: values['keep.max'], by: values['keep.by'] },
     archiveDown: values['archive-down'],
     scrub: { fullPassMs: values['scrub.full-pass'] },
+    archive: values.archive,
+    storage: {
+      class: values['storage.class'],
+      kmsKey: values['storage.kms-key'],
+      tags: values['storage.tags'],
+    },
+    holds: values.holds,
+    limits: {
+      uploadBytesPerSecond: values['limits.upload'],
+      coldReadBytesPerSecond: values['limits.cold-read'],
+      replicaLagBytesMax: values['limits.replica-lag'],
+    },
+    // A ring alone says where keys are, not that anything is to be encrypted.
+    encryption: ring === null || key === null ? null : { ring, key },
   }
 }

@@ -1,11 +1,10 @@
 import { StratalogError } from '../model/errors.js'
-import { BUILT_IN_POLICY, type PolicyField, type ResolvedPolicy } from '../model/policy.js'
+import { BUILT_IN_POLICY, type PolicyField, type PolicyHold, type ResolvedPolicy } from '../model/policy.js'
 import type { PolicyInput } from '../model/policy-input.js'
 import { type CodeConfig, readCode, readPolicyInput } from './code.js'
 import {
   type ConfigLayer,
   fieldsOf,
-  type LaterSetting,
   type MatchedPolicy,
   POLICY_FIELDS,
   type PolicyFieldValues,
@@ -38,8 +37,13 @@ export interface ResolvedConfig {
   readonly archive: LogSetting<string | null>
   /** null: nobody named any, so the caller decides. */
   readonly stores: LogSetting<readonly string[] | null>
-  /** Settings that are accepted and have no effect in this version: worth a warning. */
-  readonly later: readonly LaterSetting[]
+  /** Archives that policies name for their streams, `none` among them. */
+  readonly ownArchives: readonly Sourced<string>[]
+  /** Bytes of the caches of the log; null: what is built in. */
+  readonly cache: {
+    readonly diskBytes: LogSetting<number | null>
+    readonly indexBytes: LogSetting<number | null>
+  }
   /**
    * Throws `config_invalid` if the values of several places do not fit together, `invalid_argument` for a bad
    * override.
@@ -47,13 +51,6 @@ export interface ResolvedConfig {
   policyFor(streamName: string, override?: PolicyInput | null): ResolvedPolicy
   /** What else was said about this stream, nearest first; built-in values are left out. */
   losers(streamName: string, override?: PolicyInput | null): readonly OutvotedValue[]
-  /**
-   * The archive meant for a stream: that of the first policy that matches and names one, else the log's. Archives
-   * of policies are among `later` as long as a log copies to one archive only.
-   */
-  archiveFor(streamName: string): Sourced<string | null>
-  /** What is said about this stream that has no effect in this version, nearest first. */
-  laterFor(streamName: string): readonly LaterSetting[]
 }
 
 /**
@@ -64,6 +61,12 @@ export interface ConfigLayers {
   readonly env?: ConfigLayer | null | undefined
   readonly code?: CodeConfig | null | undefined
 }
+
+/**
+ * Makes an archive named by a policy a place of its own: a relative directory means another one in each layer. Not
+ * asked for `none`.
+ */
+export type PlaceArchive = (value: string, layer: LayerName) => string
 
 /** Policies kept as they were resolved, each for streams that match the same patterns. */
 const RESOLVED_MAX = 1_000
@@ -80,14 +83,14 @@ interface NamedLayer {
  * Throws `invalid_argument` for bad `code`, `config_invalid` where values of several places do not fit
  * together.
  */
-export function resolveConfig(layers: ConfigLayers): ResolvedConfig {
+export function resolveConfig(layers: ConfigLayers, place: PlaceArchive = (value) => value): ResolvedConfig {
   const named: NamedLayer[] = []
   if (layers.code) named.push({ name: 'code', layer: readCode(layers.code) })
   if (layers.env) named.push({ name: 'environment', layer: layers.env })
   if (layers.file) named.push({ name: 'file', layer: layers.file })
   const defaults = named.flatMap(({ layer }) => layer.defaults)
   const policies = named
-    .flatMap(({ layer }) => layer.policies)
+    .flatMap(({ name, layer }) => layer.policies.map((policy) => placed(policy, name, place)))
     .map((policy) => ({ ...policy, test: matcher(policy.match) }))
 
   const matching = (streamName: string) => policies.filter((policy) => policy.test(streamName))
@@ -105,10 +108,13 @@ export function resolveConfig(layers: ConfigLayers): ResolvedConfig {
   return {
     archive,
     stores: nearestSetting<readonly string[] | null>(named, (layer) => layer.stores, null),
-    later: [
-      ...named.flatMap(({ layer }) => layer.later),
-      ...[...policies, ...defaults].flatMap((layer) => layer.later),
-    ],
+    ownArchives: policies.flatMap(({ fields: { archive: own } }) =>
+      own === undefined || own.value === null ? [] : [{ value: own.value, origin: own.origin }],
+    ),
+    cache: {
+      diskBytes: nearestSetting<number | null>(named, (layer) => layer.cache.disk, null),
+      indexBytes: nearestSetting<number | null>(named, (layer) => layer.cache.index, null),
+    },
     policyFor: (streamName, override) => {
       if (override) return combine(said(streamName, override))
       // Ten thousand streams share few policies: one object for all that match the same patterns.
@@ -123,13 +129,14 @@ export function resolveConfig(layers: ConfigLayers): ResolvedConfig {
       return policy
     },
     losers: (streamName, override) => outvoted(said(streamName, override)),
-    archiveFor: (streamName) => matching(streamName).find(namesArchive)?.archive ?? archive,
-    laterFor: (streamName) => firstOfEach(said(streamName, null).flatMap((layer) => layer.later)),
   }
 }
 
-function namesArchive(policy: MatchedPolicy): boolean {
-  return policy.archive !== null
+function placed(policy: MatchedPolicy, name: LayerName, place: PlaceArchive): MatchedPolicy {
+  const { archive } = policy.fields
+  if (archive === undefined || archive.value === null || archive.value === 'none') return policy
+  const value = place(archive.value, name)
+  return { ...policy, fields: { ...policy.fields, archive: { ...archive, value } } }
 }
 
 function nearestSetting<T>(
@@ -144,12 +151,6 @@ function nearestSetting<T>(
   return { value: builtIn, origin: 'built-in', layer: 'built-in' }
 }
 
-function firstOfEach(settings: readonly LaterSetting[]): LaterSetting[] {
-  return settings.filter(
-    (setting, index) => settings.findIndex((other) => other.field === setting.field) === index,
-  )
-}
-
 /** The nearest value of each field; what nobody says is built in. */
 function combine(layers: readonly PolicyLayer[]): ResolvedPolicy {
   const builtIn = fieldsOf(BUILT_IN_POLICY)
@@ -161,7 +162,9 @@ function combine(layers: readonly PolicyLayer[]): ResolvedPolicy {
   }
   for (const field of POLICY_FIELDS) take(field)
   const all = said as Said
+  all.holds = allHolds(layers) ?? all.holds
   checkQuorum(all)
+  checkEncryption(all)
   const pick = <K extends 'value' | 'origin'>(key: K) =>
     Object.fromEntries(POLICY_FIELDS.map((field) => [field, all[field][key]]))
   return {
@@ -195,8 +198,41 @@ function checkQuorum(said: Said): void {
   atMost('quorum.copies', 'quorum.ensemble')
 }
 
+/**
+ * Holds of every place, each id once, the nearest of that id: a policy that is nearer for some other reason must not
+ * let go of what a case is about (decision 0018).
+ */
+function allHolds(layers: readonly PolicyLayer[]): Said['holds'] | null {
+  const stated = layers.flatMap((layer) => layer.fields.holds ?? [])
+  if (stated.length === 0) return null
+  const holds = new Map<string, PolicyHold>()
+  const origins = new Set<string>()
+  for (const { value, origin } of stated) {
+    for (const hold of value) {
+      if (holds.has(hold.id)) continue
+      holds.set(hold.id, hold)
+      origins.add(origin)
+    }
+  }
+  const [nearest] = stated
+  return { value: [...holds.values()], origin: [...origins].join(', ') || (nearest?.origin ?? 'built-in') }
+}
+
+/** A key nobody can find must not leave objects in clear that were meant to be encrypted. */
+function checkEncryption(said: Said): void {
+  const { 'encryption.key': key, 'encryption.ring': ring } = said
+  if (key.value === null || ring.value !== null) return
+  throw new StratalogError(
+    'config_invalid',
+    `encryption.key ${JSON.stringify(key.value)} (${key.origin.replace(/ +/g, ' ')}) has no ring: add encryption.ring beside it`,
+    { found: key.value },
+  )
+}
+
 function outvoted(layers: readonly PolicyLayer[]): OutvotedValue[] {
   return POLICY_FIELDS.flatMap((field) => {
+    // They add up; of two with one id the nearer holds, and `policy test` says so.
+    if (field === 'holds') return []
     const [winner, ...others] = layers.flatMap((layer) => layer.fields[field] ?? [])
     return others.map(({ value, origin }) => ({ field, value, origin, by: winner?.origin ?? 'built-in' }))
   })

@@ -7,7 +7,6 @@ export const CONFIG_VERSIONS: readonly number[] = [1]
 /** Annotation of a schema: what is expected there, as the end of the sentence "… is not". */
 export const EXPECTS = 'x-expects'
 
-const LATER = 'Used from a later version: accepted and checked, without effect yet.'
 const TIME_UNIT = 'ms|milliseconds?|s|seconds?|m|min|minutes?|h|hours?|d|days?|w|weeks?|y|years?'
 const DURATION = String.raw`\d+(\.\d+)?\s*(${TIME_UNIT})?`
 const SIZE = String.raw`\d+(\.\d+)?\s*([KMGT]i?B|B)?`
@@ -57,7 +56,11 @@ const size = (annotations: Annotations, word: string | null = null): TSchema =>
     annotations,
   )
 const rate = (annotations: Annotations): TSchema =>
-  Type.String({ pattern: `^${SIZE}/s$`, ...annotations, [EXPECTS]: 'a rate, as 80 MiB/s' })
+  Type.String({
+    pattern: `^(unlimited|${SIZE}/s)$`,
+    ...annotations,
+    [EXPECTS]: 'a rate, as 80 MiB/s, or unlimited',
+  })
 
 function archive(what: string): TSchema {
   const pattern = String.raw`^(?![A-Za-z][A-Za-z0-9+.-]*://)\S.*$|^(s3|hdfs)://\S+$`
@@ -148,8 +151,8 @@ function hold(): TSchema {
   )
 }
 
-/** Keys of `defaults` and of each policy that have an effect in this version. */
-function activeProperties(): Record<string, TSchema> {
+/** When segments are sealed, copied, freed and trimmed. */
+function lifeProperties(): Record<string, TSchema> {
   return optional({
     create: oneOf(['allow', 'refuse'], {
       description: 'Whether an append creates its stream.',
@@ -211,42 +214,73 @@ function activeProperties(): Record<string, TSchema> {
   })
 }
 
-/** Keys of later versions: their shape is checked so that a file written for them is not refused here. */
-function laterProperties(): Record<string, TSchema> {
-  const later = (schema: Record<string, TSchema>, description: string): TSchema =>
-    strict(optional(schema), { description: `${description} ${LATER}` })
+/** How and by what means that is done. */
+function meansProperties(): Record<string, TSchema> {
   return optional({
-    storage: later(
+    storage: strict(
+      optional({
+        class: text('a storage class', {
+          description: 'Storage class of objects, as GLACIER_IR, or default.',
+          default: 'default',
+        }),
+        'kms-key': text('a key', {
+          description: 'Key the object store encrypts with, or default.',
+          default: 'default',
+        }),
+        tags: tags(),
+      }),
       {
-        class: text('a storage class', { description: `Storage class of objects, as GLACIER_IR. ${LATER}` }),
-        'kms-key': text('a key', { description: `Key the object store encrypts with. ${LATER}` }),
+        description:
+          'What is asked of the archive for each object; an engine that knows none of it ignores it.',
       },
-      'How objects are stored.',
     ),
     holds: Type.Array(hold(), {
-      description: `Ranges that must not be trimmed. ${LATER}`,
-      [EXPECTS]: 'a list of holds',
+      description: 'Ranges that must not be trimmed. They add up: no other place takes one away.',
+      [EXPECTS]: 'a list of holds, as [{ id: case-4711, from: { time: 2026-01-01 } }]',
     }),
-    limits: later(
-      {
-        upload: rate({ description: `Bytes a second written to the archive. ${LATER}` }),
-        'cold-read': rate({ description: `Bytes a second read from the archive. ${LATER}` }),
-        'replica-lag': size({ description: `Bytes a store may be behind its peers. ${LATER}` }),
-      },
-      'Bandwidth.',
+    limits: strict(
+      optional({
+        upload: rate({
+          description: 'Bytes a second of a stream written to the archive.',
+          default: 'unlimited',
+        }),
+        'cold-read': rate({
+          description: 'Bytes a second of a stream read from the archive.',
+          default: 'unlimited',
+        }),
+        'replica-lag': size(
+          { description: 'Bytes a store may be behind its peers.', default: 'unlimited' },
+          'unlimited',
+        ),
+      }),
+      { description: 'Bandwidth.' },
     ),
-    encryption: later(
-      {
-        ring: text('a key ring', { description: `Where keys are. ${LATER}` }),
-        key: text('a key', { description: `Key of these streams. ${LATER}` }),
-      },
-      'Encryption of objects.',
-    ),
+    encryption: encryption(),
   })
 }
 
-/** Names of the sections that have no effect in this version. */
-export const LATER_SECTIONS: readonly string[] = [...Object.keys(laterProperties()), 'cache']
+function tags(): TSchema {
+  return Type.Record(Type.String({ minLength: 1, maxLength: 128 }), Type.String({ maxLength: 256 }), {
+    maxProperties: 10,
+    description: 'Tags of objects: at most 10.',
+    [EXPECTS]: 'a group of at most 10 tags, as { team: audit }, each a text',
+  })
+}
+
+function encryption(): TSchema {
+  const keys = strict(
+    optional({
+      ring: text('a key ring', { description: 'Where keys are.' }),
+      key: text('a key', { description: 'Key of these streams.' }),
+    }),
+    { description: 'Encryption of objects.' },
+  )
+  return Type.Union([oneOf(['none'], { description: 'Objects are stored in clear.' }), keys], {
+    description: 'Encryption of objects.',
+    default: 'none',
+    [EXPECTS]: 'a key: write { ring: RING, key: KEY }, or none',
+  })
+}
 
 const stores = (): TSchema =>
   Type.Array(text('a directory', { description: 'A directory; each is one replica node.' }), {
@@ -256,7 +290,7 @@ const stores = (): TSchema =>
     [EXPECTS]: 'a list of different directories, as [/disk1/strata, /disk2/strata]',
   })
 
-const policyProperties = (): Record<string, TSchema> => ({ ...activeProperties(), ...laterProperties() })
+const policyProperties = (): Record<string, TSchema> => ({ ...lifeProperties(), ...meansProperties() })
 
 const policies = (): TSchema =>
   Type.Array(
@@ -265,7 +299,7 @@ const policies = (): TSchema =>
         match: text('a pattern of stream names, as audit/** or clicks/*', {
           description: 'Streams it is for: * within a part of the name, ** across parts.',
         }),
-        archive: Type.Optional(archive(`Archive of these streams instead of the one of the log. ${LATER}`)),
+        archive: Type.Optional(archive('Archive of these streams instead of the one of the log.')),
         ...policyProperties(),
       },
       {
@@ -292,10 +326,10 @@ export const CONFIG_SCHEMA: TSchema = Type.Object(
       policies: policies(),
       cache: strict(
         optional({
-          disk: size({ description: `Bytes of disk for cold blocks. ${LATER}` }),
-          index: size({ description: `Bytes of memory for indexes. ${LATER}` }),
+          disk: size({ description: 'Bytes of disk for what was read from the archive.' }),
+          index: size({ description: 'Bytes of memory for the indexes of each store.', default: '32 MiB' }),
         }),
-        { description: `Caches of the log. ${LATER}` },
+        { description: 'Caches of the log.' },
       ),
     }),
   },

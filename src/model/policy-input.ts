@@ -6,10 +6,10 @@ export type SizeInput = string | number
 /** Time: `90s`, `7 years`, or a number of milliseconds. */
 export type DurationInput = string | number
 
-/** Bytes a second: `80 MiB/s`. */
+/** Bytes a second: `80 MiB/s`; `unlimited` lifts what is further away. */
 export type RateInput = string
 
-/** Where a hold begins or ends. */
+/** Where a hold begins or ends: a DLSN (`12:340:7`), an ISO date or time, `txid:5`. */
 export type HoldPosition = string | { readonly time: string } | { readonly txid: string | number }
 
 /** A range of history that must not be trimmed. */
@@ -59,18 +59,22 @@ export interface PolicyInput {
         readonly by?: 'completion' | 'event'
       }
   readonly archiveDown?: ArchiveDown
-  /** Accepted and checked; used from a later version. */
-  readonly storage?: { readonly class?: string; readonly kmsKey?: string }
-  /** Accepted and checked; used from a later version. */
+  /** What is asked of the archive for each object; `default`: what the archive does by itself. */
+  readonly storage?: {
+    readonly class?: string
+    readonly kmsKey?: string
+    readonly tags?: Readonly<Record<string, string>>
+  }
+  /** Ranges that are not trimmed. They add to those of other places: only taking one out here ends it. */
   readonly holds?: readonly HoldInput[]
-  /** Accepted and checked; used from a later version. */
+  /** Bytes a second to and from the archive; bytes a store may be behind its peers. */
   readonly limits?: {
     readonly upload?: RateInput
     readonly coldRead?: RateInput
-    readonly replicaLag?: SizeInput
+    readonly replicaLag?: SizeInput | 'unlimited'
   }
   /** Time in which every hot copy is read once, to find and mend damage. */
   readonly scrub?: { readonly fullPass?: DurationInput }
-  /** Accepted and checked; used from a later version. */
-  readonly encryption?: { readonly ring?: string; readonly key?: string }
+  /** Objects are encrypted with this key of this ring, or `none`. */
+  readonly encryption?: 'none' | { readonly ring?: string; readonly key?: string }
 }

@@ -1,3 +1,4 @@
+import type { Dlsn } from './dlsn.js'
 import type { SegmentRow } from './segment.js'
 
 /** What to do while the archive does not answer. */
@@ -7,6 +8,19 @@ export type ArchiveDown = 'hold' | 'backpressure' | 'drop'
 export interface CopyWindow {
   readonly cron: string
   readonly zone: string
+}
+
+/** Where a hold of a policy begins or ends; a time is compared as `binds` of archive/decisions.ts has it. */
+export type PolicyHoldEdge = { readonly dlsn: Dlsn } | { readonly txid: bigint } | { readonly timeMs: number }
+
+/** A range of history that a policy keeps from being trimmed: `from` inclusive, `until` exclusive. */
+export interface PolicyHold {
+  readonly id: string
+  /** Null: from the beginning. */
+  readonly from: PolicyHoldEdge | null
+  /** Null: for ever. */
+  readonly until: PolicyHoldEdge | null
+  readonly reason: string | null
 }
 
 /** The policy of one stream, every field filled. Times in milliseconds, sizes in bytes, null: no limit. */
@@ -31,6 +45,23 @@ export interface Policy {
   readonly archiveDown: ArchiveDown
   /** Time in which every hot copy is read once, to find damage before a reader does. */
   readonly scrub: { readonly fullPassMs: number }
+  /** An archive of their own for these streams; null: the one of the log; `none`: they are not archived. */
+  readonly archive: string | null
+  /** What is asked of the archive for each object; null: what the archive does by itself. */
+  readonly storage: {
+    readonly class: string | null
+    readonly kmsKey: string | null
+    readonly tags: Readonly<Record<string, string>>
+  }
+  /** Of every place that states some: a nearer place adds holds and never takes one away (decision 0018). */
+  readonly holds: readonly PolicyHold[]
+  readonly limits: {
+    readonly uploadBytesPerSecond: number | null
+    readonly coldReadBytesPerSecond: number | null
+    readonly replicaLagBytesMax: number | null
+  }
+  /** Null: objects are stored in clear. */
+  readonly encryption: { readonly ring: string; readonly key: string } | null
 }
 
 /** DESIGN.md §8 and EXPERIENCE.md: what holds where nobody said anything. */
@@ -44,6 +75,11 @@ export const BUILT_IN_POLICY: Policy = {
   keep: { forMs: null, maxBytes: null, by: 'completion' },
   archiveDown: 'hold',
   scrub: { fullPassMs: 7 * 24 * 3_600_000 },
+  archive: null,
+  storage: { class: null, kmsKey: null, tags: {} },
+  holds: [],
+  limits: { uploadBytesPerSecond: null, coldReadBytesPerSecond: null, replicaLagBytesMax: null },
+  encryption: null,
 }
 
 /** Every field of a policy by its path in the YAML file, for origins: `roll.size`, `hot.for`, … */
@@ -66,6 +102,16 @@ export type PolicyField =
   | 'keep.by'
   | 'archive-down'
   | 'scrub.full-pass'
+  | 'archive'
+  | 'storage.class'
+  | 'storage.kms-key'
+  | 'storage.tags'
+  | 'holds'
+  | 'limits.upload'
+  | 'limits.cold-read'
+  | 'limits.replica-lag'
+  | 'encryption.ring'
+  | 'encryption.key'
 
 /** A policy with where each value came from: `stratalog.yaml:12  defaults`, `built-in`, `code`, `stream override`. */
 export interface ResolvedPolicy {

@@ -9,7 +9,7 @@ import type { LogParts } from '../log-parts.js'
 import { StratalogError } from '../model/errors.js'
 import type { ResolvedPolicy } from '../model/policy.js'
 import { policyQuorum } from '../model/quorum.js'
-import type { OpenOptions, SystemPorts } from '../options.js'
+import type { OpenOptions } from '../options.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
 
 /** Name of the configuration file in a log's directory. */
@@ -18,11 +18,7 @@ const STORES_DEFAULT = 3
 const STREAMS_PAGE = 1_000
 
 /** Code, environment and file put together; what is refused says where it was said. */
-export async function readConfiguration(
-  root: string,
-  options: OpenOptions,
-  system: SystemPorts,
-): Promise<ResolvedConfig> {
+export async function readConfiguration(root: string, options: OpenOptions): Promise<ResolvedConfig> {
   const said = {
     ...(options.defaults ?? {}),
     ...(typeof options.archive === 'string' ? { archive: options.archive } : {}),
@@ -40,17 +36,12 @@ export async function readConfiguration(
         }
   const config = resolveConfig(layers)
   refuseOwnArchives(config)
-  for (const setting of config.later)
-    system.logger.info(
-      { field: setting.field, origin: setting.origin },
-      'this setting has no effect in this version',
-    )
   return config
 }
 
 /** A stream whose policy names an archive of its own must not end up in the log's: refused until that is honoured. */
 function refuseOwnArchives(config: ResolvedConfig): void {
-  const own = config.later.find((setting) => setting.field === 'archive')
+  const own = config.ownArchives[0]
   if (own === undefined) return
   throw new StratalogError(
     'unsupported',

@@ -33,7 +33,7 @@ export async function rebuildLogIndex(
       found: root,
     })
   const system = await systemPorts(options.system)
-  const config = await readConfiguration(root, options, system)
+  const config = await readConfiguration(root, options)
   const openedAt = new Date(system.clock.nowMs()).toISOString()
   const lock = lockDirectory(root, { pid: process.pid, openedAt })
   try {

@@ -1,7 +1,6 @@
 import { stat } from 'node:fs/promises'
 import process from 'node:process'
 import type { AppendOptions } from '../append/append-session.js'
-import { fieldsOf, POLICY_FIELDS } from '../config/layer.js'
 import type { Log } from '../log.js'
 import type {
   AppendConditionsDto,
@@ -42,6 +41,7 @@ import {
   streamDto,
   streamInfoDto,
 } from './dto.js'
+import { showPolicy } from './policy-show.js'
 import { testPolicy } from './policy-test.js'
 import { dumpSegment } from './segment-dump.js'
 import { statusDto } from './status.js'
@@ -260,18 +260,7 @@ export class LocalControl implements ControlApi {
   }
 
   async policyShow(name: string): Promise<PolicyShowDto> {
-    const { resolved, losers } = await this.#log.policyOf(name)
-    const values = fieldsOf(resolved.policy)
-    return {
-      stream: name,
-      exists: (await this.#log.streams.find(name)) !== null,
-      values: POLICY_FIELDS.map((field) => ({
-        field,
-        value: values[field],
-        origin: resolved.origins[field],
-      })),
-      losers: losers.map(({ field, value, origin, by }) => ({ field, value, origin, by })),
-    }
+    return showPolicy(this.#log, name)
   }
 
   async policyTest(name: string, options: { readonly atMs: number }): Promise<PolicyTestDto> {

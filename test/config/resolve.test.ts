@@ -22,7 +22,7 @@ describe('resolving', () => {
     const { policy, origins } = config.policyFor('a')
     assert.deepEqual(policy, BUILT_IN_POLICY)
     assert.ok(Object.values(origins).every((origin) => origin === 'built-in'))
-    assert.equal(Object.keys(origins).length, 18)
+    assert.equal(Object.keys(origins).length, 28)
     assert.deepEqual(config.archive, { value: null, origin: 'built-in', layer: 'built-in' })
     assert.equal(config.stores.value, null)
     assert.deepEqual(config.losers('a'), [])
@@ -47,12 +47,29 @@ describe('resolving', () => {
     assert.equal(audit.policy.hot.maxBytes, 50 * GiB, 'a field the policy leaves out comes from the defaults')
     assert.equal(config.policyFor('clicks/eu/web').policy.archiveDown, 'hold', '* stays within a part')
 
-    assert.deepEqual(config.archiveFor('sensors/t1').value, '/mnt/nas/strata')
-    assert.equal(config.archiveFor('clicks/web').value, 's3://acme-logs/prod')
-    const later = config.laterFor('clicks/web').map(({ field }) => field)
-    assert.deepEqual(later, ['limits.upload', 'limits.cold-read'])
-    assert.ok(config.later.some(({ field }) => field === 'storage.kms-key'))
-    assert.equal(config.laterFor('sensors/t1')[0]?.field, 'archive')
+    assert.equal(config.policyFor('sensors/t1').policy.archive, '/mnt/nas/strata')
+    assert.equal(clicks.policy.archive, null)
+    assert.equal(config.archive.value, 's3://acme-logs/prod')
+    assert.deepEqual(
+      config.ownArchives.map(({ value }) => value),
+      ['/mnt/nas/strata'],
+    )
+    const MiB = 2 ** 20
+    assert.deepEqual(clicks.policy.limits, {
+      uploadBytesPerSecond: 80 * MiB,
+      coldReadBytesPerSecond: 200 * MiB,
+      replicaLagBytesMax: null,
+    })
+    assert.deepEqual(audit.policy.storage, { class: 'GLACIER_IR', kmsKey: 'alias/audit', tags: {} })
+    assert.deepEqual(audit.policy.holds, [
+      {
+        id: 'case-4711',
+        from: { timeMs: Date.UTC(2026, 0, 1) },
+        until: { timeMs: Date.UTC(2026, 3, 1) },
+        reason: null,
+      },
+    ])
+    assert.match(audit.origins.holds, /^stratalog\.yaml:\d+ {2}policies\[0\]$/)
   })
 
   test('streams that match the same patterns share a policy, and an override is nobody else’s', () => {
