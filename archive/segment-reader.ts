@@ -1,4 +1,3 @@
-import { corrupt } from '../src/format/bytes.js'
 import { openEnvelope } from '../src/format/entry.js'
 import { type DecodedRecord, decodeRecords } from '../src/format/record.js'
 import {
@@ -6,10 +5,8 @@ import {
   blockPayloadOffsets,
   decodeBlock,
   decodeObjectHeader,
-  decodeObjectIndex,
   ENTRY_HEADER_BYTES,
-  FOOTER_BYTES,
-  INDEX_ROW_BYTES,
+  type ObjectAccess,
   type SegmentObjectFooter,
 } from '../src/format/segment-object.js'
 import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
@@ -17,6 +14,7 @@ import { present } from '../src/model/assert.js'
 import type { ArchivedObject } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { BlockCache, type DecodedBlock } from './block-cache.js'
+import { readObjectIndex } from './object-index.js'
 import type { ArchivedEntry } from './segment-writer.js'
 
 /** Most stored bytes of neighbouring blocks that one ranged request asks for. */
@@ -37,16 +35,7 @@ export async function openSegmentObject(
   cache: BlockCache = new BlockCache(),
   options: SegmentReaderOptions = {},
 ): Promise<SegmentObjectReader> {
-  const { key, sizeBytes, indexBytes } = object
-  // A row states these sizes; refuse what no writer makes before memory is taken for it.
-  const rows = (indexBytes - FOOTER_BYTES) / INDEX_ROW_BYTES
-  if (!Number.isInteger(rows) || rows < 1 || indexBytes >= sizeBytes) {
-    throw corrupt(
-      `${key}: an index of ${indexBytes} bytes can't be right: rebuild the index from the archive`,
-    )
-  }
-  const tail = await store.readRange(key, sizeBytes - indexBytes, indexBytes, options.signal)
-  const index = decodeObjectIndex(tail, sizeBytes, key)
+  const index = await readObjectIndex(store, object, options.signal)
   const readAheadBytes = Math.min(options.readAheadBytes ?? 8 * 2 ** 20, cache.bytesMax / 2)
   return new SegmentObjectReader({ store, object, cache, readAheadBytes, ...index })
 }
@@ -58,6 +47,8 @@ interface Parts {
   readonly readAheadBytes: number
   readonly rows: readonly BlockRow[]
   readonly footer: SegmentObjectFooter
+  /** What it is decrypted with; null: it is not encrypted. */
+  readonly access: ObjectAccess | null
 }
 
 /**
@@ -88,7 +79,7 @@ export class SegmentObjectReader {
       // The footer's size is checked against the index and lies below the object's size, so it bounds the
       // read.
       const bytes = await store.readRange(object.key, 0, this.footer.headerBytes, signal)
-      this.#header = decodeObjectHeader(bytes, object.key)
+      this.#header = decodeObjectHeader(bytes, object.key, this.#parts.access)
     }
     return this.#header
   }
@@ -158,13 +149,13 @@ export class SegmentObjectReader {
 
   /** One ranged request for the blocks `first` to `last`, none of which the cache has. */
   #request(first: number, last: number): Promise<DecodedBlock>[] {
-    const { store, object, cache } = this.#parts
+    const { store, object, cache, access } = this.#parts
     const start = this.#row(first).offset
     const end = this.#row(last).offset + this.#row(last).blockBytes
     // No caller's signal: others may come to wait for the same blocks. It ends by itself and is bounded.
     const bytes = store.readRange(object.key, start, end - start)
     return this.#rows.slice(first, last + 1).map((row, i) => {
-      const block = bytes.then((range) => decode(range, row, start, object.key))
+      const block = bytes.then((range) => decode(range, row, start, object.key, access))
       cache.put(this.#id(first + i), block, row.rawBytes)
       return block
     })
@@ -209,10 +200,16 @@ export class SegmentObjectReader {
   }
 }
 
-function decode(range: Uint8Array, row: BlockRow, rangeStart: number, key: string): DecodedBlock {
+function decode(
+  range: Uint8Array,
+  row: BlockRow,
+  rangeStart: number,
+  key: string,
+  access: ObjectAccess | null,
+): DecodedBlock {
   const from = row.offset - rangeStart
   const bytes = range.subarray(from, from + row.blockBytes)
-  let raw = decodeBlock(bytes, row, key)
+  let raw = decodeBlock(bytes, row, key, access)
   // A view would keep the whole range of several blocks in memory for the sake of one.
   if (raw.buffer === range.buffer && range.length > row.blockBytes) raw = Buffer.from(raw)
   return { firstEntryId: row.firstEntryId, raw, offsets: blockPayloadOffsets(raw, row, key) }

@@ -252,6 +252,8 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
   not_found: 404,
   position_out_of_range: 416,
   access_denied: 403,
+  key_missing: 403,
+  key_wrong: 403,
   stream_exists: 409,
   stream_finished: 409,
   txid_not_monotonic: 409,
