@@ -3,6 +3,7 @@ import type { ObjectSeal } from '../src/format/envelope.js'
 import { decodeLedgerMetadata } from '../src/format/ledger-metadata.js'
 import {
   BLOCK_BYTES_TARGET,
+  BLOCK_HEADER_BYTES,
   type BlockRow,
   blockCrc,
   blockPayloadOffsets,
@@ -30,10 +31,34 @@ export interface ArchivedEntry {
 }
 
 /**
- * A segment's entries from 0 to the last, in batches; each `open` gives the same. Batches are copied at once.
+ * A segment's entries from `from` (0 if it is not given) to the last, in batches; each `open` gives the same. Entries
+ * below `from` may come too and are left out. Batches are copied at once.
  */
 export interface EntrySource {
-  open(): AsyncIterable<readonly ArchivedEntry[]>
+  open(from?: bigint): AsyncIterable<readonly ArchivedEntry[]>
+}
+
+/**
+ * Memory that all copies of a process share for blocks which the first pass made and the second need not make again
+ * (invariant 11). One that gets none reads and compresses twice.
+ */
+export class BlockBudget {
+  #leftBytes: number
+
+  constructor(bytesMax: number) {
+    this.#leftBytes = bytesMax
+  }
+
+  /** Whether there was room for so many bytes; who got it gives it back. */
+  take(bytes: number): boolean {
+    if (bytes > this.#leftBytes) return false
+    this.#leftBytes -= bytes
+    return true
+  }
+
+  giveBack(bytes: number): void {
+    this.#leftBytes += bytes
+  }
 }
 
 /** Everything about an object that must be known before its first byte is stored: its name and its size. */
@@ -50,6 +75,8 @@ export interface PlannedObject {
   /** Bytes of index and footer at the end of the object. */
   readonly indexBytes: number
   readonly sizeBytes: number
+  /** The first blocks as they are stored, before they are encrypted, as far as the budget went. */
+  readonly kept: readonly Uint8Array[]
 }
 
 /** The keys of one object that is going to be written: they serve for no other. */
@@ -69,13 +96,59 @@ interface RawBlock {
 /**
  * First pass over the entries: where blocks are cut, what they compress to, the content digest, and whether
  * the entries are the segment that `meta` describes (`corrupt` if not). Memory is one block and a row per
- * block; the compressed bytes are made again by the second pass.
+ * block, and the compressed bytes that `budget` has room for; `release` gives that back. Others are made again by the
+ * second pass.
  */
 export async function planSegmentObject(
   meta: SegmentObjectMeta,
   entries: EntrySource,
   signal?: AbortSignal,
+  budget?: BlockBudget,
   sealing: ObjectSealing | null = null,
+): Promise<PlannedObject> {
+  const kept = new KeptBlocks(budget)
+  try {
+    return await firstPass(meta, entries, kept, sealing, signal)
+  } catch (error) {
+    kept.release()
+    throw error
+  }
+}
+
+/** Gives the memory of kept blocks back; the plan is of no use any more. */
+export function releasePlanned(planned: PlannedObject, budget: BlockBudget): void {
+  for (const block of planned.kept) budget.giveBack(block.length)
+}
+
+/** The first blocks of an object, without a hole: who goes on reading begins behind the last of them. */
+class KeptBlocks {
+  readonly blocks: Uint8Array[] = []
+  readonly #budget: BlockBudget | null
+  #full: boolean
+
+  constructor(budget: BlockBudget | undefined) {
+    this.#budget = budget ?? null
+    this.#full = budget === undefined
+  }
+
+  add(header: Uint8Array, data: Uint8Array): void {
+    if (this.#full || this.#budget === null) return
+    this.#full = !this.#budget.take(header.length + data.length)
+    // Copied: compressed bytes may stand in memory of the size they had before, and others in a buffer that is used again.
+    if (!this.#full) this.blocks.push(Buffer.concat([header, data]))
+  }
+
+  release(): void {
+    for (const block of this.blocks.splice(0)) this.#budget?.giveBack(block.length)
+  }
+}
+
+async function firstPass(
+  meta: SegmentObjectMeta,
+  entries: EntrySource,
+  kept: KeptBlocks,
+  sealing: ObjectSealing | null,
+  signal: AbortSignal | undefined,
 ): Promise<PlannedObject> {
   const where = `segment ${meta.segment} of ${meta.streamName}`
   const password = decodeLedgerMetadata(meta.ledgerMetadata).password
@@ -96,6 +169,7 @@ export async function planSegmentObject(
     const { firstEntryId, lastEntryId } = block
     cuts.push({ firstEntryId, lastEntryId, offset, blockBytes, rawBytes: block.raw.length })
     blockCrcs.push(blockCrc(encoded.header))
+    kept.add(encoded.header, encoded.data)
     offset += blockBytes
   }
   const columns = tally.finish()
@@ -109,8 +183,11 @@ export async function planSegmentObject(
     contentDigest: digest.hex(),
   }
   const sizeBytes = offset + indexBytes
-  const { contentDigest: digestFound } = footer
-  return { meta, header, rows, sealing, blockCrcs, footer, contentDigest: digestFound, indexBytes, sizeBytes }
+  return {
+    ...{ meta, header, rows, blockCrcs, footer, contentDigest: footer.contentDigest, indexBytes, sizeBytes },
+    sealing,
+    kept: kept.blocks,
+  }
 }
 
 /** Counts the entries of a raw block in `tally` and ends it there. */
@@ -147,10 +224,14 @@ async function* objectBytes(planned: PlannedObject, entries: EntrySource): Async
   const { sealing } = planned
   yield planned.header
   let index = 0
-  for await (const block of rawBlocks(
-    entries,
-    `segment ${planned.meta.segment} of ${planned.meta.streamName}`,
-  )) {
+  for (const block of planned.kept) {
+    if (sealing === null) yield block
+    else yield* Object.values(sealBlock(partsOf(block), sealing.cipher))
+    index += 1
+  }
+  const from = planned.rows[index]?.firstEntryId ?? null
+  const where = `segment ${planned.meta.segment} of ${planned.meta.streamName}`
+  for await (const block of from === null ? [] : rawBlocks(entries, where, from)) {
     const row = planned.rows[index]
     const encoded = encodeBlock(block.raw, block.firstEntryId, block.entryCount)
     // The name and the index promise the first pass's bytes; a source that changed in between must not be
@@ -169,15 +250,20 @@ async function* objectBytes(planned: PlannedObject, entries: EntrySource): Async
   yield encodeObjectIndex(planned.rows, planned.footer, sealed)
 }
 
+function partsOf(block: Uint8Array): { header: Uint8Array; data: Uint8Array } {
+  return { header: block.subarray(0, BLOCK_HEADER_BYTES), data: block.subarray(BLOCK_HEADER_BYTES) }
+}
+
 /** Entries gathered to raw blocks. Both passes cut here, so they cut alike. */
-async function* rawBlocks(entries: EntrySource, where: string): AsyncIterable<RawBlock> {
+async function* rawBlocks(entries: EntrySource, where: string, from = 0n): AsyncIterable<RawBlock> {
   let buffer: Buffer = Buffer.allocUnsafe(64 * 1024)
   let used = 0
   let first: bigint | null = null
-  let last = -1n
+  let last = from - 1n
   let count = 0
-  for await (const batch of entries.open()) {
+  for await (const batch of entries.open(from)) {
     for (const { entryId, payload } of batch) {
+      if (entryId < from) continue
       if (payload.length > OBJECT_ENTRY_BYTES_MAX) throw tooLarge(where, entryId, payload.length)
       if (entryId !== last + 1n) {
         throw corrupt(`${where}: entry ${entryId} follows ${last}: read the segment again`, {

@@ -29,7 +29,7 @@ export function quiet({ short }: Pick<Bench, 'short'>): OpenOptions {
 export async function appendClosedLoop(
   log: Log,
   names: readonly string[],
-  record: Uint8Array,
+  record: Uint8Array | (() => Uint8Array),
   records: number,
   outstanding: number = OUTSTANDING,
 ): Promise<void> {
@@ -39,7 +39,7 @@ export async function appendClosedLoop(
     const stream = streams[worker % streams.length]
     while (left > 0) {
       left -= 1
-      await stream?.append(record)
+      await stream?.append(typeof record === 'function' ? record() : record)
     }
   }
   await Promise.all(Array.from({ length: Math.max(outstanding, streams.length) }, work))

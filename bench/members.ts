@@ -6,6 +6,7 @@ import { OPEN_STREAMS_MEMBER } from './open-streams.js'
 import { READ_MEMBERS } from './read.js'
 import { REBUILD_MEMBER } from './rebuild.js'
 import type { BenchMember } from './result.js'
+import { TIER_MEMBERS } from './tier.js'
 
 /** All there is to measure, in the order it is told. */
 export const MEMBERS: readonly BenchMember[] = [
@@ -13,6 +14,7 @@ export const MEMBERS: readonly BenchMember[] = [
   LATENCY_MEMBER,
   ...READ_MEMBERS,
   OPEN_MEMBER,
+  ...TIER_MEMBERS,
   REBUILD_MEMBER,
   OPEN_STREAMS_MEMBER,
   ...MEMORY_MEMBERS,

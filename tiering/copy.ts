@@ -1,9 +1,11 @@
 import { listSegments } from '../archive/listing.js'
 import { type VerifyOptions, verifySegmentObject } from '../archive/segment-verify.js'
 import {
+  BlockBudget,
   type EntrySource,
   type PlannedObject,
   planSegmentObject,
+  releasePlanned,
   segmentObjectBody,
 } from '../archive/segment-writer.js'
 import { ATTEMPT_BYTES, attemptOf, encodeSegmentKey, type SegmentKey } from '../src/format/archive-names.js'
@@ -17,9 +19,12 @@ import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
 import { announceStream } from './announce.js'
 import type { TieringContext } from './context.js'
+import { sealingFor } from './encryption.js'
 
 /** Bytes read from the hot tier at a time while copying. */
 const COPY_READ_BYTES = 1024 * 1024
+/** Blocks that all copies of a process keep between their two passes: a segment of 64 MiB that LZ4 halves. */
+const KEPT_BYTES_MAX = 32 * 1024 * 1024
 /** Objects of one segment that did not read back whole, after which no more are written. */
 const ATTEMPTS_MAX = 4
 
@@ -42,14 +47,22 @@ export async function copySegment(
   const archive = await present(context.archive, 'archive')()
   await announceStream(context, archive, stream)
   const entries = await hotEntries(context, row, signal)
-  const planned = await planSegmentObject(await objectMeta(context, stream, row), entries, signal)
+  const budget = budgetOf(context)
+  const sealing = await sealingFor(context, archive, stream, row, signal)
+  const meta = await objectMeta(context, stream, row)
+  const planned = await planSegmentObject(meta, entries, signal, budget, sealing)
   const verify = {
     signal,
     ...(options.onProgress === undefined ? {} : { onProgress: options.onProgress }),
   }
-  const object =
-    (await storedBefore(archive, row, planned, verify)) ??
-    (await store(context, archive, row, planned, entries, verify))
+  let object: ArchivedObject
+  try {
+    object =
+      (await storedBefore(archive, row, planned, verify)) ??
+      (await store(context, archive, row, planned, entries, verify))
+  } finally {
+    releasePlanned(planned, budget)
+  }
   // Invariant 3 for agents: one that lost its lease commits nothing.
   lease.lost.throwIfAborted()
   return context.index.updateSegment(row, {
@@ -58,6 +71,15 @@ export async function copySegment(
     object,
     archivedMs: context.ledger.clock.nowMs(),
   })
+}
+
+const budgets = new WeakMap<TieringContext, BlockBudget>()
+
+/** One for each log: however many segments are copied side by side, they share it. */
+function budgetOf(context: TieringContext): BlockBudget {
+  const budget = budgets.get(context) ?? new BlockBudget(KEPT_BYTES_MAX)
+  budgets.set(context, budget)
+  return budget
 }
 
 /** Writes the object under a name of its own and reads every byte back. */
@@ -69,7 +91,7 @@ async function store(
   entries: EntrySource,
   verify: VerifyOptions & { readonly signal: AbortSignal },
 ): Promise<ArchivedObject> {
-  const parsed = keyOf(row, planned, attemptOf(context.random.bytes(ATTEMPT_BYTES)))
+  const parsed = objectKeyOf(row, planned, attemptOf(context.random.bytes(ATTEMPT_BYTES)))
   const key = encodeSegmentKey(parsed)
   await archive.putIfAbsent(key, segmentObjectBody(planned, entries), { signal: verify.signal })
   await verifySegmentObject(archive, key, parsed, verify)
@@ -114,7 +136,9 @@ async function storedBefore(
   )
 }
 
-function keyOf(row: SegmentRow, planned: PlannedObject, attempt: string): SegmentKey {
+/** The key of a planned object. An encrypted one belongs to the attempt that its keys were made for. */
+export function objectKeyOf(row: SegmentRow, planned: PlannedObject, attempt: string): SegmentKey {
+  const sealed = planned.sealing?.place
   return {
     incarnation: row.incarnation,
     segment: row.segment,
@@ -127,7 +151,8 @@ function keyOf(row: SegmentRow, planned: PlannedObject, attempt: string): Segmen
     completionMs: present(row.sealedMs, 'completion time'),
     indexBytes: planned.indexBytes,
     contentDigest: planned.contentDigest,
-    attempt,
+    attempt: sealed?.attempt ?? attempt,
+    ...(sealed === undefined ? {} : { keyId: sealed.keyId }),
   }
 }
 
@@ -138,12 +163,20 @@ export async function hotEntries(
   signal: AbortSignal,
 ): Promise<EntrySource> {
   const reader = await LedgerReader.open(context.ledger, present(row.ledgerId, 'hot copy'))
+  const read = (from: bigint) => {
+    if (from > row.lastEntryId) return null
+    const entries = reader.readEntries(from, row.lastEntryId, COPY_READ_BYTES, signal)
+    // It is awaited one turn later; who stops before that has an error of its own to tell.
+    entries.catch(() => undefined)
+    return entries
+  }
   return {
-    open: async function* () {
-      for (let next = 0n; next <= row.lastEntryId; ) {
+    open: async function* (from = 0n) {
+      // The next entries are read while these are compressed and hashed.
+      for (let next = read(from); next !== null; ) {
+        const entries = await next
         signal.throwIfAborted()
-        const entries = await reader.readEntries(next, row.lastEntryId, COPY_READ_BYTES, signal)
-        next = present(entries.at(-1), 'an entry').entryId + 1n
+        next = read(present(entries.at(-1), 'an entry').entryId + 1n)
         yield entries
       }
     },
