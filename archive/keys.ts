@@ -45,8 +45,10 @@ export interface EncryptionChoice {
 export interface KeyRings {
   /** The ring of a policy. `key_missing` where there is none. */
   named(ring: string): Promise<KeyRing>
-  /** Every ring that may have the key of an object; one that can't be read is left out and told of in `missing`. */
-  known(): Promise<{ readonly rings: readonly KeyRing[]; readonly missing: readonly StratalogError[] }>
+  /** Every ring that may have the keys of a stream; one that can't be read is left out and told of in `missing`. */
+  known(
+    incarnation: Incarnation,
+  ): Promise<{ readonly rings: readonly KeyRing[]; readonly missing: readonly StratalogError[] }>
 }
 
 /** A key of a stream, unwrapped. */
@@ -237,7 +239,7 @@ export class ArchiveKeys {
 
   /** Newest wrap first: the ring may have its newer keys only. Of several failures the most telling one is told. */
   async #secret(incarnation: Incarnation, key: StreamKeyWraps): Promise<Uint8Array> {
-    const { rings, missing } = await this.#rings.known()
+    const { rings, missing } = await this.#rings.known(incarnation)
     const failures: StratalogError[] = [...missing]
     for (const wrap of [...key.wraps].reverse()) {
       for (const ring of rings) {

@@ -113,7 +113,8 @@ export async function* listKeys(
 
 /**
  * Chooses one object per segment. Objects with equal digests are twins: any of them *is* the segment, the
- * first is chosen. `committed` gives the digest that an index committed, null where none did; objects with
+ * first is chosen. Digests made with different keys can't be compared: they are no conflict, and an encrypted object is
+ * chosen before one in clear, which re-encryption left behind. `committed` gives the digest that an index committed, null where none did; objects with
  * another one lose.
  */
 export async function* chooseSegments(
@@ -153,7 +154,7 @@ function addAttempt(attempts: Attempts, one: ListedSegment): void {
 }
 
 function choose({ segment, committed, listed: attempts, digests, unlisted }: Attempts): ChosenSegment {
-  const wanted = committed ?? (digests.size === 1 ? [...digests][0] : undefined)
+  const wanted = committed ?? onlyDigest(attempts, digests)
   const [chosen, ...twins] = attempts.filter(({ parsed }) => parsed.contentDigest === wanted)
   if (chosen === undefined) {
     const why = wanted === undefined ? 'its objects differ in content' : 'no object has the committed content'
@@ -161,6 +162,18 @@ function choose({ segment, committed, listed: attempts, digests, unlisted }: Att
   }
   const losers = attempts.filter(({ parsed }) => parsed.contentDigest !== wanted)
   return { kind: 'chosen', segment, chosen, twins, losers, unlisted }
+}
+
+/** The one content that the objects claim under each key; undefined where two claims under one key differ. */
+function onlyDigest(attempts: readonly ListedSegment[], digests: ReadonlySet<string>): string | undefined {
+  if (digests.size === 1) return [...digests][0]
+  const byKey = new Map<string, string>()
+  for (const { parsed } of attempts) {
+    const { keyId = '', contentDigest } = parsed
+    if ((byKey.get(keyId) ?? contentDigest) !== contentDigest) return undefined
+    byKey.set(keyId, contentDigest)
+  }
+  return [...byKey].find(([keyId]) => keyId !== '')?.[1]
 }
 
 function conflict(attempts: readonly ListedSegment[], why: string, expected?: string): StratalogError {

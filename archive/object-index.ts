@@ -58,6 +58,6 @@ export async function contentDigestOf(
   named: Pick<SegmentKey, 'incarnation' | 'keyId'>,
   signal?: AbortSignal,
 ): Promise<ContentDigest> {
-  if (named.keyId === undefined) return contentDigest()
+  if (named.keyId === undefined) return contentDigest(null)
   return contentDigest(await keysOf(store).digestKey(named.incarnation, named.keyId, signal))
 }

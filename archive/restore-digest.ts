@@ -18,9 +18,10 @@ export interface ContentDigest {
 
 /**
  * Begins a content digest; one rule for writer, verifier and restore. `key`: of an encrypted object, whose digest is an
- * HMAC, so that its name does not tell who knows a content that this is it.
+ * HMAC, so that its name does not tell who knows a content that this is it; null of others. What an object needs
+ * `contentDigestOf` (object-index.ts) finds out.
  */
-export function contentDigest(key: Uint8Array | null = null): ContentDigest {
+export function contentDigest(key: Uint8Array | null): ContentDigest {
   const hash = key === null ? createHash('sha256') : createHmac('sha256', key)
   return {
     entry(entryId, payload) {

@@ -1,6 +1,7 @@
 import { bindingOf, type NameBinding, readControls, trimmedBelow } from '../archive/control-objects.js'
 import { chooseSegments, type ListedSegment, listIncarnations, listSegments } from '../archive/listing.js'
-import { contentDigest, restoreDigest } from '../archive/restore-digest.js'
+import { contentDigestOf } from '../archive/object-index.js'
+import { type ContentDigest, restoreDigest } from '../archive/restore-digest.js'
 import { openSegmentObject, type SegmentObjectReader } from '../archive/segment-reader.js'
 import { entryHeaderBytes } from '../src/format/ledger-digest.js'
 import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
@@ -209,11 +210,7 @@ export async function restoreInto(
     }
     report.streams += 1
   }
-  const digest = await digestOfHot(
-    target,
-    plan.streams.map((one) => one.binding.name),
-    options.signal,
-  )
+  const digest = await digestOfHot(target, archive, plan.streams, options.signal)
   if (digest !== plan.digest) {
     throw new StratalogError(
       'corrupt',
@@ -300,7 +297,7 @@ async function restoreSegment(
     },
   })
   try {
-    const found = await copyEntries(object, ledger, signal)
+    const found = await copyEntries(object, ledger, await contentDigestOf(archive, parsed, signal), signal)
     if (found !== parsed.contentDigest) {
       throw new StratalogError(
         'corrupt',
@@ -323,9 +320,9 @@ async function restoreSegment(
 async function copyEntries(
   object: SegmentObjectReader,
   ledger: LedgerWriter,
+  digest: ContentDigest,
   signal?: AbortSignal,
 ): Promise<string> {
-  const digest = contentDigest()
   const room = entryHeaderBytes(ledger.digestType)
   const underWay: Promise<unknown>[] = []
   for (let next = 0n; next <= object.lastEntryId; ) {
@@ -380,18 +377,24 @@ function restoredRow(
 /** The restore digest of streams as their hot copies read back now, entry by entry. */
 async function digestOfHot(
   target: RestoreTarget,
-  names: readonly string[],
+  archive: ArchiveStore,
+  sources: readonly RestorableStream[],
   signal?: AbortSignal,
 ): Promise<string> {
   const streams = []
-  for (const name of names) {
+  for (const { binding, segments: listed } of sources) {
+    const { name } = binding
+    // Digests are made as those in the names were: keyed where the object is encrypted.
+    const named = new Map(listed.map(({ parsed }) => [parsed.segment, parsed]))
     const stream = present(await target.index.streamByName(name), `stream ${name}`)
     const segments = []
     for (let row = await target.index.oldestSegment(stream.incarnation); row !== null; ) {
+      const object = named.get(row.segment) ?? row
+      const digest = await contentDigestOf(archive, object, signal)
       segments.push({
         segment: row.segment,
         lastEntryId: row.lastEntryId,
-        contentDigest: await digestOfLedger(target, row, signal),
+        contentDigest: await digestOfLedger(target, row, digest, signal),
       })
       row = await target.index.segment(stream.incarnation, row.segment + 1n)
     }
@@ -400,9 +403,13 @@ async function digestOfHot(
   return restoreDigest(streams)
 }
 
-async function digestOfLedger(target: RestoreTarget, row: SegmentRow, signal?: AbortSignal): Promise<string> {
+async function digestOfLedger(
+  target: RestoreTarget,
+  row: SegmentRow,
+  digest: ContentDigest,
+  signal?: AbortSignal,
+): Promise<string> {
   const reader = await LedgerReader.open(target.ledger, present(row.ledgerId, 'restored ledger'))
-  const digest = contentDigest()
   for (let next = 0n; next <= row.lastEntryId; ) {
     const entries = await reader.readEntries(next, row.lastEntryId, RESTORE_READ_BYTES, signal)
     for (const { entryId, payload } of entries) digest.entry(entryId, payload)

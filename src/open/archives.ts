@@ -1,11 +1,14 @@
 import { resolve } from 'node:path'
 import process from 'node:process'
 import { ARCHIVE_OWNER_FACT, ownerOf } from '../../archive/control-objects.js'
+import { ArchiveKeys, attachKeys, type KeyRings } from '../../archive/keys.js'
 import type { ResolvedConfig } from '../config/resolve.js'
 import { StratalogError } from '../model/errors.js'
 import type { OpenOptions, SystemPorts } from '../options.js'
 import type { ArchiveEngine, ArchiveStore } from '../ports/archive-store.js'
+import type { KeyRing } from '../ports/key-ring.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
+import { keyRings } from './key-rings.js'
 import { systemPorts } from './system.js'
 
 /** The archive of a log, opened when it is first needed. */
@@ -23,6 +26,8 @@ export interface ArchiveUser {
   readonly index: Pick<SegmentIndex, 'fact'>
   readonly system: SystemPorts
   readonly signal: AbortSignal
+  /** Where the keys are of what is encrypted in it. */
+  readonly rings: KeyRings
 }
 
 /** Null: none is configured. */
@@ -56,11 +61,12 @@ export function archiveOpener(
  */
 async function openOwn(
   engine: ArchiveEngine,
-  { logId, index, system, signal }: ArchiveUser,
+  { logId, index, system, signal, rings }: ArchiveUser,
 ): Promise<ArchiveStore> {
   const existing = (await index.fact(ARCHIVE_OWNER_FACT)) === logId
   const { clock, random, logger, disk } = system
   const store = await engine.open({ clock, random, logger, disk, signal, existing })
+  attachKeys(store, new ArchiveKeys({ store, rings, random, clock }))
   if (!existing) return store
   try {
     const owner = await ownerOf(store, signal)
@@ -95,17 +101,26 @@ async function engineFor(location: string): Promise<ArchiveEngine> {
   return directoryArchive(location)
 }
 
+/** How an archive is opened by itself. */
+export interface OpenArchiveOptions {
+  /** Where the keys are of what is encrypted in it: a file, or a ring of your own. */
+  readonly keyRing?: string | KeyRing
+}
+
 /** Opens an archive by itself, without a log: what `restore` reads from. */
-export async function openArchive(location: string, given?: Partial<SystemPorts>): Promise<ArchiveStore> {
-  const system = await systemPorts(given)
+export async function openArchive(
+  location: string,
+  ports?: Partial<SystemPorts>,
+  options: OpenArchiveOptions = {},
+): Promise<ArchiveStore> {
+  const system = await systemPorts(ports)
   const resolved = archiveLocation(location, process.cwd())
   const engine = await engineFor(resolved)
-  return engine.open({
-    clock: system.clock,
-    random: system.random,
-    logger: system.logger,
-    disk: system.disk,
-    signal: new AbortController().signal,
-    existing: true,
-  })
+  const { clock, random, logger, disk } = system
+  const { signal } = new AbortController()
+  const store = await engine.open({ clock, random, logger, disk, signal, existing: true })
+  const given = options.keyRing ?? null
+  const rings = keyRings({ root: process.cwd(), given, named: () => Promise.resolve([]), random })
+  attachKeys(store, new ArchiveKeys({ store, rings, random: null, clock: null }))
+  return store
 }

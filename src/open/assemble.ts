@@ -25,6 +25,7 @@ import { type ArchiveOpener, archiveOpener } from './archives.js'
 import { CONFIG_FILE, checkQuorums, policyResolver, storeDirectories, storesNeeded } from './configuration.js'
 import { readIdentity, writeIdentity } from './identity.js'
 import { type OpenIndex, openIndex } from './index-open.js'
+import { ringsOf } from './key-rings.js'
 import { LivePolicies } from './live-policies.js'
 import { storeFactsFile } from './store-facts-file.js'
 
@@ -147,7 +148,13 @@ async function openGround({ root, options, filled, system, config, closers }: Op
   if (identity.created) await writeIdentity(root, logId, 'ready')
   const abort = new AbortController()
   const { index } = opened
-  const archive = archiveOpener(root, options, config, { logId, index, system, signal: abort.signal })
+  const rings = ringsOf(root, options, config, system, async (incarnation) => {
+    const stream = await index.stream(incarnation)
+    if (stream === null) return null
+    const override = await index.policyOverride(incarnation)
+    return policyResolver(config).resolve(stream.name, override).policy.encryption?.ring ?? null
+  })
+  const archive = archiveOpener(root, options, config, { logId, index, system, signal: abort.signal, rings })
   closers.push(async () => {
     abort.abort(new StratalogError('closed', 'the log is closed'))
     if (archive !== null) await (await archive.opened())?.close()
