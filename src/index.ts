@@ -13,6 +13,7 @@ export type {
 } from './append/append-session.js'
 export { openArchive, openLog, planRestore, restoreArchive } from './lazy.js'
 export type { Log, Streams, Tier } from './log.js'
+export type { Keys, ReencryptedSegment, StreamEncryption, StreamKeyInfo } from './log-keys.js'
 export { bytes, type Codec, json, text } from './model/codec.js'
 export { Dlsn } from './model/dlsn.js'
 export {

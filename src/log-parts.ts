@@ -6,6 +6,7 @@ import type { WriterHub } from './append/writer-hub.js'
 import type { ResolvedPolicy } from './model/policy.js'
 import type { PolicyInput } from './model/policy-input.js'
 import type { ArchiveStore } from './ports/archive-store.js'
+import type { Coordination } from './ports/coordination.js'
 import type { Random } from './ports/random.js'
 import type { ReadContext } from './read/reader.js'
 import type { StoreAdmin } from './stores/admin.js'
@@ -23,6 +24,7 @@ export interface LogParts {
   readonly upkeep: Upkeep
   readonly stores: StoreAdmin
   readonly random: Random
+  readonly coordination: Coordination
   /** Null: none is configured. */
   readonly archive: (() => Promise<ArchiveStore>) | null
   readonly archiveLocation: string | null

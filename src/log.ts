@@ -1,5 +1,6 @@
 import type { PassReport, StreamPlan } from '../tiering/agent.js'
 import type { TieringEvent } from '../tiering/context.js'
+import { type Keys, logKeys } from './log-keys.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
 import { StratalogError } from './model/errors.js'
@@ -45,6 +46,7 @@ export class Log implements AsyncDisposable {
   readonly directory: string
   readonly streams: Streams
   readonly tier: Tier
+  readonly keys: Keys
   readonly #parts: LogParts
   readonly #services: StreamServices
   /** Streams being created, so that appends made together create one. */
@@ -67,6 +69,9 @@ export class Log implements AsyncDisposable {
       status: () => tierStatus(parts, this.#list()),
       onEvent: (listener) => parts.agent.onEvent(listener),
     }
+    const existing = async (name: string) =>
+      (await this.streams.find(name)) ?? Promise.reject(await this.#notFound(name))
+    this.keys = logKeys(parts, existing, () => this.#list())
     this.#services = {
       hub: parts.hub,
       read: parts.read,

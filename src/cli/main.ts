@@ -16,6 +16,7 @@ const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./policy.js'),
   () => import('./segment.js'),
   () => import('./store.js'),
+  () => import('./key.js'),
   () => import('./restore.js'),
   () => import('./index-rebuild.js'),
   () => import('./bench.js'),

@@ -13,6 +13,7 @@ interface RestoreOptions {
   readonly into: string
   readonly dryRun?: boolean
   readonly yes?: boolean
+  readonly keyRing?: string
 }
 
 /** `stratalog restore`: a whole archive into an empty log. */
@@ -25,6 +26,7 @@ export function register(program: Command, io: CliIo): void {
       '--into <directory>',
       'where the restored log is made; run again to go on after an interruption',
     )
+    .option('--key-ring <file>', 'the ring with the keys of what is encrypted')
     .option('--dry-run', 'only say what would be restored')
     .option('--yes', 'do it')
     .addHelpText(
@@ -38,7 +40,8 @@ async function restore(io: CliIo, options: RestoreOptions): Promise<void> {
   const { openArchive } = await import('../open.js')
   const { planRestore } = await import('../restore.js')
   await refuseForeignDirectory(options.into)
-  const archive = await openArchive(options.from, await quietSystem())
+  const ring = options.keyRing === undefined ? {} : { keyRing: options.keyRing }
+  const archive = await openArchive(options.from, await quietSystem(), ring)
   try {
     const plan = await planRestore(archive, io.signal)
     if (plan.streams.length === 0) {

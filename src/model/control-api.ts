@@ -4,6 +4,8 @@
  * times milliseconds since the epoch. Types only. Failures are `StratalogError`s, equal on both ways.
  */
 
+import type { KeysApi } from './control-keys.js'
+
 /** Version of the routes (`/v1`). */
 export type ControlVersion = 1
 
@@ -378,7 +380,7 @@ export interface PolicyTestDto extends PolicyShowDto {
 }
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
-export interface ControlApi {
+export interface ControlApi extends KeysApi {
   ping(): Promise<PingDto>
   /** Streams by name in code-point order. */
   listStreams(page?: PageDto): Promise<readonly StreamDto[]>

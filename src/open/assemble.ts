@@ -110,6 +110,7 @@ export async function assemble(opening: Opening): Promise<Log> {
     upkeep,
     stores: admin,
     random,
+    coordination,
     archive: open,
     archiveLocation: archive?.location ?? null,
     read: {

@@ -23,6 +23,7 @@ import type {
   TierRunPart,
   TierStatusDto,
 } from '../model/control-api.js'
+import type { ReencryptedDto, RotatedDto, StreamEncryptionDto } from '../model/control-keys.js'
 import { StratalogError } from '../model/errors.js'
 import { type Position, parsePosition } from '../model/position.js'
 import { type Ack, PAYLOAD_BYTES_MAX, TXID_MAX } from '../model/record.js'
@@ -41,6 +42,7 @@ import {
   streamDto,
   streamInfoDto,
 } from './dto.js'
+import { listKeys, reencrypt, rotateKeys } from './keys.js'
 import { showPolicy } from './policy-show.js'
 import { testPolicy } from './policy-test.js'
 import { dumpSegment } from './segment-dump.js'
@@ -211,6 +213,21 @@ export class LocalControl implements ControlApi {
     signal?: AbortSignal,
   ): AsyncIterable<StoreWorkPart> {
     return drainStore(this.#log.parts, request, signal)
+  }
+
+  keyList(request: { readonly stream?: string }): AsyncIterable<StreamEncryptionDto> {
+    return listKeys(this.#log, request)
+  }
+
+  keyRotate(request: { readonly stream?: string }): AsyncIterable<RotatedDto> {
+    return rotateKeys(this.#log, request)
+  }
+
+  keyReencrypt(
+    request: { readonly stream: string; readonly newKey: boolean },
+    signal?: AbortSignal,
+  ): AsyncIterable<ReencryptedDto> {
+    return reencrypt(this.#log, request, signal)
   }
 
   async tierPlan(stream?: string): Promise<TierPlanDto> {

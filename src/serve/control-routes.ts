@@ -19,6 +19,7 @@ import {
 } from '../model/control-wire.js'
 import { errorBody } from '../model/error-body.js'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
+import { keyRoutes } from './routes-keys.js'
 
 const STRING = { type: 'string' } as const
 const POSITION = { type: 'string', maxLength: 200 } as const
@@ -101,6 +102,7 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
   streamRoutes(app, api)
   streamingRoutes(app, api, ending)
   storeRoutes(app, api, ending)
+  keyRoutes(app, api, ending, sendParts)
 }
 
 function logRoutes(app: FastifyInstance, api: ControlApi): void {
