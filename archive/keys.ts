@@ -351,10 +351,8 @@ function missingKey(
   cause: StratalogError | undefined,
 ): StratalogError {
   const wraps = key.wraps.map((wrap) => `"${wrap.ringKey}" of ring ${wrap.ring}`).join(' or ')
-  const given =
-    rings.length === 0
-      ? 'no ring could be read'
-      : `what was read is ${rings.map((ring) => `ring ${ring.id} (${ring.location})`).join(', ')}`
+  const found = rings.map((ring) => `ring ${ring.id} (${ring.location})`).join(', ')
+  const given = rings.length > 0 ? `what could be read is ${found}` : 'no ring could be read'
   return new StratalogError(
     'key_missing',
     `${location}: ${incarnation} is encrypted and needs key ${wraps}; ${given}: name the ring under encryption.ring or with --key-ring`,
