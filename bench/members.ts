@@ -1,4 +1,5 @@
 import { APPEND_MEMBERS } from './append.js'
+import { ENCRYPTION_MEMBER } from './encryption.js'
 import { LATENCY_MEMBER } from './latency.js'
 import { MEMORY_MEMBERS } from './memory.js'
 import { OPEN_MEMBER } from './open-after-kill.js'
@@ -15,6 +16,7 @@ export const MEMBERS: readonly BenchMember[] = [
   ...READ_MEMBERS,
   OPEN_MEMBER,
   ...TIER_MEMBERS,
+  ENCRYPTION_MEMBER,
   REBUILD_MEMBER,
   OPEN_STREAMS_MEMBER,
   ...MEMORY_MEMBERS,

@@ -52,8 +52,11 @@ export async function* reencryptStream(
     waitMs: LEASE_WAIT_MS,
   })
   try {
-    if (options.newKey) await keysOf(archive).renew(stream.incarnation, encryption, signal)
-    const newest = currentKeyOf(await keysOf(archive).describe(stream.incarnation, signal))?.id ?? null
+    const keys = keysOf(archive)
+    // Whoever finds an object from before must not need a key that only the ring of then had.
+    await keys.rotate(stream.incarnation, encryption, signal)
+    if (options.newKey) await keys.renew(stream.incarnation, encryption, signal)
+    const newest = currentKeyOf(await keys.describe(stream.incarnation, signal))?.id ?? null
     for (let from = 0n; ; ) {
       const rows = await context.index.listSegments(stream.incarnation, from, ROWS_PAGE)
       for (const row of rows) {

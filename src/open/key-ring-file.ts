@@ -1,4 +1,4 @@
-import { type FileHandle, link, mkdir, open, rename, unlink } from 'node:fs/promises'
+import { type FileHandle, link, mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import process from 'node:process'
 import { noRing } from '../../archive/keys.js'
@@ -148,8 +148,8 @@ function parseKey(path: string, value: unknown): FileKey {
 }
 
 /**
- * Order: the whole ring durable beside it, then its name. A crash leaves the ring as it was, and a file that has to be
- * removed by hand: it may hold a key somebody was told of.
+ * Order: the whole ring durable beside it, then its name. A crash leaves the ring as it was, and a file beside it that
+ * the next command asks to look at: it is the only one there may be.
  */
 async function writeRing(path: string, ring: RingFile, fresh: boolean): Promise<void> {
   const keys = ring.keys.map(({ id, createdMs, key }) => ({
@@ -159,30 +159,38 @@ async function writeRing(path: string, ring: RingFile, fresh: boolean): Promise<
   }))
   const beside = `${path}.new`
   const directory = dirname(resolve(path))
-  await mkdir(directory, { recursive: true, mode: 0o700 })
-  const file = await open(beside, 'wx', 0o600).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EEXIST') throw unreadable(beside, error)
-    throw new StratalogError(
-      'file_exists',
-      `${beside} is there: another command is writing the ring; if none is, a crash left it, remove it`,
-      { cause: error },
-    )
-  })
+  const file = await create(directory, beside)
   try {
-    await file.writeFile(`${JSON.stringify({ format: FORMAT, ring: ring.ring, keys }, null, 2)}\n`)
-    await file.sync()
-  } finally {
-    await file.close()
-  }
-  try {
+    try {
+      await file.writeFile(`${JSON.stringify({ format: FORMAT, ring: ring.ring, keys }, null, 2)}\n`)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
     // A link refuses a name that is taken: of two that make a ring at once one is told.
     if (fresh) await link(beside, path)
     else await rename(beside, path)
-  } finally {
-    if (fresh) await unlink(beside)
+  } catch (error) {
+    await rm(beside, { force: true })
+    throw unreadable(path, error)
   }
+  if (fresh) await rm(beside)
   const parent = await open(directory, 'r')
   await parent.sync().finally(() => parent.close())
+}
+
+async function create(directory: string, beside: string): Promise<FileHandle> {
+  try {
+    await mkdir(directory, { recursive: true, mode: 0o700 })
+    return await open(beside, 'wx', 0o600)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw unreadable(beside, error)
+    throw new StratalogError(
+      'file_exists',
+      `${beside} is there: another command is writing the ring; if none is, a crash left it: remove it`,
+      { cause: error },
+    )
+  }
 }
 
 function unreadable(path: string, cause: unknown): StratalogError {

@@ -271,6 +271,7 @@ describe('rotation', () => {
       await using log = await open(null)
       await tier(log, 'one', 'two', 'three')
     }
+    let stops = 0
     for (let puts = 0; puts < 5; puts += 1) {
       const faults: ArchiveFaults = {}
       const archive = faultyArchive(directoryArchive(join(root, 'archive')), faults)
@@ -286,9 +287,11 @@ describe('rotation', () => {
         () => false,
         () => true,
       )
+      if (stopped) stops += 1
       assert.deepEqual(await contents(log), ['one', 'two', 'three'], `${puts} ${stopped}`)
       await log.close()
     }
+    assert.ok(stops >= 3, `${stops} of 5 runs were cut short`)
     await using log = await open()
     await all(log.keys.reencrypt('a'))
     assert.ok((await objects(log)).every(({ keyId }) => keyId !== null))
