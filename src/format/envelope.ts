@@ -150,7 +150,7 @@ function opened(
   sealed: Buffer,
 ): Uint8Array | null {
   if (sealed.length < TAG_BYTES) return null
-  const decipher = createDecipheriv(ALGORITHM, key, nonce)
+  const decipher = createDecipheriv(ALGORITHM, key, nonce, { authTagLength: TAG_BYTES })
   decipher.setAAD(Buffer.concat(bound))
   decipher.setAuthTag(sealed.subarray(sealed.length - TAG_BYTES))
   const plain = decipher.update(sealed.subarray(0, sealed.length - TAG_BYTES))

@@ -101,8 +101,17 @@ describe('a stream whose policy encrypts it', () => {
     }
     assert.deepEqual(leaks('a secret'), [])
     assert.deepEqual(leaks(JSON.parse(readFileSync(ring, 'utf8')).keys[0].key), [])
-    await using log = await open()
-    assert.deepEqual(await contents(log), [`one ${SECRET}`, `two ${SECRET}`])
+    for (const key of ['one', null]) {
+      // A ring without a key in the policy is for reading: what is new is stored in clear.
+      await using log = await open(key)
+      assert.deepEqual(await contents(log), [`one ${SECRET}`, `two ${SECRET}`])
+    }
+    await using log = await open(null)
+    await tier(log, 'in clear')
+    assert.deepEqual(
+      (await objects(log)).map(({ keyId }) => keyId !== null),
+      [true, true, false],
+    )
   })
 
   test('is restored with its ring from the archive alone, twice alike, and not without (invariant 7)', async () => {
