@@ -21,18 +21,31 @@ export interface ObjectIndex {
   readonly access: ObjectAccess | null
 }
 
+/** How the index of an object is read. */
+export interface ObjectIndexOptions {
+  readonly signal?: AbortSignal | undefined
+  /** What the object's name says, where the caller knows it already. */
+  readonly named?: SegmentKey
+  /** How bytes are had, where not straight from the store. */
+  readonly fetch?: (range: {
+    readonly key: string
+    readonly offset: number
+    readonly lengthBytes: number
+  }) => Promise<Uint8Array>
+}
+
 /**
  * Index and footer of an object with one request, and its keys: the one way to them for everybody who reads objects.
- * `named`: what the object's name says, where the caller knows it already. `key_missing` or `key_wrong` where it is
- * encrypted and its key is not to be had: such an object is unread, never damaged.
+ * `key_missing` or `key_wrong` where it is encrypted and its key is not to be had: such an object is unread, never
+ * damaged.
  */
 export async function readObjectIndex(
   store: ArchiveStore,
   object: ArchivedObject,
-  signal?: AbortSignal,
-  named: SegmentKey | null = decodeSegmentKey(object.key),
+  { signal, named: known, fetch }: ObjectIndexOptions = {},
 ): Promise<ObjectIndex> {
   const { key, sizeBytes, indexBytes } = object
+  const named = known ?? decodeSegmentKey(key)
   const keyId = named?.keyId
   // A row states these sizes; refuse what no writer makes before memory is taken for it.
   if (!isIndexSize(indexBytes, sizeBytes, keyId !== undefined)) {
@@ -40,7 +53,8 @@ export async function readObjectIndex(
       `${key}: an index of ${indexBytes} bytes can't be right: rebuild the index from the archive`,
     )
   }
-  const tail = await store.readRange(key, sizeBytes - indexBytes, indexBytes, signal)
+  const range = { key, offset: sizeBytes - indexBytes, lengthBytes: indexBytes }
+  const tail = await (fetch?.(range) ?? store.readRange(key, range.offset, indexBytes, signal))
   const envelope = decodeObjectEnvelope(tail, key)
   if (named === null || keyId === undefined)
     return { ...decodeObjectIndex(tail, sizeBytes, key), access: null }

@@ -35,7 +35,7 @@ export async function openSegmentObject(
   cache: BlockCache = new BlockCache(),
   options: SegmentReaderOptions = {},
 ): Promise<SegmentObjectReader> {
-  const index = await readObjectIndex(store, object, options.signal)
+  const index = await readObjectIndex(store, object, { signal: options.signal })
   const readAheadBytes = Math.min(options.readAheadBytes ?? 8 * 2 ** 20, cache.bytesMax / 2)
   return new SegmentObjectReader({ store, object, cache, readAheadBytes, ...index })
 }

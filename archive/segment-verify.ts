@@ -47,7 +47,7 @@ export async function verifySegmentObject(
     throw differs(key, sizeBytes, 'the size', `above ${expected.indexBytes}`, sizeBytes)
   }
   const object = { key, sizeBytes, indexBytes: expected.indexBytes }
-  const { rows, footer, access } = await readObjectIndex(store, object, signal, expected)
+  const { rows, footer, access } = await readObjectIndex(store, object, { signal, named: expected })
   const header = await store.readRange(key, 0, footer.headerBytes, signal)
   const headerBytes = objectHeaderBytes(header, key)
   if (headerBytes !== footer.headerBytes) {

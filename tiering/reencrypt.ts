@@ -84,7 +84,7 @@ async function reencryptSegment(
 ): Promise<ReencryptedSegment> {
   const { segment } = row
   const before = present(row.object, 'object')
-  const { access } = await readObjectIndex(archive, before, signal)
+  const { access } = await readObjectIndex(archive, before, { signal })
   if (access !== null && access.envelope.streamKeyId === newest)
     return { segment, written: false, sizeBytes: before.sizeBytes }
   const written = await writeAnew(context, archive, stream, row, before, signal)

@@ -352,6 +352,9 @@ function writeRow(bytes: Buffer, at: number, row: BlockRow): void {
 export function decodeObjectEnvelope(bytes: Uint8Array, where: string): ObjectEnvelope | null {
   const { buffer, end } = checkedEnd(bytes, where)
   if (end.readUInt32BE(FOOTER_VERSION_AT) === PLAIN_VERSION) return null
+  // Before a key is asked for: a damaged id must not pass for a key that is missing.
+  const index = buffer.subarray(0, buffer.length - FOOTER_BYTES)
+  compareCrc(crc32c(index), end.readUInt32BE(12), `${where}: index`)
   const from = buffer.length - FOOTER_BYTES - ENVELOPE_BYTES
   const envelope = from < 0 ? null : decodeEnvelope(buffer.subarray(from, from + ENVELOPE_BYTES))
   if (envelope !== null) return envelope

@@ -182,7 +182,13 @@ describe('an encrypted object', () => {
     }
     store.objects.set(object.key, Buffer.concat([bytes, Buffer.alloc(16)]))
     await assert.rejects(verify(store, object), code('corrupt'))
-    for (let at = 0; at < bytes.length; at += Math.ceil(bytes.length / 60)) {
+    const tail = object.indexBytes
+    const places = [
+      ...Array.from({ length: 60 }, (_, i) => Math.floor((i * (bytes.length - tail)) / 60)),
+      // Every byte of the envelope and the footer: none of them may pass for a key that is missing.
+      ...Array.from({ length: 124 + 84 }, (_, i) => bytes.length - 96 - 124 + i),
+    ]
+    for (const at of places.filter((at) => at < bytes.length - 16 || at >= bytes.length - 12)) {
       const flipped = Buffer.from(bytes)
       flipped.writeUInt8(flipped.readUInt8(at) ^ 0x20, at)
       store.objects.set(object.key, flipped)
