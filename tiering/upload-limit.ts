@@ -1,3 +1,4 @@
+import { attachKeys, keysOf } from '../archive/keys.js'
 import type { ArchiveStore, ReplayableBody } from '../src/ports/archive-store.js'
 import type { TieringContext } from './context.js'
 import { tierOrders } from './orders.js'
@@ -39,9 +40,11 @@ export function withUploadLimit(
       readRange: (key, offset, lengthBytes, signal) => archive.readRange(key, offset, lengthBytes, signal),
       listFrom: (prefix, after, limit, signal) => archive.listFrom(prefix, after, limit, signal),
       delete: (key, signal) => archive.delete(key, signal),
+      removeLeftovers: async () => (await archive.removeLeftovers?.()) ?? 0,
       close: () => archive.close(),
     }
     limited.set(archive, wrapped)
+    attachKeys(wrapped, keysOf(archive))
     return wrapped
   }
 }
