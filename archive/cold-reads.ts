@@ -7,15 +7,9 @@ import { BlockCache } from './block-cache.js'
 import type { DiskCache, DiskCacheCounts } from './disk-cache.js'
 import { type DownloadLimit, WriterCourtesy } from './download-limit.js'
 import { FetchWindow, type FetchWindowState } from './fetch-window.js'
-import {
-  fetchObjectIndex,
-  type ObjectFetcher,
-  type ObjectIndex,
-  type ObjectRange,
-  openSegmentObject,
-  requestBytes,
-  SegmentObjectReader,
-} from './segment-reader.js'
+import { onlyDigest } from './listing.js'
+import { type ObjectIndex, type ObjectRange, readObjectIndex } from './object-index.js'
+import { type ObjectFetcher, openSegmentObject, requestBytes, SegmentObjectReader } from './segment-reader.js'
 import { SharedRequest, sharedResult } from './shared-request.js'
 
 /** Blocks whose index rows are remembered, over all objects: about 200 bytes each. */
@@ -122,7 +116,7 @@ export class ColdReads {
     const { limit = null, ahead = false, signal } = options
     const fetch = (range: ObjectRange, urgent: boolean, stop: AbortSignal): Promise<Uint8Array> =>
       this.#fetch(store, range, urgent, limit, stop)
-    const index = await this.#index(object, (range, stop) => fetch(range, !ahead, stop), signal)
+    const index = await this.#index(store, object, (range, stop) => fetch(range, !ahead, stop), signal)
     const reader: object = {}
     const fetcher: ObjectFetcher = {
       fetch,
@@ -160,6 +154,7 @@ export class ColdReads {
   }
 
   async #index(
+    store: ArchiveStore,
     object: ArchivedObject,
     fetch: (range: ObjectRange, signal: AbortSignal) => Promise<Uint8Array>,
     signal: AbortSignal | undefined,
@@ -167,7 +162,9 @@ export class ColdReads {
     const id = idOf(object)
     let known = this.#indexes.get(id)
     if (known === undefined || !known.request.live) {
-      const request = new SharedRequest((stop) => fetchObjectIndex(object, (range) => fetch(range, stop)))
+      const request = new SharedRequest((stop) =>
+        readObjectIndex(store, object, { signal: stop, fetch: (range) => fetch(range, stop) }),
+      )
       known = { request, rows: 0 }
       this.#remember(id, known)
     }
@@ -218,25 +215,23 @@ export async function openFromNames(
     const parsed = decodeSegmentKey(key)
     return parsed !== null && parsed.segment === segment ? [{ key, sizeBytes, parsed }] : []
   })
-  const [first] = attempts
-  if (first === undefined) {
+  const digest = onlyDigest(attempts)
+  const first = attempts.find(({ parsed }) => parsed.contentDigest === digest)
+  if (attempts.length === 0) {
     throw new StratalogError(
       'object_not_found',
       `${store.location} has no object of segment ${segment} of ${incarnation}`,
       { found: segment },
     )
   }
-  const { key, sizeBytes, parsed } = first
-  if (
-    attempts.length === ATTEMPTS_LISTED ||
-    attempts.some((one) => one.parsed.contentDigest !== parsed.contentDigest)
-  ) {
+  if (attempts.length === ATTEMPTS_LISTED || first === undefined) {
     throw new StratalogError(
       'archive_conflict',
       `the objects of segment ${segment} of ${incarnation} differ in content: an operator decides`,
       { details: { keys: attempts.map((one) => one.key) } },
     )
   }
+  const { key, sizeBytes, parsed } = first
   return openSegmentObject(store, { key, sizeBytes, indexBytes: parsed.indexBytes })
 }
 

@@ -113,6 +113,22 @@ export async function readControls(
   return controls.sort(byNumber)
 }
 
+/** Those of one kind, in order; the bodies of others are not read. A damaged one is an error, as above. */
+export async function readControlsOfKind(
+  store: ArchiveStore,
+  incarnation: Incarnation | null,
+  kind: ControlKind,
+  signal?: AbortSignal,
+): Promise<ControlObject[]> {
+  const controls: ControlObject[] = []
+  for await (const { key, sizeBytes } of listKeys(store, controlPrefix(incarnation), '', signal)) {
+    const parsed = decodeControlKey(key)
+    if (parsed?.kind !== kind) continue
+    controls.push({ ...parsed, key, body: await readBody(store, key, parsed, sizeBytes, signal) })
+  }
+  return controls.sort(byNumber)
+}
+
 /** What decisions there are on a stream, from their names alone, in order; the bodies are not read. */
 export async function listControlKeys(
   store: ArchiveStore,

@@ -113,8 +113,9 @@ export async function* listKeys(
 
 /**
  * Chooses one object per segment. Objects with equal digests are twins: any of them *is* the segment, the
- * first is chosen. `committed` gives the digest that an index committed, null where none did; objects with
- * another one lose.
+ * first is chosen. Digests made with different keys can't be compared: they are no conflict, and an encrypted object is
+ * chosen before one in clear, which re-encryption left behind. `committed` gives the digest that an index committed,
+ * null where none did; objects with another one lose.
  */
 export async function* chooseSegments(
   listed: AsyncIterable<ListedSegment>,
@@ -152,8 +153,8 @@ function addAttempt(attempts: Attempts, one: ListedSegment): void {
   else attempts.unlisted += 1
 }
 
-function choose({ segment, committed, listed: attempts, digests, unlisted }: Attempts): ChosenSegment {
-  const wanted = committed ?? (digests.size === 1 ? [...digests][0] : undefined)
+function choose({ segment, committed, listed: attempts, unlisted }: Attempts): ChosenSegment {
+  const wanted = committed ?? onlyDigest(attempts)
   const [chosen, ...twins] = attempts.filter(({ parsed }) => parsed.contentDigest === wanted)
   if (chosen === undefined) {
     const why = wanted === undefined ? 'its objects differ in content' : 'no object has the committed content'
@@ -161,6 +162,20 @@ function choose({ segment, committed, listed: attempts, digests, unlisted }: Att
   }
   const losers = attempts.filter(({ parsed }) => parsed.contentDigest !== wanted)
   return { kind: 'chosen', segment, chosen, twins, losers, unlisted }
+}
+
+/**
+ * Digest of the one content that the objects of a segment claim, of an encrypted one where there is any; undefined where
+ * two claims under one key differ.
+ */
+export function onlyDigest(attempts: readonly ListedSegment[]): string | undefined {
+  const byKey = new Map<string, string>()
+  for (const { parsed } of attempts) {
+    const { keyId = '', contentDigest } = parsed
+    if ((byKey.get(keyId) ?? contentDigest) !== contentDigest) return undefined
+    byKey.set(keyId, contentDigest)
+  }
+  return [...byKey].find(([keyId]) => keyId !== '')?.[1] ?? byKey.get('')
 }
 
 function conflict(attempts: readonly ListedSegment[], why: string, expected?: string): StratalogError {

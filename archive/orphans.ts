@@ -2,6 +2,7 @@ import type { Dlsn } from '../src/model/dlsn.js'
 import type { SegmentRow, StreamRow, TxidMode } from '../src/model/segment.js'
 import { binds, type Hold } from './decisions.js'
 import type { ListedSegment } from './listing.js'
+import { isComparable } from './rivals.js'
 
 /** Why an object can be deleted. */
 export type DeadReason =
@@ -25,16 +26,25 @@ export type KeptReason =
   | 'owed'
   | 'unproven'
 
+/** What has to be proven before an object that counts as dead may go. */
+export type Proof =
+  /** The committed object reads back whole. */
+  | 'committed-is-whole'
+  /** This one does not. */
+  | 'this-is-broken'
+  /** Their names can't be compared: this one is broken, or both are whole and hold one content. */
+  | 'same-or-broken'
+
 /** What is to become of an object. */
 export type Verdict =
   | { readonly fate: 'committed' }
   | { readonly fate: 'kept'; readonly reason: KeptReason; readonly why: string }
-  /** Once `needs` is proven: the committed object reads back whole, or this one does not. */
+  /** Once `needs` is proven. */
   | {
       readonly fate: 'dead'
       readonly reason: DeadReason
       readonly why: string
-      readonly needs: 'committed-is-whole' | 'this-is-broken' | null
+      readonly needs: Proof | null
     }
 
 /** What decides about the objects of one segment, as index and archive say it at this moment. */
@@ -84,7 +94,12 @@ function belowTrim({ parsed }: ListedSegment, { stream, trim, row }: SegmentFact
   return kept('no-row', 'the index has no such segment')
 }
 
-function besideCommitted({ parsed }: ListedSegment, row: SegmentRow): Verdict {
+function besideCommitted(object: ListedSegment, row: SegmentRow): Verdict {
+  const { parsed } = object
+  // What was there before a stream was encrypted, or what its reencryption left: names with digests under other keys.
+  if (!isComparable(row, object)) {
+    return dead('twin', `an attempt under another key than ${row.object?.key ?? ''}`, 'same-or-broken')
+  }
   if (parsed.contentDigest === row.contentDigest) {
     return dead('twin', `a twin of ${row.object?.key ?? ''}`, 'committed-is-whole')
   }
@@ -109,10 +124,6 @@ function kept(reason: KeptReason, why: string): Verdict {
   return { fate: 'kept', reason, why }
 }
 
-function dead(
-  reason: DeadReason,
-  why: string,
-  needs: 'committed-is-whole' | 'this-is-broken' | null,
-): Verdict {
+function dead(reason: DeadReason, why: string, needs: Proof | null): Verdict {
   return { fate: 'dead', reason, why, needs }
 }

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { createHash, createHmac } from 'node:crypto'
 import { ENTRY_HEADER_BYTES } from '../src/format/segment-object.js'
 import { assert } from '../src/model/assert.js'
 import type { Dlsn } from '../src/model/dlsn.js'
@@ -16,9 +16,13 @@ export interface ContentDigest {
   hex(): string
 }
 
-/** Begins a content digest; one rule for writer, verifier and restore. */
-export function contentDigest(): ContentDigest {
-  const hash = createHash('sha256')
+/**
+ * Begins a content digest; one rule for writer, verifier and restore. `key`: of an encrypted object, whose digest is an
+ * HMAC, so that its name does not tell who knows a content that this is it; null of others. What an object needs
+ * `contentDigestOf` (object-index.ts) finds out.
+ */
+export function contentDigest(key: Uint8Array | null): ContentDigest {
+  const hash = key === null ? createHash('sha256') : createHmac('sha256', key)
   return {
     entry(entryId, payload) {
       const header = Buffer.allocUnsafe(ENTRY_HEADER_BYTES)

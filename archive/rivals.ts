@@ -1,3 +1,4 @@
+import { decodeSegmentKey, haveOneDigestKey } from '../src/format/archive-names.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { SegmentRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
@@ -16,7 +17,8 @@ export async function rivalOf(
 ): Promise<ListedSegment | null> {
   const { attempts } = await attemptsOfSegment(archive, row.incarnation, row.segment, signal)
   for (const object of attempts) {
-    if (object.parsed.contentDigest === row.contentDigest) continue
+    // A digest under another key says nothing of the content: what it is worth the collector finds out.
+    if (object.parsed.contentDigest === row.contentDigest || !isComparable(row, object)) continue
     try {
       await verifySegmentObject(archive, object.key, object.parsed, { signal })
       return object
@@ -26,6 +28,11 @@ export async function rivalOf(
     }
   }
   return null
+}
+
+/** Whether the digest of an object and the committed one were made with one key. */
+export function isComparable({ object, incarnation }: SegmentRow, { parsed }: ListedSegment): boolean {
+  return haveOneDigestKey(decodeSegmentKey(object?.key ?? '') ?? { incarnation }, parsed)
 }
 
 /** Refuses what must not happen to a segment while two of its objects contradict each other. */

@@ -1,4 +1,3 @@
-import { corrupt } from '../src/format/bytes.js'
 import { openEnvelope } from '../src/format/entry.js'
 import { type DecodedRecord, decodeRecords } from '../src/format/record.js'
 import {
@@ -6,10 +5,8 @@ import {
   blockPayloadOffsets,
   decodeBlock,
   decodeObjectHeader,
-  decodeObjectIndex,
   ENTRY_HEADER_BYTES,
-  FOOTER_BYTES,
-  INDEX_ROW_BYTES,
+  type ObjectAccess,
   type SegmentObjectFooter,
 } from '../src/format/segment-object.js'
 import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
@@ -19,6 +16,7 @@ import type { ArchivedObject } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { BlockCache, type DecodedBlock, type HeldBlock } from './block-cache.js'
 import type { DiskBlock, DiskCache } from './disk-cache.js'
+import { type ObjectIndex, type ObjectRange, readObjectIndex } from './object-index.js'
 import type { ArchivedEntry } from './segment-writer.js'
 import { abortable, type Release, SharedRequest, sharedResult } from './shared-request.js'
 
@@ -34,19 +32,6 @@ export interface SegmentReaderOptions {
   /** Decompressed bytes read ahead of a sequential reader. @default 8 MiB, at most half the cache */
   readonly readAheadBytes?: number
   readonly signal?: AbortSignal
-}
-
-/** A part of an object. */
-export interface ObjectRange {
-  readonly key: string
-  readonly offset: number
-  readonly lengthBytes: number
-}
-
-/** Block index and footer of an object. */
-export interface ObjectIndex {
-  readonly rows: readonly BlockRow[]
-  readonly footer: SegmentObjectFooter
 }
 
 /** Where a reader's bytes come from, and how many it may have ahead. */
@@ -65,22 +50,6 @@ export function requestBytes(windowBytes: number): number {
   return Math.max(REQUEST_BYTES_MIN, Math.min(REQUEST_BYTES_MAX, windowBytes / REQUESTS_PER_WINDOW))
 }
 
-/** Fetches and checks the index of an object: one request. */
-export async function fetchObjectIndex(
-  { key, sizeBytes, indexBytes }: ArchivedObject,
-  fetch: (range: ObjectRange) => Promise<Uint8Array>,
-): Promise<ObjectIndex> {
-  // A row states these sizes; refuse what no writer makes before memory is taken for it.
-  const rows = (indexBytes - FOOTER_BYTES) / INDEX_ROW_BYTES
-  if (!Number.isInteger(rows) || rows < 1 || indexBytes >= sizeBytes) {
-    throw corrupt(
-      `${key}: an index of ${indexBytes} bytes can't be right: rebuild the index from the archive`,
-    )
-  }
-  const tail = await fetch({ key, offset: sizeBytes - indexBytes, lengthBytes: indexBytes })
-  return decodeObjectIndex(tail, sizeBytes, key)
-}
-
 /**
  * Opens an archived segment with one request, for its index and footer. For one reader by itself; those of a log share
  * what `ColdReads` has.
@@ -93,7 +62,7 @@ export async function openSegmentObject(
 ): Promise<SegmentObjectReader> {
   const read = ({ key, offset, lengthBytes }: ObjectRange, signal?: AbortSignal) =>
     store.readRange(key, offset, lengthBytes, signal)
-  const index = await fetchObjectIndex(object, (range) => read(range, options.signal))
+  const index = await readObjectIndex(store, object, { signal: options.signal })
   const rawBytes = Math.min(options.readAheadBytes ?? 8 * 2 ** 20, cache.bytesMax / 2)
   const fetcher: ObjectFetcher = {
     fetch: (range, _, signal) => read(range, signal),
@@ -182,7 +151,7 @@ export class SegmentObjectReader {
       // read.
       const range = { key: object.key, offset: 0, lengthBytes: this.footer.headerBytes }
       const request = new SharedRequest((stop) => fetcher.fetch(range, true, stop))
-      this.#header = decodeObjectHeader(await sharedResult(request, signal), object.key)
+      this.#header = decodeObjectHeader(await sharedResult(request, signal), object.key, this.#parts.access)
     }
     return this.#header
   }
@@ -300,7 +269,7 @@ export class SegmentObjectReader {
 
   /** One ranged request for the blocks `first` to `last`, none of which the cache has. Held until it is done. */
   #request(first: number, last: number, urgent: boolean): void {
-    const { object, cache, fetcher } = this.#parts
+    const { object, cache, fetcher, access } = this.#parts
     const start = this.#row(first).offset
     const end = this.#row(last).offset + this.#row(last).blockBytes
     const range = { key: object.key, offset: start, lengthBytes: end - start }
@@ -308,7 +277,8 @@ export class SegmentObjectReader {
     this.#rows.slice(first, last + 1).forEach((row, i) => {
       const block = request.result.then((bytes) => {
         const stored = bytes.subarray(row.offset - start, row.offset - start + row.blockBytes)
-        const decoded = decode(stored, row, object.key)
+        const decoded = decode(stored, row, object.key, access)
+        // As it is stored: what is encrypted in the archive is encrypted on the cache's disk.
         fetcher.disk?.put(this.#diskId(first + i), stored)
         return decoded
       })
@@ -319,14 +289,14 @@ export class SegmentObjectReader {
 
   /** A block of the disk cache; what is not there after all, or damaged, comes from the archive. */
   #fromDisk(number: number, urgent: boolean): void {
-    const { object, cache, fetcher } = this.#parts
+    const { object, cache, fetcher, access } = this.#parts
     const row = this.#row(number)
     const { key } = object
     const request = new SharedRequest(async (signal) => {
       const id = this.#diskId(number)
       const stored = (await fetcher.disk?.get(id)) ?? null
       try {
-        if (stored !== null) return decode(stored, row, key)
+        if (stored !== null) return decode(stored, row, key, access)
       } catch (error) {
         if (!isStratalogError(error, 'corrupt')) throw error
         fetcher.disk?.drop(id)
@@ -334,7 +304,7 @@ export class SegmentObjectReader {
       signal.throwIfAborted()
       const range = { key, offset: row.offset, lengthBytes: row.blockBytes }
       const fetched = await fetcher.fetch(range, urgent, signal)
-      const decoded = decode(fetched, row, key)
+      const decoded = decode(fetched, row, key, access)
       fetcher.disk?.put(id, fetched)
       return decoded
     })
@@ -410,8 +380,8 @@ export class SegmentObjectReader {
   }
 }
 
-function decode(stored: Uint8Array, row: BlockRow, key: string): DecodedBlock {
-  let raw = decodeBlock(stored, row, key)
+function decode(stored: Uint8Array, row: BlockRow, key: string, access: ObjectAccess | null): DecodedBlock {
+  let raw = decodeBlock(stored, row, key, access)
   // A view would keep the whole range of several blocks in memory for the sake of one.
   if (raw.buffer === stored.buffer && stored.buffer.byteLength > 2 * stored.length) raw = Buffer.from(raw)
   return { firstEntryId: row.firstEntryId, raw, offsets: blockPayloadOffsets(raw, row, key) }

@@ -4,7 +4,6 @@ import {
   type BlockRow,
   decodeBlock,
   decodeObjectHeader,
-  decodeObjectIndex,
   FOOTER_BYTES,
   objectHeaderBytes,
   type SegmentObjectFooter,
@@ -13,7 +12,8 @@ import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
 import { present } from '../src/model/assert.js'
 import { StratalogError } from '../src/model/errors.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
-import { contentDigest } from './restore-digest.js'
+import { contentDigestOf, readObjectIndex } from './object-index.js'
+import type { ContentDigest } from './restore-digest.js'
 import { type RecordColumns, SegmentTally } from './segment-tally.js'
 import { tallyBlock } from './segment-writer.js'
 
@@ -23,11 +23,14 @@ export interface VerifyOptions {
   readonly signal?: AbortSignal
   /** Called with the bytes read back so far. */
   readonly onProgress?: (bytes: number) => void
+  /** Is fed with the content as well: what an object under another key would state of it. */
+  readonly also?: ContentDigest
 }
 
 /**
  * Reads every byte of a segment's object back and compares: header with name, each block's checksum, each
- * entry's records, the content digest with the name's, index rows with the blocks, footer with all of it.
+ * entry's records, the content digest with the name's, index rows with the blocks, footer with all of it; of an
+ * encrypted object every tag, so that nothing counts as verified that can't be decrypted.
  * Resolving is the "verified" without which no hot copy is freed (invariant 4). Throws `corrupt` with key,
  * offset and what differs.
  */
@@ -46,25 +49,26 @@ export async function verifySegmentObject(
   if (expected.indexBytes < FOOTER_BYTES || expected.indexBytes > sizeBytes) {
     throw differs(key, sizeBytes, 'the size', `above ${expected.indexBytes}`, sizeBytes)
   }
-  const tail = await store.readRange(key, sizeBytes - expected.indexBytes, expected.indexBytes, signal)
-  const { rows, footer } = decodeObjectIndex(tail, sizeBytes, key)
+  const object = { key, sizeBytes, indexBytes: expected.indexBytes }
+  const { rows, footer, access } = await readObjectIndex(store, object, { signal, named: expected })
   const header = await store.readRange(key, 0, footer.headerBytes, signal)
   const headerBytes = objectHeaderBytes(header, key)
   if (headerBytes !== footer.headerBytes) {
     throw differs(key, 0, 'the size of the header', footer.headerBytes, headerBytes)
   }
-  const meta = decodeObjectHeader(header, key)
-  let doneBytes = tail.length + footer.headerBytes
+  const meta = decodeObjectHeader(header, key, access)
+  let doneBytes = expected.indexBytes + footer.headerBytes
   options.onProgress?.(doneBytes)
   checkHeader(key, meta, expected)
   const tally = new SegmentTally(meta, key)
-  const digest = contentDigest()
+  const digest = await contentDigestOf(store, expected, signal)
   for await (const { range, inRange } of ranges(store, key, rows, signal)) {
     for (const row of inRange) {
       const from = row.offset - present(inRange[0], 'row').offset
-      const raw = decodeBlock(range.subarray(from, from + row.blockBytes), row, key)
+      const raw = decodeBlock(range.subarray(from, from + row.blockBytes), row, key, access)
       tallyBlock(tally, raw, row, `${key}: block at ${row.offset}`)
       digest.raw(raw)
+      options.also?.raw(raw)
     }
     doneBytes += range.length
     options.onProgress?.(doneBytes)
@@ -76,6 +80,18 @@ export async function verifySegmentObject(
     if (digestFound !== stated)
       throw differs(key, footer.headerBytes, 'the content digest', stated, digestFound)
   }
+}
+
+/** Reads an object back whole and gives the digest of its content as the name `as` would state it. */
+export async function verifiedDigestAs(
+  store: ArchiveStore,
+  { key, parsed }: { readonly key: string; readonly parsed: SegmentKey },
+  as: Pick<SegmentKey, 'incarnation' | 'keyId'>,
+  options: VerifyOptions = {},
+): Promise<string> {
+  const also = await contentDigestOf(store, as, options.signal)
+  await verifySegmentObject(store, key, parsed, { ...options, also })
+  return also.hex()
 }
 
 /** Ranges of whole blocks in order; the next one is fetched while this one is checked. */

@@ -1,4 +1,5 @@
 import { corrupt } from '../src/format/bytes.js'
+import type { ObjectSeal } from '../src/format/envelope.js'
 import { decodeLedgerMetadata } from '../src/format/ledger-metadata.js'
 import {
   BLOCK_BYTES_TARGET,
@@ -13,6 +14,8 @@ import {
   OBJECT_ENTRY_BYTES_MAX,
   objectIndexBytes,
   type SegmentObjectFooter,
+  sealBlock,
+  storedBlockBytes,
 } from '../src/format/segment-object.js'
 import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
 import { assert, present } from '../src/model/assert.js'
@@ -63,15 +66,23 @@ export interface PlannedObject {
   readonly meta: SegmentObjectMeta
   readonly header: Uint8Array
   readonly rows: readonly BlockRow[]
-  /** CRC32C of each block. */
+  /** What it is encrypted with; null: it is not. */
+  readonly sealing: ObjectSealing | null
+  /** CRC32C of each block before it is encrypted. */
   readonly blockCrcs: readonly number[]
   readonly footer: SegmentObjectFooter
   readonly contentDigest: string
   /** Bytes of index and footer at the end of the object. */
   readonly indexBytes: number
   readonly sizeBytes: number
-  /** The first blocks as they are stored, as far as the budget went. */
+  /** The first blocks as they are stored, before they are encrypted, as far as the budget went. */
   readonly kept: readonly Uint8Array[]
+}
+
+/** The keys of one object that is going to be written: they serve for no other. */
+export interface ObjectSealing extends ObjectSeal {
+  /** Key of the content digest, which its name carries the id of. */
+  readonly digestKey: Uint8Array
 }
 
 interface RawBlock {
@@ -93,10 +104,11 @@ export async function planSegmentObject(
   entries: EntrySource,
   signal?: AbortSignal,
   budget?: BlockBudget,
+  sealing: ObjectSealing | null = null,
 ): Promise<PlannedObject> {
   const kept = new KeptBlocks(budget)
   try {
-    return await firstPass(meta, entries, kept, signal)
+    return await firstPass(meta, entries, kept, sealing, signal)
   } catch (error) {
     kept.release()
     throw error
@@ -135,14 +147,16 @@ async function firstPass(
   meta: SegmentObjectMeta,
   entries: EntrySource,
   kept: KeptBlocks,
+  sealing: ObjectSealing | null,
   signal: AbortSignal | undefined,
 ): Promise<PlannedObject> {
   const where = `segment ${meta.segment} of ${meta.streamName}`
   const password = decodeLedgerMetadata(meta.ledgerMetadata).password
   assert(password === null || password.length === 0, 'the password of a ledger must not reach the archive')
-  const header = encodeObjectHeader(meta)
+  const encrypted = sealing !== null
+  const header = encodeObjectHeader(meta, encrypted)
   const tally = new SegmentTally(meta, where)
-  const digest = contentDigest()
+  const digest = contentDigest(sealing?.digestKey ?? null)
   const cuts: Omit<BlockRow, 'firstSequenceId' | 'firstTxid' | 'lastTxid'>[] = []
   const blockCrcs: number[] = []
   let offset = header.length
@@ -151,7 +165,7 @@ async function firstPass(
     tallyBlock(tally, block.raw, block, where)
     digest.raw(block.raw)
     const encoded = encodeBlock(block.raw, block.firstEntryId, block.entryCount)
-    const blockBytes = BLOCK_HEADER_BYTES + encoded.data.length
+    const blockBytes = storedBlockBytes(encoded.data.length, encrypted)
     const { firstEntryId, lastEntryId } = block
     cuts.push({ firstEntryId, lastEntryId, offset, blockBytes, rawBytes: block.raw.length })
     blockCrcs.push(blockCrc(encoded.header))
@@ -160,7 +174,7 @@ async function firstPass(
   }
   const columns = tally.finish()
   const rows = cuts.map((cut, i) => ({ ...cut, ...present(columns[i], 'block columns') }))
-  const indexBytes = objectIndexBytes(rows.length)
+  const indexBytes = objectIndexBytes(rows.length, encrypted)
   const footer: SegmentObjectFooter = {
     headerBytes: header.length,
     entryCount: tally.entryCount,
@@ -171,6 +185,7 @@ async function firstPass(
   const sizeBytes = offset + indexBytes
   return {
     ...{ meta, header, rows, blockCrcs, footer, contentDigest: footer.contentDigest, indexBytes, sizeBytes },
+    sealing,
     kept: kept.blocks,
   }
 }
@@ -206,27 +221,37 @@ export function segmentObjectBody(planned: PlannedObject, entries: EntrySource):
 }
 
 async function* objectBytes(planned: PlannedObject, entries: EntrySource): AsyncIterable<Uint8Array> {
+  const { sealing } = planned
   yield planned.header
   let index = 0
   for (const block of planned.kept) {
-    yield block
+    if (sealing === null) yield block
+    else yield* Object.values(sealBlock(partsOf(block), sealing.cipher))
     index += 1
   }
   const from = planned.rows[index]?.firstEntryId ?? null
   const where = `segment ${planned.meta.segment} of ${planned.meta.streamName}`
   for await (const block of from === null ? [] : rawBlocks(entries, where, from)) {
     const row = planned.rows[index]
-    const { header, data } = encodeBlock(block.raw, block.firstEntryId, block.entryCount)
+    const encoded = encodeBlock(block.raw, block.firstEntryId, block.entryCount)
     // The name and the index promise the first pass's bytes; a source that changed in between must not be
-    // stored.
-    const same = row?.firstEntryId === block.firstEntryId && blockCrc(header) === planned.blockCrcs[index]
-    assert(same && row.blockBytes === header.length + data.length, `block ${index} differs from its plan`)
+    // stored, nor two contents be encrypted with one nonce.
+    const same =
+      row?.firstEntryId === block.firstEntryId && blockCrc(encoded.header) === planned.blockCrcs[index]
+    assert(same, `block ${index} differs from its plan`)
+    const { header, data } = sealing === null ? encoded : sealBlock(encoded, sealing.cipher)
+    assert(row.blockBytes === header.length + data.length, `block ${index} has another size than planned`)
     yield header
     yield data
     index += 1
   }
   assert(index === planned.rows.length, `${index} blocks where ${planned.rows.length} were planned`)
-  yield encodeObjectIndex(planned.rows, planned.footer)
+  const sealed = sealing === null ? null : { seal: sealing, header: planned.header }
+  yield encodeObjectIndex(planned.rows, planned.footer, sealed)
+}
+
+function partsOf(block: Uint8Array): { header: Uint8Array; data: Uint8Array } {
+  return { header: block.subarray(0, BLOCK_HEADER_BYTES), data: block.subarray(BLOCK_HEADER_BYTES) }
 }
 
 /** Entries gathered to raw blocks. Both passes cut here, so they cut alike. */

@@ -7,7 +7,8 @@ import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { besideRows, listAttempts, type SegmentBeside } from './attempts.js'
 import { bindingOf, type ControlObject, readControls, trimmedBelow } from './control-objects.js'
 import { type ArchivedGap, deletedMs, gapsOf } from './decisions.js'
-import type { ListedSegment } from './listing.js'
+import { type ListedSegment, onlyDigest } from './listing.js'
+import { isComparable } from './rivals.js'
 import { verifySegmentObject } from './segment-verify.js'
 
 /** Objects in a row that can't be read, after which it is the archive that is away, and no object that is bad. */
@@ -224,7 +225,9 @@ class StreamCheck {
     if (differs !== null) {
       yield this.#finding('differs', segment, object.key, differs, this.#copyAgain(row))
     }
-    const others = attempts.filter(({ parsed }) => parsed.contentDigest !== row.contentDigest)
+    const others = attempts.filter(
+      (one) => one.parsed.contentDigest !== row.contentDigest && isComparable(row, one),
+    )
     for (const other of others) yield* this.#rival(row, other)
     if (differs === null) yield* this.#deep(committed, this.#copyAgain(row))
   }
@@ -270,12 +273,15 @@ class StreamCheck {
   /** A segment of an archive without an index: whatever the names say has to fit together. */
   async *#alone({ found, segment }: SegmentBeside): AsyncGenerator<ArchiveCheckPart, void, undefined> {
     const attempts = found?.attempts ?? []
-    const [first, ...others] = attempts
+    const digest = onlyDigest(attempts)
+    const first = attempts.find(({ parsed }) => parsed.contentDigest === digest) ?? attempts[0]
     if (first === undefined) return
+    const others = attempts.filter((one) => one !== first)
     const twins = others.filter(({ parsed }) => parsed.contentDigest === first.parsed.contentDigest)
-    this.#tally.extra += twins.length + (found?.unlisted ?? 0)
-    for (const { sizeBytes } of twins) this.#tally.extraBytes += sizeBytes
-    if (twins.length < others.length) {
+    const extra = digest === undefined ? twins : others
+    this.#tally.extra += extra.length + (found?.unlisted ?? 0)
+    for (const { sizeBytes } of extra) this.#tally.extraBytes += sizeBytes
+    if (digest === undefined) {
       const keys = attempts.map(({ parsed }) => parsed.attempt).join(', ')
       const text = `attempts ${keys} differ in content and no index says which one is the segment`
       yield this.#finding('conflict', segment, first.key, text, this.#resolve(segment))

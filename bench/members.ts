@@ -1,4 +1,5 @@
 import { APPEND_MEMBERS } from './append.js'
+import { ENCRYPTION_MEMBER } from './encryption.js'
 import { INDEX_MEMBERS } from './index.js'
 import { LATENCY_MEMBER } from './latency.js'
 import { MEMORY_MEMBERS } from './memory.js'
@@ -16,6 +17,7 @@ export const MEMBERS: readonly BenchMember[] = [
   ...READ_MEMBERS,
   OPEN_MEMBER,
   ...TIER_MEMBERS,
+  ENCRYPTION_MEMBER,
   REBUILD_MEMBER,
   ...INDEX_MEMBERS,
   OPEN_STREAMS_MEMBER,

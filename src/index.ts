@@ -30,6 +30,7 @@ export type {
   OrphanReport,
   VerifyArchiveOptions,
 } from './log-archive.js'
+export type { Keys, ReencryptedSegment, StreamEncryption, StreamKeyInfo } from './log-keys.js'
 export type { ArchiveOwnership } from './log-ownership.js'
 export { bytes, type Codec, json, text } from './model/codec.js'
 export type {
@@ -82,6 +83,7 @@ export type {
   StreamRow,
   TxidMode,
 } from './model/segment.js'
+export type { OpenArchiveOptions } from './open/archives.js'
 export type { OpenOptions, SystemPorts } from './options.js'
 export type {
   ArchiveCapabilities,
@@ -94,6 +96,7 @@ export type {
 } from './ports/archive-store.js'
 export type { Clock, Timer } from './ports/clock.js'
 export type { Disk, DiskFile } from './ports/disk.js'
+export type { KeyRing, RingKey } from './ports/key-ring.js'
 export type { Logger } from './ports/logger.js'
 export type { Random } from './ports/random.js'
 export type { SegmentTotals } from './ports/segment-index.js'

@@ -1,4 +1,5 @@
 import type { Log } from './log.js'
+import type { OpenArchiveOptions } from './open/archives.js'
 import type { OpenOptions, SystemPorts } from './options.js'
 import type { ArchiveStore } from './ports/archive-store.js'
 import type { RestoreOptions, RestorePlan, RestoreReport, RestoreSelection } from './restore.js'
@@ -28,10 +29,17 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   return open.openLog(directory, options)
 }
 
-/** Opens an archive by itself, without a log: what a restore reads from. `archive_missing` if there is none. */
-export async function openArchive(location: string, system?: Partial<SystemPorts>): Promise<ArchiveStore> {
+/**
+ * Opens an archive by itself, without a log: what a restore reads from. `archive_missing` if there is none. What is
+ * encrypted in it needs its `keyRing`.
+ */
+export async function openArchive(
+  location: string,
+  system?: Partial<SystemPorts>,
+  options?: OpenArchiveOptions,
+): Promise<ArchiveStore> {
   const open = await import('./open.js')
-  return open.openArchive(location, system)
+  return open.openArchive(location, system, options)
 }
 
 /**

@@ -6,6 +6,7 @@ import type { FsckPart } from '../tiering/fsck.js'
 import { decidedAlone } from '../tiering/holds.js'
 import { limitUpload, pauseTiering, resumeTiering, type TierOrders, tierOrders } from '../tiering/orders.js'
 import { fsckLog, type LogArchive, logArchive } from './log-archive.js'
+import { type Keys, logKeys } from './log-keys.js'
 import { attachedError } from './log-ownership.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
@@ -133,6 +134,7 @@ export class Log implements AsyncDisposable {
   readonly tier: Tier
   readonly archive: LogArchive
   readonly policies: Policies
+  readonly keys: Keys
   readonly #parts: LogParts
   readonly #services: StreamServices
   /** Streams being created, so that appends made together create one. */
@@ -180,6 +182,9 @@ export class Log implements AsyncDisposable {
       },
     }
     this.archive = logArchive(parts)
+    const existing = async (name: string) =>
+      (await this.streams.find(name)) ?? Promise.reject(await this.#notFound(name))
+    this.keys = logKeys(parts, existing, () => this.#list())
     this.#services = {
       hub: parts.hub,
       read: parts.read,

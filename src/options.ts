@@ -3,6 +3,7 @@ import type { PolicyInput } from './model/policy-input.js'
 import type { ArchiveEngine } from './ports/archive-store.js'
 import type { Clock } from './ports/clock.js'
 import type { Disk } from './ports/disk.js'
+import type { KeyRing } from './ports/key-ring.js'
 import type { Logger } from './ports/logger.js'
 import type { Random } from './ports/random.js'
 
@@ -58,6 +59,11 @@ export interface OpenOptions {
    * @default 256 MiB for an archive on other machines, none for a directory
    */
   readonly diskCacheBytes?: number
+  /**
+   * A key ring of your own, which policies name by its id under `encryption.ring`; or a file with keys that are needed
+   * beside those of the rings that policies name.
+   */
+  readonly keyRing?: string | KeyRing
   /** Configuration file. Default: `stratalog.yaml` in the directory, if it is there. `none`: no file, no environment. */
   readonly config?: string
   /** Stand-ins for the world: tests and simulators. */
@@ -95,6 +101,7 @@ const KEYS = new Set([
   'inFlightBytesMax',
   'takenBytesMax',
   'diskCacheBytes',
+  'keyRing',
   'config',
   'system',
 ])

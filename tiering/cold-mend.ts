@@ -1,13 +1,14 @@
 import { attemptsOfSegment } from '../archive/attempts.js'
 import { ownerOf } from '../archive/control-objects.js'
 import type { ListedSegment } from '../archive/listing.js'
-import { contentDigest } from '../archive/restore-digest.js'
+import { contentDigestOf } from '../archive/object-index.js'
+import { type ContentDigest, contentDigest } from '../archive/restore-digest.js'
 import { rivalOf } from '../archive/rivals.js'
 import { verifySegmentObject } from '../archive/segment-verify.js'
 import { committedKey } from '../archive/verify-archive.js'
-import { decodeSegmentKey } from '../src/format/archive-names.js'
+import { decodeSegmentKey, type SegmentKey } from '../src/format/archive-names.js'
 import { present } from '../src/model/assert.js'
-import { isStratalogError } from '../src/model/errors.js'
+import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
@@ -155,7 +156,8 @@ async function copyAnew(
 ): Promise<ColdOutcome> {
   let digest: string
   try {
-    digest = await hotDigest(context, row, signal)
+    const object = present(row.object, 'committed object')
+    digest = await hotDigest(context, row, committedKey(object.key), signal)
   } catch (error) {
     signal.throwIfAborted()
     if (!isStratalogError(error) || error.retryable) throw error
@@ -183,17 +185,34 @@ async function copyAnew(
   return { kind: 'mended', by: 'hot copy', why: bad.why }
 }
 
-/** The content digest of what the hot tier has; every entry's own digest is checked on the way. */
+/**
+ * The content digest of what the hot tier has, as the name of an object states it; every entry's own digest is checked
+ * on the way.
+ */
 export async function hotDigest(
   context: TieringContext,
   row: SegmentRow,
+  named: Pick<SegmentKey, 'incarnation' | 'keyId'>,
   signal: AbortSignal,
 ): Promise<string> {
-  const digest = contentDigest()
+  const digest = await digestAs(context, named, signal)
   for await (const entries of (await hotEntries(context, row, signal)).open()) {
     for (const { entryId, payload } of entries) digest.entry(entryId, payload)
   }
   return digest.hex()
+}
+
+async function digestAs(
+  { archive }: TieringContext,
+  named: Pick<SegmentKey, 'incarnation' | 'keyId'>,
+  signal: AbortSignal,
+): Promise<ContentDigest> {
+  if (named.keyId === undefined) return contentDigest(null)
+  if (archive !== null) return contentDigestOf(await archive(), named, signal)
+  throw new StratalogError(
+    'archive_missing',
+    'the copy in the archive is encrypted, and its keys are there: name the archive again',
+  )
 }
 
 /** Whether the object is another stream's, which this one was cloned from: its twins are that stream's to commit. */

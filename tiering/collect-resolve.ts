@@ -4,7 +4,8 @@ import { ownerOf, readControls } from '../archive/control-objects.js'
 import { binds, standingHolds } from '../archive/decisions.js'
 import { type ListedSegment, segmentRowFromKey } from '../archive/listing.js'
 import { openSegmentObject } from '../archive/segment-reader.js'
-import { verifySegmentObject } from '../archive/segment-verify.js'
+import { verifiedDigestAs, verifySegmentObject } from '../archive/segment-verify.js'
+import { haveOneDigestKey } from '../src/format/archive-names.js'
 import { present } from '../src/model/assert.js'
 import { StratalogError } from '../src/model/errors.js'
 import type { SegmentRow, StreamRow } from '../src/model/segment.js'
@@ -45,9 +46,9 @@ export async function resolveConflict(
     const { attempts } = await attemptsOfSegment(archive, stream.incarnation, segment, signal)
     const chosen = attempts.find(({ parsed }) => parsed.attempt === attempt)
     if (chosen === undefined) throw noSuchAttempt(stream.name, segment, attempts)
-    const others = attempts.filter(({ parsed }) => parsed.contentDigest !== chosen.parsed.contentDigest)
-    await refuseHeld(archive, stream, chosen, others, signal)
     await verifySegmentObject(archive, chosen.key, chosen.parsed, { signal })
+    const others = await unlike(archive, chosen, attempts, signal)
+    await refuseHeld(archive, stream, chosen, others, signal)
     await refuseUnlikeHot(context, stream, row, chosen, signal)
     lease.lost.throwIfAborted()
     if (row.object?.key !== chosen.key && row.state !== 'sealed') {
@@ -61,6 +62,23 @@ export async function resolveConflict(
   } finally {
     await lease.release()
   }
+}
+
+/** The attempts with another content than the chosen one; under other keys it is digested as they are. */
+async function unlike(
+  archive: ArchiveStore,
+  chosen: ListedSegment,
+  attempts: readonly ListedSegment[],
+  signal: AbortSignal,
+): Promise<ListedSegment[]> {
+  const others: ListedSegment[] = []
+  for (const one of attempts) {
+    const digest = haveOneDigestKey(one.parsed, chosen.parsed)
+      ? chosen.parsed.contentDigest
+      : await verifiedDigestAs(archive, chosen, one.parsed, { signal })
+    if (digest !== one.parsed.contentDigest) others.push(one)
+  }
+  return others
 }
 
 /** What the name and the header of the chosen object say of the segment, in the place of what was committed. */
@@ -147,7 +165,7 @@ async function refuseUnlikeHot(
   signal: AbortSignal,
 ): Promise<void> {
   if (row.state === 'cold' || row.ledgerId === null) return
-  const digest = await hotDigest(context, row, signal)
+  const digest = await hotDigest(context, row, chosen.parsed, signal)
   if (digest === chosen.parsed.contentDigest) return
   throw new StratalogError(
     'refused',

@@ -9,7 +9,7 @@ import {
   type SegmentFacts,
   type Verdict,
 } from '../archive/orphans.js'
-import { verifySegmentObject } from '../archive/segment-verify.js'
+import { verifiedDigestAs, verifySegmentObject } from '../archive/segment-verify.js'
 import { committedKey } from '../archive/verify-archive.js'
 import { present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
@@ -102,7 +102,15 @@ export async function* collectOrphans(
     } catch (error) {
       options.signal.throwIfAborted()
       // One stream whose decisions can't be read keeps all it has; the others go on.
-      const stays = ['corrupt', 'version_unsupported', 'conflict', 'lease_lost', 'object_not_found'] as const
+      const stays = [
+        'corrupt',
+        'version_unsupported',
+        'conflict',
+        'lease_lost',
+        'object_not_found',
+        'key_missing',
+        'key_wrong',
+      ] as const
       if (!stays.some((code) => isStratalogError(error, code))) throw error
       if (tally.skipped.length < SKIPPED_MAX) {
         tally.skipped.push({ stream: run.name ?? incarnation, error: (error as Error).message })
@@ -248,6 +256,10 @@ class StreamCollection {
       }
     if (verdict.needs === 'this-is-broken' && !(await this.#isBroken(object)))
       return { reason: 'conflict', why: 'it reads back whole: "stratalog archive resolve" decides' }
+    if (verdict.needs === 'same-or-broken') {
+      const against = await this.#isSuperseded(object, present(row, 'row of another attempt'))
+      if (against !== null) return against
+    }
     // What was read takes a while to be read: the lease says that nobody committed anything meanwhile.
     lease.lost.throwIfAborted()
     const again = await index.segment(this.#incarnation, object.parsed.segment)
@@ -269,6 +281,31 @@ class StreamCollection {
       return true
     } catch (error) {
       if (isStratalogError(error, 'corrupt') || isStratalogError(error, 'object_not_found')) return false
+      throw error
+    }
+  }
+
+  /** What speaks against an object that can only be compared by what it holds; null: nothing does. */
+  async #isSuperseded(
+    object: ListedSegment,
+    row: SegmentRow,
+  ): Promise<{ readonly reason: KeptReason; readonly why: string } | null> {
+    const { signal } = this.#options
+    const committed = committedKey(present(row.object, 'committed object').key)
+    if (!(await this.#isWhole(row)))
+      return {
+        reason: 'unproven',
+        why: 'the committed object does not read back whole: this one may be needed',
+      }
+    try {
+      const digest = await verifiedDigestAs(this.#archive, object, committed, { signal })
+      if (digest === row.contentDigest) return null
+      return {
+        reason: 'conflict',
+        why: 'it reads back whole and holds something else than the committed one',
+      }
+    } catch (error) {
+      if (isStratalogError(error, 'corrupt')) return null
       throw error
     }
   }

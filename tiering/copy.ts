@@ -13,12 +13,14 @@ import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
 import { LedgerReader } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
+import type { Policy } from '../src/model/policy.js'
 import type { ArchivedObject, SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore, ReplayableBody, StorageWishes } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
 import { announceStream } from './announce.js'
 import type { TieringContext } from './context.js'
 import { CopyRoom } from './copy-room.js'
+import { sealingFor } from './encryption.js'
 import { confirmOwner } from './ownership.js'
 import { summarizeAfter } from './summarize.js'
 import type { UploadLimits } from './upload-limits.js'
@@ -74,7 +76,9 @@ async function copyWithRoom(
   await confirmOwner(context, archive, signal)
   const entries = await hotEntries(context, row, signal)
   const { budget } = roomOf(context)
-  const planned = await planSegmentObject(await objectMeta(context, stream, row), entries, signal, budget)
+  const sealing = await sealingFor(context, archive, stream, row, signal)
+  const meta = await objectMeta(context, stream, row)
+  const planned = await planSegmentObject(meta, entries, signal, budget, sealing)
   let object: ArchivedObject
   try {
     object =
@@ -127,15 +131,20 @@ async function uploadOf(
   { uploads, signal, answered }: CopyOptions,
 ): Promise<Upload> {
   const policy = await context.policy(stream)
-  const { class: storageClass, kmsKey, tags } = policy.policy.storage
   const body = segmentObjectBody(planned, entries)
   return {
     body: uploads?.limited(body, stream, policy, signal, answered) ?? body,
-    storage: {
-      ...(storageClass === null ? {} : { storageClass }),
-      ...(kmsKey === null ? {} : { kmsKey }),
-      ...(Object.keys(tags).length === 0 ? {} : { tags }),
-    },
+    storage: storageWishes(policy.policy),
+  }
+}
+
+/** What a policy asks of the archive for an object. */
+export function storageWishes({ storage }: Policy): StorageWishes {
+  const { class: storageClass, kmsKey, tags } = storage
+  return {
+    ...(storageClass === null ? {} : { storageClass }),
+    ...(kmsKey === null ? {} : { kmsKey }),
+    ...(Object.keys(tags).length === 0 ? {} : { tags }),
   }
 }
 
@@ -148,7 +157,7 @@ async function store(
   upload: Upload,
   verify: CopyOptions,
 ): Promise<ArchivedObject> {
-  const parsed = keyOf(row, planned, attemptOf(context.random.bytes(ATTEMPT_BYTES)))
+  const parsed = objectKeyOf(row, planned, attemptOf(context.random.bytes(ATTEMPT_BYTES)))
   const key = encodeSegmentKey(parsed)
   const body = heard(upload.body, () => verify.onProgress?.(0))
   await archive.putIfAbsent(key, body, { ...upload.storage, signal: verify.signal })
@@ -207,7 +216,9 @@ function heard(body: ReplayableBody, went: () => void): ReplayableBody {
   }
 }
 
-function keyOf(row: SegmentRow, planned: PlannedObject, attempt: string): SegmentKey {
+/** The key of a planned object. An encrypted one belongs to the attempt that its keys were made for. */
+export function objectKeyOf(row: SegmentRow, planned: PlannedObject, attempt: string): SegmentKey {
+  const sealed = planned.sealing?.place
   return {
     incarnation: row.incarnation,
     segment: row.segment,
@@ -220,7 +231,8 @@ function keyOf(row: SegmentRow, planned: PlannedObject, attempt: string): Segmen
     completionMs: present(row.sealedMs, 'completion time'),
     indexBytes: planned.indexBytes,
     contentDigest: planned.contentDigest,
-    attempt,
+    attempt: sealed?.attempt ?? attempt,
+    ...(sealed === undefined ? {} : { keyId: sealed.keyId }),
   }
 }
 

@@ -1,9 +1,10 @@
 import { type ArchiveCheckOptions, emptyTally, verifyArchivedStream } from '../archive/verify-archive.js'
+import { decodeSegmentKey } from '../src/format/archive-names.js'
 import { ask } from '../src/ledger/context.js'
 import { allMembers } from '../src/ledger/ensembles.js'
 import { shareEntries } from '../src/ledger/shares.js'
 import { present } from '../src/model/assert.js'
-import { isStratalogError } from '../src/model/errors.js'
+import { isStratalogError, type StratalogError } from '../src/model/errors.js'
 import type { LedgerMetadata } from '../src/model/ledger.js'
 import { checkSegmentRow, isClosed, type SegmentRow, type StreamRow } from '../src/model/segment.js'
 import { rowsOf, streamsOf } from './all-rows.js'
@@ -223,7 +224,8 @@ async function* readHot(
   signal: AbortSignal,
 ): AsyncGenerator<FsckPart, void, undefined> {
   try {
-    const digest = await hotDigest(context, row, signal)
+    const named = decodeSegmentKey(row.object?.key ?? '') ?? { incarnation: row.incarnation }
+    const digest = await hotDigest(context, row, named, signal)
     tally.deepBytes += row.lengthBytes
     if (row.contentDigest === null || digest === row.contentDigest || (await changed(context, row))) return
     const text = `its hot copy has content ${digest.slice(0, 12)}…, ${row.contentDigest.slice(0, 12)}… was committed`
@@ -234,9 +236,13 @@ async function* readHot(
     if (!isStratalogError(error)) throw error
     if (await changed(context, row)) return
     const severity = error.code === 'corrupt' || error.code === 'entry_missing' ? 'damage' : 'unknown'
-    const mend = row.object === null ? 'bring its stores back' : 'the scrub makes it again from the archive'
-    yield finding(severity, 'stores', 'unreadable', about, error.message, mend)
+    yield finding(severity, 'stores', 'unreadable', about, error.message, mendOf(row, error))
   }
+}
+
+function mendOf(row: SegmentRow, { code }: StratalogError): string {
+  if (code === 'key_missing' || code === 'key_wrong') return 'check again with its key ring'
+  return row.object === null ? 'bring its stores back' : 'the scrub makes it again from the archive'
 }
 
 /** The objects that rows name. Holes are the index's matter here, and were looked for there. */

@@ -1,5 +1,6 @@
-import { contentDigest } from '../archive/restore-digest.js'
+import { contentDigestOf } from '../archive/object-index.js'
 import { openSegmentObject } from '../archive/segment-reader.js'
+import { committedKey } from '../archive/verify-archive.js'
 import { entryHeaderBytes } from '../src/format/ledger-digest.js'
 import { ask } from '../src/ledger/context.js'
 import { LedgerWriter } from '../src/ledger/writer.js'
@@ -228,8 +229,9 @@ async function* copyEntries(
   signal: AbortSignal,
 ): AsyncGenerator<number, string, undefined> {
   const archive = await present(context.archive, 'archive')()
-  const object = await openSegmentObject(archive, present(row.object, 'object of a cold segment'))
-  const digest = contentDigest()
+  const committed = present(row.object, 'object of a cold segment')
+  const object = await openSegmentObject(archive, committed)
+  const digest = await contentDigestOf(archive, committedKey(committed.key), signal)
   const room = entryHeaderBytes(ledger.digestType)
   const underWay: Promise<unknown>[] = []
   for (let next = 0n; next <= object.lastEntryId; ) {

@@ -1,5 +1,6 @@
 import type { ListedSegment } from '../archive/listing.js'
-import { contentDigest } from '../archive/restore-digest.js'
+import { contentDigestOf } from '../archive/object-index.js'
+import type { ContentDigest } from '../archive/restore-digest.js'
 import { openSegmentObject } from '../archive/segment-reader.js'
 import type { ArchivedEntry } from '../archive/segment-writer.js'
 import { entryHeaderBytes } from '../src/format/ledger-digest.js'
@@ -78,7 +79,7 @@ async function restoreFrom(
   try {
     const entries =
       cut === null ? wholeEntries(object, signal) : entriesUntil(object, restored.segment, cut, signal)
-    const found = await writeEntries(entries, ledger)
+    const found = await writeEntries(entries, ledger, await contentDigestOf(archive, restored, signal))
     if (found !== restored.contentDigest) {
       throw new StratalogError(
         'corrupt',
@@ -98,8 +99,11 @@ async function restoreFrom(
   return target.index.adoptSegment(restoredRow(stream, planned, meta, ledger.ledgerId, seal.lengthBytes))
 }
 
-async function writeEntries(entries: AsyncIterable<ArchivedEntry>, ledger: LedgerWriter): Promise<string> {
-  const digest = contentDigest()
+async function writeEntries(
+  entries: AsyncIterable<ArchivedEntry>,
+  ledger: LedgerWriter,
+  digest: ContentDigest,
+): Promise<string> {
   const room = entryHeaderBytes(ledger.digestType)
   const underWay: Promise<unknown>[] = []
   for await (const { entryId, payload } of entries) {
@@ -139,7 +143,8 @@ function restoredRow(
     recordCount: restored.recordCount,
     lengthBytes,
     sealedMs: restored.completionMs,
-    contentDigest: restored.contentDigest,
+    // A keyed digest belongs to the stream it was read from: nothing here could be compared with it.
+    contentDigest: restored.keyId === undefined ? restored.contentDigest : null,
   }
 }
 

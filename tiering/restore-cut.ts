@@ -1,4 +1,4 @@
-import { contentDigest } from '../archive/restore-digest.js'
+import type { ContentDigest } from '../archive/restore-digest.js'
 import type { SegmentObjectReader } from '../archive/segment-reader.js'
 import type { ArchivedEntry } from '../archive/segment-writer.js'
 import type { SegmentKey } from '../src/format/archive-names.js'
@@ -102,14 +102,17 @@ function cutProducers(
   return controlRecord(last.position, last.txid, payload)
 }
 
-/** What the name of the segment's first part would say; null: nothing of it lies before `until`. */
+/**
+ * What the name of the segment's first part would say; null: nothing of it lies before `until`. `digest`: begun with the
+ * key of the whole one's.
+ */
 export async function cutKey(
   object: SegmentObjectReader,
   whole: SegmentKey,
   until: RestoreUntil,
+  digest: ContentDigest,
   signal?: AbortSignal,
 ): Promise<SegmentKey | null> {
-  const digest = contentDigest()
   let end: { readonly entryId: bigint; readonly payload: Uint8Array } | null = null
   for await (const entry of entriesUntil(object, whole.segment, until, signal)) {
     digest.entry(entry.entryId, entry.payload)

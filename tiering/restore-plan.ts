@@ -8,6 +8,7 @@ import {
 } from '../archive/control-objects.js'
 import { deletedMs, endOf, gapsOf, type StreamEnd } from '../archive/decisions.js'
 import { chooseSegments, listIncarnations } from '../archive/listing.js'
+import { contentDigestOf } from '../archive/object-index.js'
 import { restoreDigest } from '../archive/restore-digest.js'
 import { openSegmentObject } from '../archive/segment-reader.js'
 import { listSummarized } from '../archive/summaries.js'
@@ -332,7 +333,8 @@ async function cutAt(
   for (const one of [chosen, ...twins]) {
     try {
       const object = await openSegmentObject(archive, { ...one, indexBytes: one.parsed.indexBytes })
-      const restored = await cutKey(object, parsed, until, signal)
+      const digest = await contentDigestOf(archive, parsed, signal)
+      const restored = await cutKey(object, parsed, until, digest, signal)
       if (restored === null) return { kind: 'beyond' }
       const cut = restored.recordCount === parsed.recordCount ? null : until
       return cut === null

@@ -1,8 +1,11 @@
-import { contentDigest, restoreDigest } from '../archive/restore-digest.js'
+import { contentDigestOf } from '../archive/object-index.js'
+import { type ContentDigest, restoreDigest } from '../archive/restore-digest.js'
+import { decodeSegmentKey, haveOneDigestKey } from '../src/format/archive-names.js'
 import { LedgerReader } from '../src/ledger/reader.js'
 import { present } from '../src/model/assert.js'
 import { StratalogError } from '../src/model/errors.js'
 import { isHot, type SegmentRow, type StreamRow } from '../src/model/segment.js'
+import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { add } from './restore-gaps.js'
 import { digested } from './restore-plan.js'
 import type { RestorableSegment, RestorableStream, RestoreGap, RestoreTarget } from './restore-types.js'
@@ -24,6 +27,7 @@ export interface RestoredStreamReport {
  */
 export async function readBack(
   target: RestoreTarget,
+  archive: ArchiveStore,
   stream: StreamRow,
   source: RestorableStream,
   signal?: AbortSignal,
@@ -39,7 +43,7 @@ export async function readBack(
     if (row.state === 'gap') add(gaps, { ...(gap ?? damaged(at)), first: at, last: at })
     else if (one === null) throw differs(stream.name, row, 'a gap', row.state)
     else {
-      await compare(target, stream, row, one, signal)
+      await compare(target, archive, stream, row, one, signal)
       segments.push(one)
     }
   }
@@ -63,13 +67,20 @@ function damaged(segment: bigint): RestoreGap {
 
 async function compare(
   target: RestoreTarget,
+  archive: ArchiveStore,
   stream: StreamRow,
   row: SegmentRow,
   { restored }: RestorableSegment,
   signal?: AbortSignal,
 ): Promise<void> {
-  // One that was restored before and has been evicted since was compared when it was copied to its archive.
-  const found = isHot(row) ? await digestOfLedger(target, row, signal) : row.contentDigest
+  // One that was restored before and has been evicted since was compared when it was copied to its archive; what was
+  // encrypted on the way there has a digest under another key, and is not compared with this one.
+  const there = decodeSegmentKey(row.object?.key ?? '')
+  const found = isHot(row)
+    ? await digestOfLedger(target, row, await contentDigestOf(archive, restored, signal), signal)
+    : there === null || haveOneDigestKey(there, restored)
+      ? row.contentDigest
+      : restored.contentDigest
   if (found !== restored.contentDigest || row.lastEntryId !== restored.lastEntryId)
     throw differs(stream.name, row, restored.contentDigest, found)
 }
@@ -82,9 +93,13 @@ function differs(name: string, row: SegmentRow, expected: string, found: unknown
   )
 }
 
-async function digestOfLedger(target: RestoreTarget, row: SegmentRow, signal?: AbortSignal): Promise<string> {
+async function digestOfLedger(
+  target: RestoreTarget,
+  row: SegmentRow,
+  digest: ContentDigest,
+  signal?: AbortSignal,
+): Promise<string> {
   const reader = await LedgerReader.open(target.ledger, present(row.ledgerId, 'restored ledger'))
-  const digest = contentDigest()
   const last = await reader.lastConfirmed()
   for (let next = 0n; next <= last; ) {
     const entries = await reader.readEntries(next, last, READ_BYTES, signal)

@@ -49,7 +49,7 @@ export async function restoreInto(
     const source = before === null ? planned : upTo(planned, before.parent?.fork ?? null)
     const row = await targetStream(target, source, before)
     await new StreamRestore(target, archive, source, row, options, done).run()
-    reports.push(await readBack(target, row, source, options.signal))
+    reports.push(await readBack(target, archive, row, source, options.signal))
   }
   const gaps = reports.flatMap(({ name, gaps }) => gaps.map((gap) => ({ stream: name, ...gap })))
   return {

@@ -1,3 +1,4 @@
+import { attachKeys, keysOf } from '../archive/keys.js'
 import type { ArchiveStore, ReplayableBody } from '../src/ports/archive-store.js'
 import type { TieringContext } from './context.js'
 import { tierOrders } from './orders.js'
@@ -38,6 +39,7 @@ export function withUploadLimit(
       close: () => archive.close(),
     }
     limited.set(archive, wrapped)
+    attachKeys(wrapped, keysOf(archive))
     return wrapped
   }
 }

@@ -39,6 +39,8 @@ const BY_CODE: Partial<Record<ErrorCode, number>> = {
   gap: EXIT.loss,
   entry_missing: EXIT.loss,
   access_denied: EXIT.access,
+  key_missing: EXIT.access,
+  key_wrong: EXIT.access,
 }
 
 /** What the process exits with after that error. */

@@ -22,6 +22,7 @@ interface RestoreFlags {
   readonly strict?: boolean
   readonly dryRun?: boolean
   readonly yes?: boolean
+  readonly keyRing?: string
 }
 
 const EXAMPLES = `
@@ -52,6 +53,7 @@ export function register(program: Command, io: CliIo): void {
     )
     .option('--incarnation <id>', 'this life of a stream, also one that was deleted')
     .option('--strict', 'stop at the first segment that is missing or damaged')
+    .option('--key-ring <file>', 'the ring with the keys of what is encrypted')
     .option('--dry-run', 'only say what would be restored')
     .option('--yes', 'do it')
     .addHelpText('after', EXAMPLES)
@@ -64,7 +66,8 @@ async function restore(io: CliIo, flags: RestoreFlags): Promise<void> {
   const { planRestore } = await import('../restore.js')
   const wanted = await selection(io, flags)
   await refuseForeignDirectory(flags.into)
-  const archive = await openArchive(flags.from, await quietSystem())
+  const ring = flags.keyRing === undefined ? {} : { keyRing: flags.keyRing }
+  const archive = await openArchive(flags.from, await quietSystem(), ring)
   try {
     const plan = await planRestore(archive, wanted)
     if (plan.streams.length === 0) throw nothingThere(plan, flags)

@@ -21,6 +21,7 @@ import type {
   TierStatusDto,
 } from '../model/control-api.js'
 import type { ArchiveApi, ResolutionDto } from '../model/control-archive.js'
+import type { ReencryptedDto, RotatedDto, StreamEncryptionDto } from '../model/control-keys.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
 import type { ExplainRequest, LocatedPosition, ReadExplanation } from '../model/control-read.js'
@@ -226,6 +227,28 @@ export class ControlClient implements ControlApi {
   ): AsyncGenerator<StoreWorkPart, void, undefined> {
     for await (const lines of this.#lines('/v1/stores/drain', request, signal))
       yield* lines as StoreWorkPart[]
+  }
+
+  async *keyList(
+    request: { readonly stream?: string },
+    signal?: AbortSignal,
+  ): AsyncGenerator<StreamEncryptionDto, void, undefined> {
+    for await (const lines of this.#lines('/v1/keys', request, signal)) yield* lines as StreamEncryptionDto[]
+  }
+
+  async *keyRotate(
+    request: { readonly stream?: string },
+    signal?: AbortSignal,
+  ): AsyncGenerator<RotatedDto, void, undefined> {
+    for await (const lines of this.#lines('/v1/keys/rotate', request, signal)) yield* lines as RotatedDto[]
+  }
+
+  async *keyReencrypt(
+    request: { readonly stream: string; readonly newKey: boolean },
+    signal?: AbortSignal,
+  ): AsyncGenerator<ReencryptedDto, void, undefined> {
+    for await (const lines of this.#lines('/v1/keys/reencrypt', request, signal))
+      yield* lines as ReencryptedDto[]
   }
 
   tierPlan(stream?: string): Promise<TierPlanDto> {

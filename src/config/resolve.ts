@@ -39,6 +39,8 @@ export interface ResolvedConfig {
   readonly stores: LogSetting<readonly string[] | null>
   /** Archives that policies name for their streams, `none` among them. */
   readonly ownArchives: readonly Sourced<string>[]
+  /** Key rings that anybody names: what an earlier policy encrypted is read with them as well. */
+  readonly keyRings: readonly string[]
   /** Bytes of the caches of the log; null: what is built in. */
   readonly cache: {
     readonly diskBytes: LogSetting<number | null>
@@ -110,6 +112,9 @@ export function resolveConfig(layers: ConfigLayers, place: PlaceArchive = (value
     stores: nearestSetting<readonly string[] | null>(named, (layer) => layer.stores, null),
     ownArchives: policies.flatMap(({ fields: { archive: own } }) =>
       own === undefined || own.value === null ? [] : [{ value: own.value, origin: own.origin }],
+    ),
+    keyRings: [...policies, ...defaults].flatMap(
+      ({ fields: { 'encryption.ring': ring } }) => ring?.value ?? [],
     ),
     cache: {
       diskBytes: nearestSetting<number | null>(named, (layer) => layer.cache.disk, null),

@@ -8,19 +8,22 @@ import { decodeBase32, decodeBase32Bytes, encodeBase32, encodeBase32Bytes } from
  * base32 of fixed width (base32.ts), so byte order of keys = order of (incarnation, controls before segments,
  * number).
  *
- *   a segment, 194 bytes of the 200 that a key may have:
+ *   a segment, 194 bytes of the 200 that a key may have, all 200 where the object is encrypted:
  *   <incarnation 26>/s<segment 13>-<lastEntryId 13><lastSlot 4>-<recordCount 7>-<startSequenceId 13>
- *     -<firstTxid 13>-<lastTxid 13>-<completionMs 10>-<indexBytes 6>-<contentDigest 52>-<attempt 13>
+ *     -<firstTxid 13>-<lastTxid 13>-<completionMs 10>-<indexBytes 6>-<contentDigest 52>[-<keyId 5>]-<attempt 13>
  *   a control object of a stream:    <incarnation 26>/c<number 13>-<kind>-<attempt 13>
  *   a control object of the log:     _log/c<number 13>-<kind>-<attempt 13>
  *
- * The six bytes left are for the id of the key under which an encrypted object's digest was made.
+ * The digest of an encrypted object is keyed, so that its name does not tell who knows the content that it is; keyId
+ * names the key.
  */
 
 /** Longest key in bytes. */
 export const ARCHIVE_KEY_BYTES_MAX = 200
 /** Length of a segment's key in bytes. */
 export const SEGMENT_KEY_BYTES = 194
+/** Digits of the id of a stream's key. */
+export const KEY_ID_DIGITS = 5
 /** Random bytes that name one attempt to store an object. */
 export const ATTEMPT_BYTES = 8
 
@@ -43,10 +46,20 @@ export interface SegmentKey {
   readonly completionMs: number
   /** Bytes of index and footer at the end of the object. */
   readonly indexBytes: number
-  /** SHA-256 over entry ids, lengths and payloads, lower-case hex. */
+  /** SHA-256 over entry ids, lengths and payloads, lower-case hex; with `keyId` HMAC-SHA-256 under that key. */
   readonly contentDigest: string
+  /** Of an encrypted object: id of the key its digest was made with. Digests compare under one key only. */
+  readonly keyId?: string
   /** 13 base32 digits, see `attemptOf`. */
   readonly attempt: string
+}
+
+/** Whether the digests of two names were made with one key, so that they tell whether the contents are one. */
+export function haveOneDigestKey(
+  a: Pick<SegmentKey, 'incarnation' | 'keyId'>,
+  b: Pick<SegmentKey, 'incarnation' | 'keyId'>,
+): boolean {
+  return a.keyId === b.keyId && (a.keyId === undefined || a.incarnation === b.incarnation)
 }
 
 /** Kinds of control objects, a closed list: an unknown kind is a key that does not parse. */
@@ -143,9 +156,11 @@ export function encodeSegmentKey(key: SegmentKey): string {
     small('completion time', BigInt(key.completionMs), WIDTHS.timeMs),
     small('index size', BigInt(key.indexBytes), WIDTHS.indexBytes),
     encodeBase32(BigInt(`0x${key.contentDigest}`), 52),
+    ...(key.keyId === undefined ? [] : [checkKeyId(key.keyId)]),
     key.attempt,
   ].join('-')
-  assert(text.length === SEGMENT_KEY_BYTES, `a segment key of ${text.length} bytes`)
+  const keyIdBytes = key.keyId === undefined ? 0 : 1 + KEY_ID_DIGITS
+  assert(text.length === SEGMENT_KEY_BYTES + keyIdBytes, `a segment key of ${text.length} bytes`)
   return text
 }
 
@@ -155,7 +170,7 @@ function beforeSegmentChecked(key: SegmentKey): string {
 
 const D = '[0-9a-v]'
 const SEGMENT_KEY = new RegExp(
-  `^(${D}{26})/s(${D}{13})-(${D}{13})(${D}{4})-(${D}{7})-(${D}{13})-(${D}{13})-(${D}{13})-(${D}{10})-(${D}{6})-(${D}{52})-(${D}{13})$`,
+  `^(${D}{26})/s(${D}{13})-(${D}{13})(${D}{4})-(${D}{7})-(${D}{13})-(${D}{13})-(${D}{13})-(${D}{10})-(${D}{6})-(${D}{52})(?:-(${D}{5}))?-(${D}{13})$`,
 )
 
 /**
@@ -171,7 +186,7 @@ export function decodeSegmentKey(key: string): SegmentKey | null {
   const longs = [2, 3, 6, 7, 8].map(number)
   const digest = number(11)
   if (incarnation === null || longs.some((value) => value > INT64_MAX)) return null
-  if (digest >> 256n !== 0n || !isAttempt(text(12))) return null
+  if (digest >> 256n !== 0n || !isAttempt(text(13))) return null
   const [segment, lastEntryId, startSequenceId, firstTxid, lastTxid] = longs as [
     bigint,
     bigint,
@@ -191,8 +206,14 @@ export function decodeSegmentKey(key: string): SegmentKey | null {
     completionMs: Number(number(9)),
     indexBytes: Number(number(10)),
     contentDigest: digest.toString(16).padStart(64, '0'),
-    attempt: text(12),
+    ...(match[12] === undefined ? {} : { keyId: match[12] }),
+    attempt: text(13),
   }
+}
+
+function checkKeyId(text: string): string {
+  assert(/^[0-9a-v]{5}$/.test(text), `"${text}" is not the id of a key`)
+  return text
 }
 
 function isAttempt(text: string): boolean {

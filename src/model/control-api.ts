@@ -5,6 +5,7 @@
  */
 
 import type { ArchiveApi, ColdScrubDto } from './control-archive.js'
+import type { KeysApi } from './control-keys.js'
 import type { LivesApi } from './control-lives.js'
 import type { PolicyApi, PolicyOutcome, PolicySource } from './control-policy.js'
 import type { ReadApi } from './control-read.js'
@@ -379,7 +380,7 @@ export interface PolicyShowDto {
 export interface PolicyTestDto extends PolicyShowDto, PolicyOutcome {}
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
-export interface ControlApi extends ArchiveApi, LivesApi, PolicyApi, ReadApi, StatusApi, TieringApi {
+export interface ControlApi extends ArchiveApi, KeysApi, LivesApi, PolicyApi, ReadApi, StatusApi, TieringApi {
   ping(): Promise<PingDto>
   /** Streams by name in code-point order. */
   listStreams(page?: PageDto): Promise<readonly StreamDto[]>

@@ -51,6 +51,8 @@ export const ERROR_CODES = [
   'archive_conflict',
   'object_exists',
   'object_not_found',
+  'key_missing',
+  'key_wrong',
   // the bytes
   'corrupt',
   'version_unsupported',

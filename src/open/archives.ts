@@ -1,11 +1,14 @@
 import { resolve } from 'node:path'
 import process from 'node:process'
 import { ARCHIVE_OWNER_FACT, listOwners } from '../../archive/control-objects.js'
+import { ArchiveKeys, attachKeys, type KeyRings } from '../../archive/keys.js'
 import type { ResolvedConfig } from '../config/resolve.js'
 import { StratalogError } from '../model/errors.js'
 import type { OpenOptions, SystemPorts } from '../options.js'
 import type { ArchiveEngine, ArchiveStore } from '../ports/archive-store.js'
+import type { KeyRing } from '../ports/key-ring.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
+import { keyRings } from './key-rings.js'
 import { systemPorts } from './system.js'
 
 /** The archive of a log, opened when it is first needed. */
@@ -25,6 +28,8 @@ export interface ArchiveUser {
   readonly index: Pick<SegmentIndex, 'fact'>
   readonly system: SystemPorts
   readonly signal: AbortSignal
+  /** Where the keys are of what is encrypted in it. */
+  readonly rings: KeyRings
 }
 
 /** Null: none is configured. */
@@ -52,7 +57,9 @@ export function archiveOpener(
   const openAny = async (existing: boolean): Promise<ArchiveStore> => {
     const { clock, random, logger, disk } = user.system
     const found = engine ?? (await engineFor(location))
-    return found.open({ clock, random, logger, disk, signal: user.signal, existing })
+    const store = await found.open({ clock, random, logger, disk, signal: user.signal, existing })
+    attachKeys(store, new ArchiveKeys({ store, rings: user.rings, random, clock }))
+    return store
   }
   return { location, open, openAny, opened: async () => opening?.catch(() => null) ?? null }
 }
@@ -63,11 +70,12 @@ export function archiveOpener(
  */
 async function openOwn(
   engine: ArchiveEngine,
-  { logId, index, system, signal }: ArchiveUser,
+  { logId, index, system, signal, rings }: ArchiveUser,
 ): Promise<ArchiveStore> {
   const existing = (await index.fact(ARCHIVE_OWNER_FACT)) === logId
   const { clock, random, logger, disk } = system
   const store = await engine.open({ clock, random, logger, disk, signal, existing })
+  attachKeys(store, new ArchiveKeys({ store, rings, random, clock }))
   if (!existing) return store
   try {
     const owners = await listOwners(store, signal)
@@ -104,21 +112,25 @@ async function engineFor(location: string): Promise<ArchiveEngine> {
   return directoryArchive(location)
 }
 
+/** How an archive is opened by itself. */
+export interface OpenArchiveOptions {
+  /** Where the keys are of what is encrypted in it: a file, or a ring of your own. */
+  readonly keyRing?: string | KeyRing
+}
+
 /** Opens an archive by itself, without a log: what `restore` reads from. */
 export async function openArchive(
   location: string | ArchiveEngine,
-  given?: Partial<SystemPorts>,
+  ports?: Partial<SystemPorts>,
+  options: OpenArchiveOptions = {},
 ): Promise<ArchiveStore> {
-  const system = await systemPorts(given)
+  const { clock, random, logger, disk } = await systemPorts(ports)
   const engine =
     typeof location === 'string' ? await engineFor(archiveLocation(location, process.cwd())) : location
-  return engine.open({
-    clock: system.clock,
-    random: system.random,
-    logger: system.logger,
-    disk: system.disk,
-    signal: new AbortController().signal,
-    existing: true,
-    readOnly: true,
-  })
+  const { signal } = new AbortController()
+  const store = await engine.open({ clock, random, logger, disk, signal, existing: true, readOnly: true })
+  const given = options.keyRing ?? null
+  const rings = keyRings({ root: process.cwd(), given, named: () => Promise.resolve([]), random })
+  attachKeys(store, new ArchiveKeys({ store, rings, random: null, clock: null }))
+  return store
 }

@@ -34,6 +34,7 @@ import {
 } from './configuration.js'
 import { readIdentity, writeIdentity } from './identity.js'
 import { type OpenIndex, openIndex } from './index-open.js'
+import { ringsOf } from './key-rings.js'
 import type { LiveConfig } from './live-config.js'
 import { LivePolicies } from './live-policies.js'
 import { storeFactsFile } from './store-facts-file.js'
@@ -162,7 +163,15 @@ export async function assemble(opening: Opening): Promise<Log> {
 }
 
 /** Opens the stores, then the index, which is checked against them, then what leads to the archive. */
-async function openGround({ root, options, filled, system, config, closers }: Opening): Promise<Ground> {
+async function openGround({
+  root,
+  options,
+  filled,
+  system,
+  config,
+  live,
+  closers,
+}: Opening): Promise<Ground> {
   const identity = await readIdentity(root)
   const { logId } = identity
   const directories = storeDirectories(root, config)
@@ -182,7 +191,14 @@ async function openGround({ root, options, filled, system, config, closers }: Op
   if (identity.created) await writeIdentity(root, logId, 'ready')
   const abort = new AbortController()
   const { index } = opened
-  const archive = archiveOpener(root, options, config, { logId, index, system, signal: abort.signal })
+  const current = () => live.current
+  const rings = ringsOf(root, options, current, system, async (incarnation) => {
+    const stream = await index.stream(incarnation)
+    if (stream === null) return null
+    const override = await index.policyOverride(incarnation)
+    return policyResolver(current).resolve(stream.name, override).policy.encryption?.ring ?? null
+  })
+  const archive = archiveOpener(root, options, config, { logId, index, system, signal: abort.signal, rings })
   closers.push(async () => {
     abort.abort(new StratalogError('closed', 'the log is closed'))
     if (archive !== null) await (await archive.opened())?.close()

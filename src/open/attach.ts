@@ -1,5 +1,6 @@
 import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { ArchiveKeys, attachKeys } from '../../archive/keys.js'
 import { TieringAgent } from '../../tiering/agent.js'
 import { AttachedView } from '../../tiering/attach.js'
 import type { TieringContext } from '../../tiering/context.js'
@@ -24,6 +25,7 @@ import { openArchive } from './archives.js'
 import type { Opening } from './assemble.js'
 import { ColdTier } from './cold-tier.js'
 import { policyResolver } from './configuration.js'
+import { ringsOf } from './key-rings.js'
 
 /** The cache of an attached archive: what its names say, so that a start does not list all of them again. */
 const CACHE_FILE = 'attached.db'
@@ -39,6 +41,14 @@ export async function assembleAttached(opening: Opening): Promise<Log> {
   const { clock, logger, random } = system
   const archive = await openArchive(options.attach ?? '', system)
   closers.push(() => archive.close())
+  const rings = ringsOf(
+    root,
+    options,
+    () => config,
+    system,
+    () => Promise.resolve(null),
+  )
+  attachKeys(archive, new ArchiveKeys({ store: archive, rings, random: null, clock: null }))
   const metadata = await openCache(opening, archive)
   closers.push(() => metadata.close())
   const view = new AttachedView({

@@ -10,6 +10,7 @@ import { foldDecisions, readDecisions } from '../rebuild/decisions.js'
 import { type RebuildOptions, rebuildIndex } from '../rebuild/rebuild.js'
 import type { RebuildReport } from '../rebuild/report.js'
 import { archiveOpener } from './archives.js'
+import { ringsOf } from './key-rings.js'
 
 /** A log whose index is made again; its directory is locked and its stores are open. */
 export interface IndexlessLog {
@@ -99,7 +100,14 @@ async function openArchiveOf(
   const used = facts.has(ARCHIVE_OWNER_FACT)
   const { signal } = new AbortController()
   const index = { fact: () => Promise.resolve(logId) }
-  const opener = archiveOpener(root, options, config, { logId, index, system, signal })
+  const rings = ringsOf(
+    root,
+    options,
+    () => config,
+    system,
+    () => Promise.resolve(null),
+  )
+  const opener = archiveOpener(root, options, config, { logId, index, system, signal, rings })
   if (opener === null)
     return { store: null, problem: used ? 'the archive: the log has one and none is configured' : null }
   try {

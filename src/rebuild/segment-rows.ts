@@ -68,6 +68,8 @@ export async function coldRow(
       await verifySegmentObject(archive, one.key, one.parsed, signal === undefined ? {} : { signal })
       return segmentRowFromKey(one)
     } catch (error) {
+      // Without its key nobody can say which one is whole, and names are all that an index needs.
+      if (isStratalogError(error, 'key_missing') || isStratalogError(error, 'key_wrong')) break
       if (!isStratalogError(error, 'corrupt')) throw error
     }
   }

@@ -24,6 +24,7 @@ import type {
   TierStatusDto,
 } from '../model/control-api.js'
 import type { ArchiveApi } from '../model/control-archive.js'
+import type { ReencryptedDto, RotatedDto, StreamEncryptionDto } from '../model/control-keys.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
 import type { ExplainRequest, LocatedPosition, ReadExplanation } from '../model/control-read.js'
@@ -61,6 +62,7 @@ import {
   streamInfoDto,
 } from './dto.js'
 import { historyDto } from './history.js'
+import { listKeys, reencrypt, rotateKeys } from './keys.js'
 import { ownerDto, takeOver } from './lives.js'
 import { showPolicy } from './policy-show.js'
 import { explainRead, locatePosition } from './read-verbs.js'
@@ -314,6 +316,21 @@ export class LocalControl implements ControlApi {
     signal?: AbortSignal,
   ): AsyncIterable<StoreWorkPart> {
     return drainStore(this.#log.parts, request, signal)
+  }
+
+  keyList(request: { readonly stream?: string }): AsyncIterable<StreamEncryptionDto> {
+    return listKeys(this.#log, request)
+  }
+
+  keyRotate(request: { readonly stream?: string }): AsyncIterable<RotatedDto> {
+    return rotateKeys(this.#log, request)
+  }
+
+  keyReencrypt(
+    request: { readonly stream: string; readonly newKey: boolean },
+    signal?: AbortSignal,
+  ): AsyncIterable<ReencryptedDto> {
+    return reencrypt(this.#log, request, signal)
   }
 
   async tierPlan(stream?: string): Promise<TierPlanDto> {

@@ -19,6 +19,7 @@ import {
 import { errorBody } from '../model/error-body.js'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
 import { archiveRoutes } from './routes-archive.js'
+import { keyRoutes } from './routes-keys.js'
 import { livesRoutes } from './routes-lives.js'
 import { policyRoutes } from './routes-policy.js'
 import { readRoutes } from './routes-read.js'
@@ -115,6 +116,7 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
   )
   readRoutes(app, api)
   archiveRoutes(app, api, ending, sendParts)
+  keyRoutes(app, api, ending, sendParts)
 }
 
 function logRoutes(app: FastifyInstance, api: ControlApi): void {
@@ -240,6 +242,8 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
   not_found: 404,
   position_out_of_range: 416,
   access_denied: 403,
+  key_missing: 403,
+  key_wrong: 403,
   stream_exists: 409,
   stream_finished: 409,
   txid_not_monotonic: 409,

@@ -29,6 +29,7 @@ const NAMES = [
   'tier.copy',
   'tier.copy.1000streams',
   'append.while_tiering',
+  'tier.copy.encrypted',
   'rebuild.store',
   'rebuild.store.p99',
   'index.million',

@@ -50,12 +50,12 @@ describe('the golden object of version 1', () => {
 
   test('an object of a newer version is refused as such', () => {
     const tail = Buffer.from(bytes.subarray(-indexBytes))
-    tail.writeUInt32BE(2, tail.length - 16)
+    tail.writeUInt32BE(3, tail.length - 16)
     const newer = (error: unknown): boolean =>
-      isStratalogError(error, 'version_unsupported') && error.found === 2
+      isStratalogError(error, 'version_unsupported') && error.found === 3
     assert.throws(() => decodeObjectIndex(tail, bytes.length, 'newer'), newer)
     const head = Buffer.from(bytes.subarray(0, 1000))
-    head.writeUInt32BE(2, 8)
+    head.writeUInt32BE(3, 8)
     assert.throws(() => decodeObjectHeader(head, 'newer'), newer)
   })
 

@@ -247,7 +247,8 @@ export function keyOf(planned: PlannedObject, random: Random = countingRandom())
     completionMs: meta.sealedMs,
     indexBytes: planned.indexBytes,
     contentDigest: planned.contentDigest,
-    attempt: attemptOf(random.bytes(8)),
+    attempt: planned.sealing?.place.attempt ?? attemptOf(random.bytes(8)),
+    ...(planned.sealing === null ? {} : { keyId: planned.sealing.place.keyId }),
   }
 }
 
