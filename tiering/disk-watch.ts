@@ -138,7 +138,11 @@ function dropBelow({ totalBytes }: StoreStatus): number {
   return Math.min(DROP_BYTES_MAX, DROP_SHARE * totalBytes)
 }
 
-/** The value that `count` stores reach at least; null: there are not so many. */
+/**
+ * The value that `count` stores reach at least, or all there are: a log goes on without a store that is lost, and the
+ * others must not fill up because of it. Null: there are none.
+ */
 function nthBest(values: readonly number[], count: number): number | null {
-  return [...values].sort((a, b) => b - a)[Math.max(1, count) - 1] ?? null
+  const place = Math.min(values.length, Math.max(1, count)) - 1
+  return [...values].sort((a, b) => b - a)[place] ?? null
 }

@@ -1,13 +1,14 @@
 import { readControls } from '../archive/control-objects.js'
-import { binds, type Hold, holdBody, standingHolds } from '../archive/decisions.js'
+import { type Hold, holdBody, standingHolds } from '../archive/decisions.js'
 import { StratalogError } from '../src/model/errors.js'
 import type { SegmentRow, StreamRow, TxidMode } from '../src/model/segment.js'
 import type { Clock } from '../src/ports/clock.js'
+import { rowsOf } from './all-rows.js'
 import type { TieringContext } from './context.js'
 import { commitGap, freeDropped } from './gap.js'
-import { decidedAlone, knownHolds } from './holds.js'
+import { bindsRow, decidedAlone, knownHolds } from './holds.js'
 
-/** Segments of one stream that are weighed at a time, oldest first: the next round weighs the next ones. */
+/** Segments of one stream that are chosen from at a time, the oldest that may go: the next round has the next ones. */
 const WEIGHED_MAX = 1_000
 /** Space of what was dropped comes back when stores rewrite their files: until then it is not dropped for again. */
 const SETTLE_MS = 10 * 60_000
@@ -52,7 +53,9 @@ export function droppable(
 ): SegmentRow[] {
   return rows.filter(
     (row) =>
-      row.state === 'sealed' && row.segment < newest && !holds.some((hold) => binds(hold, row, txidMode)),
+      row.state === 'sealed' &&
+      row.segment < newest &&
+      !holds.some((hold) => bindsRow({ txidMode }, row, hold)),
   )
 }
 
@@ -66,9 +69,18 @@ export async function droppableRows(context: TieringContext, stream: StreamRow):
   const { index } = context
   const newest = await index.newestSegment(stream.incarnation)
   if (newest === null) return []
-  const rows = await index.listHotSegments(stream.incarnation, WEIGHED_MAX)
-  if (droppable(rows, newest.segment, [], stream.txidMode).length === 0) return []
-  return droppable(rows, newest.segment, await holdsWithoutArchive(context, stream), stream.txidMode)
+  const [oldestHot] = await index.listHotSegments(stream.incarnation, 1)
+  if (oldestHot === undefined) return []
+  const found: SegmentRow[] = []
+  let holds: readonly Hold[] | null = null
+  // Before them lies what is verified in the archive and still hot, however much that is.
+  for await (const row of rowsOf(index, stream.incarnation, oldestHot.segment)) {
+    if (droppable([row], newest.segment, [], stream.txidMode).length === 0) continue
+    holds ??= await holdsWithoutArchive(context, stream)
+    found.push(...droppable([row], newest.segment, holds, stream.txidMode))
+    if (found.length === WEIGHED_MAX) break
+  }
+  return found
 }
 
 /**
@@ -85,7 +97,7 @@ export async function dropSegment(context: TieringContext, one: Droppable): Prom
       if (fresh?.state !== 'sealed') return []
       // A hold may have come since the choice; one that comes now waits, and finds the gap.
       const holds = await holdsWithoutArchive(context, stream)
-      if (holds.some((hold) => binds(hold, fresh, stream.txidMode))) return []
+      if (holds.some((hold) => bindsRow(stream, fresh, hold))) return []
       const range = { first: row.segment, last: row.segment, reason: 'dropped' } as const
       return commitGap(context, lease, stream, range)
     })
@@ -109,12 +121,15 @@ export class DropLedger {
     this.#awaited.push({ atMs: this.#clock.monotonicMs(), bytes: bytesEach })
   }
 
+  /** No disk is short: all of it has come back, or is not needed. */
+  settled(): void {
+    this.#awaited = []
+  }
+
   /** What is still to be dropped where `shortBytes` are short now. */
   wanted(shortBytes: number): number {
     const since = this.#clock.monotonicMs() - SETTLE_MS
     this.#awaited = this.#awaited.filter(({ atMs }) => atMs > since)
-    // With no shortage all of it has come back, or is not needed.
-    if (shortBytes <= 0) this.#awaited = []
     return Math.max(0, shortBytes - this.#awaited.reduce((sum, { bytes }) => sum + bytes, 0))
   }
 }

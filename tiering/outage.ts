@@ -169,7 +169,10 @@ export class Outage {
     const stores = this.#context.ledger.stores.all().length
     let chosen: Droppable[] = []
     // Where the store with the least room has enough, so have the others.
-    if (this.disks.shortBytes(stores) <= 0) return chosen
+    if (this.disks.shortBytes(stores) <= 0) {
+      this.#drops.settled()
+      return chosen
+    }
     for await (const stream of streams) {
       const resolved = await this.#context.policy(stream)
       if (resolved.policy.archiveDown !== 'drop') continue

@@ -1,8 +1,9 @@
-import { binds, type Hold } from '../archive/decisions.js'
+import type { Hold } from '../archive/decisions.js'
 import { assert } from '../src/model/assert.js'
 import { type PolicyField, type PolicyHold, type ResolvedPolicy, rollDue } from '../src/model/policy.js'
 import { isClosed, isHot, type SegmentRow, type TxidMode } from '../src/model/segment.js'
 import { formatBytes, formatTime } from '../src/model/units.js'
+import { bindsRow } from './holds.js'
 import { ageReason, sealReason, timeText } from './plan-reasons.js'
 import { windowAt } from './window.js'
 
@@ -298,7 +299,7 @@ function planTrims(input: PlanInput): ReadonlyMap<bigint, Found> {
     const dueMs: number = Math.max(own.dueMs, previous?.dueMs ?? own.dueMs)
     const waits = previous !== null && dueMs > own.dueMs && dueMs > input.nowMs
     const reason = waits ? `${own.reason}, after segment ${previous?.row.segment}` : own.reason
-    const holding = holds.find((one) => binds(one, row, input.txidMode))
+    const holding = holds.find((one) => bindsRow(input, row, one))
     // The first hold stays: whatever comes behind it waits for that one.
     if (restraint?.blockedBy !== 'hold') {
       if (holding !== undefined) restraint = heldBy(holding.id)

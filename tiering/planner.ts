@@ -75,7 +75,9 @@ export class Planner {
     const last = newest !== null && newest.segment > (hot.at(-1)?.segment ?? end) ? [newest] : []
     const segments = [...oldest, ...hot, ...last]
     const { hotBytes, coldBytes, bothBytes } = await index.totals(stream.incarnation)
-    const listedBytes = segments.reduce((sum, row) => sum + row.lengthBytes, 0)
+    // As the totals have it: what is in no tier counts nowhere.
+    const listed = segments.filter(({ state }) => state !== 'gap' && state !== 'trimmed')
+    const listedBytes = listed.reduce((sum, row) => sum + row.lengthBytes, 0)
     return { segments, unlistedBytes: Math.max(0, hotBytes + coldBytes - bothBytes - listedBytes) }
   }
 }

@@ -17,7 +17,7 @@ import { silentLogger } from '../../src/system/logger.js'
 import { ARCHIVE_TRANSITIONS, ArchiveHealth, type ArchiveSign, signOf } from '../../tiering/archive-health.js'
 import { ArchiveProbe } from '../../tiering/archive-probe.js'
 import { DiskWatch } from '../../tiering/disk-watch.js'
-import { chooseDrops, DropLedger, droppable } from '../../tiering/drop.js'
+import { chooseDrops, DropLedger, droppable, droppableRows } from '../../tiering/drop.js'
 import { EventRing } from '../../tiering/events.js'
 import { type RunningStep, StepWatch } from '../../tiering/step-watch.js'
 import { openRow, sealedRow } from '../contract/segment-rows.js'
@@ -182,6 +182,17 @@ describe('the disks', () => {
     await watch.look()
     assert.equal(watch.slowRoom(3), 0)
   })
+
+  test('with a store lost, the others still count', async () => {
+    const stores = storesWith(GIB, GIB, 90 * GIB)
+    const [one, two, lost] = stores.all()
+    const away = { ...present(lost, 'store'), status: () => Promise.reject(new Error('lost')) }
+    const all = [present(one, 'store'), present(two, 'store'), away as SegmentStore]
+    const watch = new DiskWatch({ all: () => all }, new ManualClock(), silentLogger())
+    await watch.look()
+    assert.ok(watch.slowRoom(3) < 0.1, `${watch.slowRoom(3)}`)
+    assert.ok(watch.shortBytes(3) > 8 * GIB, `${watch.shortBytes(3)}`)
+  })
 })
 
 describe('what is dropped', () => {
@@ -232,6 +243,26 @@ describe('what is dropped', () => {
     assert.deepEqual(numbers(droppable(rows, 4n, [hold], 'custom')), [2n])
   })
 
+  test('what is verified and still hot, however much, does not hide what may be dropped', async () => {
+    const incarnation = 'x'.repeat(32)
+    const rows = Array.from({ length: 2_500 }, (_, at): SegmentRow => {
+      const row = sealedRow(incarnation, BigInt(at + 1))
+      return at < 2_400 ? { ...row, state: 'archived' } : row
+    })
+    const index = {
+      newestSegment: async () => rows.at(-1),
+      listHotSegments: async (_: string, limit: number) => rows.slice(0, limit),
+      listSegments: async (_: string, from: bigint, limit: number) =>
+        rows.filter(({ segment }) => segment >= from).slice(0, limit),
+      holds: async () => [],
+      fact: async () => '[]',
+    }
+    const context = { index, policy: async () => ({ policy: { holds: [] }, origins: {} }) }
+    const stream = { name: 'a', incarnation, txidMode: 'custom' }
+    const found = await droppableRows(context as never, stream as never)
+    assert.deepEqual([found.length, found[0]?.segment], [99, 2_401n])
+  })
+
   test('space that is on its way is not dropped for again', async () => {
     const clock = new ManualClock()
     const drops = new DropLedger(clock)
@@ -242,6 +273,8 @@ describe('what is dropped', () => {
     assert.equal(drops.wanted(100), 100)
     drops.dropped(80)
     assert.equal(drops.wanted(0), 0)
+    assert.equal(drops.wanted(50), 0, 'another disk may have room')
+    drops.settled()
     assert.equal(drops.wanted(50), 50)
   })
 })
