@@ -13,7 +13,7 @@ import { PassLoop } from './pass-loop.js'
 import { add, emptyReport, type PassReport } from './pass-report.js'
 import { OLDEST_FIRST, Planner, type StreamPlan } from './planner.js'
 import { type RunningStep, StepWatch } from './step-watch.js'
-import { StreamSteps } from './stream-steps.js'
+import { asError, StreamSteps } from './stream-steps.js'
 
 /**
  * Streams whose segments are moved side by side: one that hangs does not hold up the others, and small segments, which
@@ -62,6 +62,7 @@ export class TieringAgent {
     this.#watch = new StepWatch(clock, (step) => this.#stalled(step))
     this.#planner = new Planner(context, () => this.#outage.archiveAnswers)
     this.#steps = new StreamSteps(context, {
+      plan: (stream) => this.#planner.planFor(stream, OLDEST_FIRST),
       outage: this.#outage,
       watch: this.#watch,
       tell: (event) => this.#tell(event),
@@ -152,7 +153,7 @@ export class TieringAgent {
     for await (const stream of this.#streams()) {
       signal.throwIfAborted()
       await this.#guarded(stream, report, signal, async () => {
-        await this.#steps.run(await this.#planner.planFor(stream, OLDEST_FIRST), 'seals', report, signal)
+        await this.#steps.seal(await this.#planner.planFor(stream, OLDEST_FIRST), report, signal)
       })
     }
     return report
@@ -174,13 +175,13 @@ export class TieringAgent {
         const stream = next.value
         signal.throwIfAborted()
         if ((await this.#context.index.fact(`deleted/${stream.incarnation}`)) !== null) {
-          await this.#guarded(stream, report, signal, async () => {
-            await settleDeletion(this.#context, stream, signal)
-          })
+          await this.#settle('delete', stream, report, signal, (stepSignal, answered) =>
+            settleDeletion(this.#context, stream, stepSignal, answered),
+          )
           continue
         }
         await this.#guarded(stream, report, signal, () => this.#moveStream(stream, report, signal))
-        await this.#guarded(stream, report, signal, () => announceDebts(this.#context, stream))
+        await this.#settle('tell', stream, report, signal, () => announceDebts(this.#context, stream))
       }
     }
     await Promise.all(Array.from({ length: STREAMS_AT_ONCE }, work))
@@ -189,10 +190,30 @@ export class TieringAgent {
     return report
   }
 
+  /** What the archive is owed of a stream beside its segments: while it is down that waits, and holds up nothing. */
+  async #settle(
+    kind: 'delete' | 'tell',
+    stream: StreamRow,
+    report: PassReport,
+    signal: AbortSignal,
+    work: (signal: AbortSignal, answered: () => void) => Promise<unknown>,
+  ): Promise<void> {
+    if (!this.#outage.archiveAnswers) return
+    await this.#guarded(stream, report, signal, async () => {
+      await this.#watch
+        .run({ kind, stream: stream.name, segment: null }, signal, work)
+        .catch((error: unknown) => {
+          signal.throwIfAborted()
+          this.#outage.failed(asError(error))
+          throw error
+        })
+    })
+  }
+
   async #moveStream(stream: StreamRow, report: PassReport, signal: AbortSignal): Promise<void> {
     const planned = await this.#planner.planFor(stream, OLDEST_FIRST)
     this.#scheduleWindow(stream, planned.policy)
-    await this.#steps.run(planned, 'moves', report, signal)
+    await this.#steps.move(planned, report, signal)
   }
 
   /** Who asked for a pass wants to know now whether the archive is back; in the background the probe has its own times. */
@@ -214,7 +235,7 @@ export class TieringAgent {
       await this.#watch.run({ kind, stream: '', segment: null }, signal, work)
     } catch (error) {
       signal.throwIfAborted()
-      const failure = error instanceof Error ? error : new Error(String(error))
+      const failure = asError(error)
       if (kind === 'tell') this.#outage.failed(failure)
       report.failed.push({ stream: '', segment: '', kind, error: failure.message })
       const what = kind === 'free' ? 'freeing what is owed failed' : 'the archive was not told of gaps'
@@ -225,7 +246,7 @@ export class TieringAgent {
   /** While the archive is down: the oldest of what no archive has makes room where the policy says so. */
   async #dropWhereShort(report: PassReport, signal: AbortSignal): Promise<void> {
     const chosen = await this.#outage.toDrop(this.#streams(), (stream, error) => {
-      const failure = error instanceof Error ? error : new Error(String(error))
+      const failure = asError(error)
       report.failed.push({ stream: stream.name, segment: '', kind: 'drop', error: failure.message })
       this.#context.ledger.logger.error(
         { err: failure, stream: stream.name },
@@ -250,7 +271,7 @@ export class TieringAgent {
       await work()
     } catch (error) {
       signal.throwIfAborted()
-      const failure = error instanceof Error ? error : new Error(String(error))
+      const failure = asError(error)
       report.failed.push({ stream: stream.name, segment: '', kind: 'plan', error: failure.message })
       this.#context.ledger.logger.error(
         { err: failure, stream: stream.name },

@@ -26,7 +26,8 @@ export class ArchiveProbe {
   readonly #abort = new AbortController()
   #timer: Timer | null = null
   #dueMs: number | null = null
-  #failures = 0
+  /** How often it asked by itself since all was well. */
+  #asked = 0
   #probing: Promise<Error | null> | null = null
   /** A question that was given up and has not returned. */
   #hanging = false
@@ -49,7 +50,7 @@ export class ArchiveProbe {
   /** All is well: it asks no more, and begins anew the next time. */
   stop(): void {
     this.#disarm()
-    this.#failures = 0
+    this.#asked = 0
   }
 
   /** Asks now, or waits for the answer that is under way: why there is none, or null. */
@@ -68,10 +69,12 @@ export class ArchiveProbe {
 
   #arm(): void {
     const { clock, random } = this.#options
-    const delayMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS_MIN * 2 ** Math.min(this.#failures, 16))
+    const delayMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS_MIN * 2 ** Math.min(this.#asked, 16))
     const jitteredMs = Math.round(delayMs * (0.75 + random.fraction() / 2))
     this.#dueMs = clock.monotonicMs() + jitteredMs
     this.#timer = clock.setTimer(jitteredMs, () => {
+      // An answer alone does not begin anew: what may be read and takes nothing is tried as seldom as what is silent.
+      this.#asked += 1
       void this.now().then((error) => {
         if (error !== null) this.start()
       })
@@ -87,7 +90,6 @@ export class ArchiveProbe {
   async #probe(): Promise<Error | null> {
     const error = await this.#ask()
     if (this.#abort.signal.aborted) return error
-    this.#failures = error === null ? 0 : this.#failures + 1
     this.#options.outcome(error)
     return error
   }

@@ -54,6 +54,7 @@ export async function settleDeletion(
   context: TieringContext,
   stream: StreamRow,
   signal: AbortSignal,
+  answered: () => void = () => {},
 ): Promise<boolean> {
   const { index } = context
   const decided = await index.fact(`deleted/${stream.incarnation}`)
@@ -75,6 +76,7 @@ export async function settleDeletion(
     for (const row of rows) {
       signal.throwIfAborted()
       await removeSegment(context, stream, row, signal)
+      answered()
     }
   }
   await index.removeStream(stream.incarnation)

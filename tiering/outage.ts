@@ -12,6 +12,7 @@ import { DiskWatch, type StoreForecast } from './disk-watch.js'
 import { chooseDrops, DropLedger, type Droppable, droppableRows, HoldsMemory } from './drop.js'
 import type { EventRing } from './events.js'
 import { tellGaps } from './gap.js'
+import { isPaused, tierOrders } from './orders.js'
 
 /** Between looks at the disks, for the forecast and for what has to be dropped. */
 const LOOK_MS = 5_000
@@ -134,16 +135,14 @@ export class Outage {
     this.#untold = false
   }
 
-  /** Before a stream's steps: what is held of it has to be known by the time the archive is down. */
-  async remember(stream: StreamRow, policy: Policy, signal: AbortSignal): Promise<void> {
-    if (policy.archiveDown !== 'drop' || this.#health.state !== 'ok') return
-    try {
-      await this.#holds.refresh(stream, signal)
-    } catch (error) {
-      // What is not remembered binds when it comes to dropping; the steps at hand don't hang on it.
-      this.failed(error instanceof Error ? error : new Error(String(error)))
-      this.#context.ledger.logger.warn({ err: error, stream: stream.name }, 'what is held could not be asked')
-    }
+  /** Whether what is held of streams with that policy has to be known by the time the archive is down. */
+  remembers({ archiveDown }: Policy): boolean {
+    return archiveDown === 'drop' && this.#health.state === 'ok'
+  }
+
+  /** Asks what is held of a stream, now and then. Rejects with what the archive says. */
+  async remember(stream: StreamRow, signal: AbortSignal): Promise<void> {
+    await this.#holds.refresh(stream, signal)
   }
 
   /** How long the next entry of a stream is to wait before it is sent. Cheap: asked for each entry. */
@@ -173,7 +172,9 @@ export class Outage {
       this.#drops.settled()
       return chosen
     }
+    const orders = await tierOrders(this.#context)
     for await (const stream of streams) {
+      if (isPaused(orders, stream.incarnation)) continue
       const resolved = await this.#context.policy(stream)
       if (resolved.policy.archiveDown !== 'drop') continue
       const { copies, min } = policyQuorum(resolved.policy, stores)

@@ -42,6 +42,11 @@ export function add(total: PassReport, report: PassReport): void {
   total.failed.push(...report.failed)
 }
 
+/** Something falls due then; null: nothing does. */
+export function noteDue(report: PassReport, dueMs: number | null): void {
+  if (dueMs !== null && (report.nextDueMs === null || dueMs < report.nextDueMs)) report.nextDueMs = dueMs
+}
+
 /** Nothing yet. */
 export function emptyReport(): PassReport {
   return {

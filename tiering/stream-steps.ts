@@ -1,14 +1,16 @@
 import { isStratalogError } from '../src/model/errors.js'
+import type { ResolvedPolicy } from '../src/model/policy.js'
 import type { SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext, TieringEvent } from './context.js'
 import { copySegment } from './copy.js'
 import { type Droppable, dropSegment } from './drop.js'
 import { evictSegment } from './evict.js'
+import { FreshSteps } from './fresh-steps.js'
 import { isPaused, nextOrderEndMs, tierOrders } from './orders.js'
 import type { Outage } from './outage.js'
-import { grouped, type PassReport, type Step } from './pass-report.js'
-import { dueActions, nextDueMs } from './plan.js'
+import { grouped, noteDue, type PassReport, type Step } from './pass-report.js'
+import { dueActions, nextDueMs, type PlannedAction } from './plan.js'
 import type { StreamPlan } from './planner.js'
 import type { StepWatch } from './step-watch.js'
 import { finishTrim, trimIsUnfinished, trimThrough } from './trim.js'
@@ -16,6 +18,8 @@ import { UploadLimits } from './upload-limits.js'
 
 /** What carrying out steps needs beside the context. */
 export interface StepServices {
+  /** What there is to do for a stream as things are by now. */
+  readonly plan: (stream: StreamRow) => Promise<StreamPlan>
   readonly outage: Outage
   readonly watch: StepWatch
   readonly tell: (event: TieringEvent) => void
@@ -27,52 +31,103 @@ export interface StepServices {
  */
 export class StreamSteps {
   readonly #context: TieringContext
+  readonly #plan: StepServices['plan']
   readonly #outage: Outage
   readonly #watch: StepWatch
   readonly #tell: (event: TieringEvent) => void
   readonly #uploads: UploadLimits
 
-  constructor(context: TieringContext, { outage, watch, tell }: StepServices) {
+  constructor(context: TieringContext, { plan, outage, watch, tell }: StepServices) {
     this.#context = context
+    this.#plan = plan
     this.#outage = outage
     this.#watch = watch
     this.#tell = tell
     this.#uploads = new UploadLimits(context.ledger.clock)
   }
 
-  /** Carries out what is due of a plan: its seals, or all the rest. */
-  async run(
-    planned: StreamPlan,
-    kind: 'seals' | 'moves',
+  /** Seals what is due of a plan. */
+  async seal(planned: StreamPlan, report: PassReport, signal: AbortSignal): Promise<void> {
+    const { stream, actions } = planned
+    const due = this.#due(
+      actions.filter(({ kind }) => kind === 'seal'),
+      report,
+    )
+    if (due.length === 0) return
+    await this.#underLease(`sealing/${stream.incarnation}`, async (lease) => {
+      for (const action of grouped(due))
+        if (!(await this.#execute(stream, lease, action, report, signal))) return
+    })
+  }
+
+  /** Copies, evicts and trims what is due of a plan, as far as no operator paused it and the archive answers. */
+  async move(planned: StreamPlan, report: PassReport, signal: AbortSignal): Promise<void> {
+    const { stream, policy } = planned
+    const moves = planned.actions.filter(({ kind }) => kind !== 'seal')
+    const orders = await tierOrders(this.#context)
+    if (isPaused(orders, stream.incarnation)) {
+      report.waiting += moves.length
+      noteDue(report, nextOrderEndMs(orders))
+      return
+    }
+    const due = this.#due(moves, report)
+    if (!this.#outage.archiveAnswers) {
+      // What needs the archive waits for a probe to be answered, and holds up nothing else.
+      report.waiting += due.length
+      return
+    }
+    await this.#remember(stream, policy, signal)
+    report.trimmed += await this.#finishTrim(stream, report, signal)
+    if (due.length === 0) return
+    await this.#underLease(`tiering/${stream.incarnation}`, (lease) =>
+      this.#moveDue(stream, lease, due, report, signal),
+    )
+  }
+
+  async #moveDue(
+    stream: StreamRow,
+    lease: Lease,
+    due: readonly PlannedAction[],
     report: PassReport,
     signal: AbortSignal,
   ): Promise<void> {
-    const { stream, actions, policy } = planned
-    const mine = actions.filter((action) => (action.kind === 'seal') === (kind === 'seals'))
-    const orders = await tierOrders(this.#context)
-    const paused = kind === 'moves' && isPaused(orders, stream.incarnation)
-    if (kind === 'moves' && !paused) report.trimmed += await this.#finishTrim(stream, signal)
-    const due = paused ? [] : dueActions(mine, this.#context.ledger.clock.nowMs())
+    const steps = grouped(due)
+    const fresh = new FreshSteps(this.#context, steps, async () => {
+      const { actions } = await this.#plan(stream)
+      return grouped(dueActions(actions, this.#context.ledger.clock.nowMs()))
+    })
+    const failed = new Set<string>()
+    for (const planned of steps) {
+      if (!this.#outage.archiveAnswers || isPaused(await tierOrders(this.#context), stream.incarnation))
+        return
+      // Copies and trims go oldest first and stop at the one that fails; a stuck copy holds up no eviction.
+      if (failed.has(planned.kind)) continue
+      const action = await fresh.asNow(planned)
+      if (action === null) continue
+      if (!(await this.#execute(stream, lease, action, report, signal))) failed.add(action.kind)
+    }
+  }
+
+  /** What of them is due; the others wait, and the report says until when. */
+  #due(actions: readonly PlannedAction[], report: PassReport): PlannedAction[] {
+    const due = dueActions(actions, this.#context.ledger.clock.nowMs())
     const dueNow = new Set(due)
-    // What needs the archive waits for a probe to be answered, and holds up nothing else.
-    const now = due.filter(({ kind: step }) => step === 'seal' || this.#outage.archiveAnswers)
-    report.waiting += mine.length - now.length
-    const next = paused ? nextOrderEndMs(orders) : nextDueMs(mine.filter((action) => !dueNow.has(action)))
-    if (next !== null && (report.nextDueMs === null || next < report.nextDueMs)) report.nextDueMs = next
-    if (now.length === 0) return
-    const lease = await this.#lease(`${kind === 'seals' ? 'sealing' : 'tiering'}/${stream.incarnation}`)
-    if (lease === null) return
+    report.waiting += actions.length - due.length
+    noteDue(report, nextDueMs(actions.filter((action) => !dueNow.has(action))))
+    return due
+  }
+
+  /** Asks what is held of a stream that may have to be dropped once the archive is down, whether or not more is due. */
+  async #remember(stream: StreamRow, { policy }: ResolvedPolicy, signal: AbortSignal): Promise<void> {
+    const about = { kind: 'remember', stream: stream.name, segment: null }
     try {
-      if (kind === 'moves') await this.#outage.remember(stream, policy.policy, signal)
-      const failed = new Set<string>()
-      for (const action of grouped(now)) {
-        if (action.kind !== 'seal' && !this.#outage.archiveAnswers) return
-        // Copies and trims go oldest first and stop at the one that fails; a stuck copy holds up no eviction.
-        if (failed.has(action.kind)) continue
-        if (!(await this.#execute(stream, lease, action, report, signal))) failed.add(action.kind)
-      }
-    } finally {
-      await lease.release()
+      if (this.#outage.remembers(policy))
+        await this.#watch.run(about, signal, (stepSignal) => this.#outage.remember(stream, stepSignal))
+    } catch (error) {
+      signal.throwIfAborted()
+      // What is not remembered binds when it comes to dropping; the steps at hand don't hang on it.
+      this.#outage.failed(asError(error))
+      this.#context.ledger.logger.warn({ err: error, stream: stream.name }, 'what is held could not be asked')
     }
   }
 
@@ -100,27 +155,36 @@ export class StreamSteps {
   }
 
   /** A trim by hand that a crash cut short; nobody asks for it again. */
-  async #finishTrim(stream: StreamRow, signal: AbortSignal): Promise<number> {
+  async #finishTrim(stream: StreamRow, report: PassReport, signal: AbortSignal): Promise<number> {
     if (!(await trimIsUnfinished(this.#context, stream))) return 0
-    const lease = await this.#lease(`tiering/${stream.incarnation}`)
-    if (lease === null) return 0
-    try {
-      const about = { kind: 'trim', stream: stream.name, segment: null }
-      return await this.#watch.run(about, signal, (stepSignal) =>
-        finishTrim(this.#context, stream, stepSignal),
-      )
-    } finally {
-      await lease.release()
-    }
+    const segment = stream.trimmedBelow?.segment ?? 0n
+    const about = { kind: 'trim' as const, stream: stream.name, segment, bytes: 0 }
+    let trimmed = 0
+    await this.#underLease(`tiering/${stream.incarnation}`, async () => {
+      try {
+        trimmed = await this.#watch.run(about, signal, (stepSignal, answered) =>
+          finishTrim(this.#context, stream, stepSignal, answered),
+        )
+      } catch (error) {
+        signal.throwIfAborted()
+        this.#noteFailure(about, error, report)
+      }
+    })
+    return trimmed
   }
 
-  /** Null: another agent is at it. */
-  async #lease(name: string): Promise<Lease | null> {
-    try {
-      return await this.#context.coordination.acquire(name, { holder: this.#context.logId, waitMs: 0 })
-    } catch (error) {
+  /** Does nothing where another agent is at it. */
+  async #underLease(name: string, work: (lease: Lease) => Promise<void>): Promise<void> {
+    const { coordination, logId } = this.#context
+    const lease = await coordination.acquire(name, { holder: logId, waitMs: 0 }).catch((error: unknown) => {
       if (isStratalogError(error, 'conflict')) return null
       throw error
+    })
+    if (lease === null) return
+    try {
+      await work(lease)
+    } finally {
+      await lease.release()
     }
   }
 
@@ -198,7 +262,7 @@ export class StreamSteps {
 
   #noteFailure(about: Omit<TieringEvent, 'phase'>, error: unknown, report: PassReport): void {
     const { kind, stream } = about
-    const failure = error instanceof Error ? error : new Error(String(error))
+    const failure = asError(error)
     if (kind !== 'seal' && kind !== 'drop') this.#outage.failed(failure)
     const segment = about.segment.toString()
     report.failed.push({ stream, segment, kind, error: failure.message })
@@ -206,4 +270,9 @@ export class StreamSteps {
     this.#context.ledger.logger.error(fields, 'tiering step failed, it is tried again')
     this.#tell({ ...about, phase: 'failed', error: failure })
   }
+}
+
+/** Whatever was thrown, as an error. */
+export function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error))
 }

@@ -90,11 +90,12 @@ export async function finishTrim(
   context: TieringContext,
   stream: StreamRow,
   signal: AbortSignal,
+  answered: () => void = () => {},
 ): Promise<number> {
   const below = stream.trimmedBelow
   if (below === null) return 0
   const { rows } = await rowsBelow(context, stream, below)
-  await endRows(context, stream, rows, { signal })
+  await endRows(context, stream, rows, { signal, answered })
   return rows.length
 }
 

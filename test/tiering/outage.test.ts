@@ -85,6 +85,25 @@ describe('how the archive is', () => {
 })
 
 describe('the probe', () => {
+  test('an archive that answers and takes nothing is tried as seldom as one that is silent', async () => {
+    const clock = new ManualClock()
+    const probe = new ArchiveProbe({
+      clock,
+      random: countingRandom(),
+      ask: () => Promise.resolve(),
+      outcome: () => {},
+    })
+    for (const delayMs of [1_000, 2_000, 4_000, 8_000]) {
+      probe.start()
+      assert.equal(present(probe.nextMs, 'next') - clock.nowMs(), delayMs)
+      await clock.advance(delayMs)
+    }
+    probe.stop()
+    probe.start()
+    assert.equal(present(probe.nextMs, 'next') - clock.nowMs(), 1_000, 'all was well in between')
+    probe.close()
+  })
+
   test('asks later each time, one question at a time, and says when; an engine that hangs is not asked again', async () => {
     const clock = new ManualClock()
     const outcomes: (string | null)[] = []
@@ -388,6 +407,30 @@ describe('a log whose archive is down', () => {
       : Buffer.from(one.payload).toString()
   const numbers = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => `${from + i}`)
 
+  /** The next copy of a segment waits until it is released. */
+  function hangingCopy(): { begun: Promise<void>; release: () => void } {
+    let release = () => {}
+    const begun = new Promise<void>((resolve) => {
+      faults.beforePut = (key) => {
+        if (!/\/s[0-9a-v]{13}-/.test(key)) return
+        faults.putWaits ??= new Promise<void>((done) => {
+          release = () => {
+            delete faults.putWaits
+            done()
+          }
+        })
+        resolve()
+      }
+    })
+    return {
+      begun,
+      release: () => {
+        delete faults.beforePut
+        release()
+      },
+    }
+  }
+
   function down(): void {
     faults.beforePut = outage
     faults.list = outage
@@ -534,6 +577,52 @@ describe('a log whose archive is down', () => {
       }),
       { numRuns: 8 },
     )
+  })
+
+  test('what an operator says during a pass holds for what is left of it', async () => {
+    await lives.life(async (log) => {
+      await fill(log, 'a')
+      await log.stream('a').setPolicy({ keep: { for: '1ms' } })
+      const first = hangingCopy()
+      const running = log.tier.run({ until: 'once' })
+      await first.begun
+      await log.stream('a').setPolicy(null)
+      first.release()
+      const { copied, trimmed } = await running
+      assert.deepEqual([copied, trimmed], [4, 0], 'nothing is trimmed by a policy that is no more')
+
+      await fill(log, 'b')
+      const second = hangingCopy()
+      const paused = log.tier.run({ until: 'once' })
+      await second.begun
+      await log.tier.pause()
+      second.release()
+      assert.equal((await paused).copied, 1)
+    })
+  })
+
+  test('while it is down nothing but the probe asks it, and what is paused is not dropped', async () => {
+    await lives.life(async (log) => {
+      await fill(log, 'a')
+      await log.stream('a').setPolicy({ archiveDown: 'drop' })
+      await log.tier.run()
+      await fill(log, 'a')
+      down()
+      for (let round = 0; round < 2; round += 1) await log.tier.run({ until: 'once' })
+      assert.equal((await log.tier.status()).archive.archive, 'down')
+      await log.streams.rename('a', 'b')
+      const { failed } = await log.tier.run({ until: 'once' })
+      assert.deepEqual(
+        failed.map(({ kind }) => kind),
+        ['probe'],
+      )
+      await log.tier.pause({ stream: 'b' })
+      room.freeBytes = 2 * GIB
+      await new Promise((resolve) => setTimeout(resolve, 1_100))
+      assert.equal((await log.tier.run({ until: 'once' })).dropped, 0)
+      await log.tier.resume()
+      assert.ok((await log.tier.run({ until: 'once' })).dropped > 0)
+    })
   })
 
   test('in the background: it is asked, comes back without a restart, and seals never waited', async () => {
