@@ -1,7 +1,7 @@
 import { attemptsOfSegment } from '../archive/attempts.js'
 import { BlockCache } from '../archive/block-cache.js'
-import { ownerOf, readControls } from '../archive/control-objects.js'
-import { binds, standingHolds } from '../archive/decisions.js'
+import { readControls } from '../archive/control-objects.js'
+import { binds } from '../archive/decisions.js'
 import { type ListedSegment, segmentRowFromKey } from '../archive/listing.js'
 import { openSegmentObject } from '../archive/segment-reader.js'
 import { verifiedDigestAs, verifySegmentObject } from '../archive/segment-verify.js'
@@ -12,6 +12,8 @@ import type { SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { hotDigest } from './cold-mend.js'
 import type { TieringContext } from './context.js'
+import { weighedHolds } from './holds.js'
+import { confirmOwner } from './ownership.js'
 
 const LEASE_WAIT_MS = 10_000
 
@@ -41,14 +43,14 @@ export async function resolveConflict(
   const name = `tiering/${stream.incarnation}`
   const lease = await context.coordination.acquire(name, { holder: context.logId, waitMs: LEASE_WAIT_MS })
   try {
-    await refuseUnlessOurs(context, archive, signal)
+    await confirmOwner(context, archive, signal)
     const row = await closedRow(context, stream, segment)
     const { attempts } = await attemptsOfSegment(archive, stream.incarnation, segment, signal)
     const chosen = attempts.find(({ parsed }) => parsed.attempt === attempt)
     if (chosen === undefined) throw noSuchAttempt(stream.name, segment, attempts)
     await verifySegmentObject(archive, chosen.key, chosen.parsed, { signal })
     const others = await unlike(archive, chosen, attempts, signal)
-    await refuseHeld(archive, stream, chosen, others, signal)
+    await refuseHeld(context, archive, stream, chosen, others, signal)
     await refuseUnlikeHot(context, stream, row, chosen, signal)
     lease.lost.throwIfAborted()
     if (row.object?.key !== chosen.key && row.state !== 'sealed') {
@@ -106,20 +108,6 @@ async function patchOf(
   return { object, lastTxid, lastEntryId, lastSlot, recordCount, contentDigest, lengthBytes }
 }
 
-async function refuseUnlessOurs(
-  { logId }: TieringContext,
-  archive: ArchiveStore,
-  signal: AbortSignal,
-): Promise<void> {
-  const owner = await ownerOf(archive, signal)
-  if (owner?.logId === logId) return
-  throw new StratalogError(
-    'refused',
-    `the archive at ${archive.location} belongs to ${owner === null ? 'no log' : `log ${owner.logId}`}: only its owner decides there`,
-    { expected: logId, found: owner?.logId ?? null },
-  )
-}
-
 async function closedRow({ index }: TieringContext, stream: StreamRow, segment: bigint): Promise<SegmentRow> {
   const row = await index.segment(stream.incarnation, segment)
   if (row === null) {
@@ -138,6 +126,7 @@ async function closedRow({ index }: TieringContext, stream: StreamRow, segment: 
 }
 
 async function refuseHeld(
+  context: TieringContext,
   archive: ArchiveStore,
   stream: StreamRow,
   { parsed }: ListedSegment,
@@ -147,7 +136,8 @@ async function refuseHeld(
   if (others.length === 0) return
   const { segment, firstTxid, lastTxid, completionMs: sealedMs } = parsed
   const held = { segment, firstTxid, lastTxid, openedMs: null, sealedMs }
-  const holds = standingHolds(await readControls(archive, stream.incarnation, undefined, signal))
+  const controls = await readControls(archive, stream.incarnation, undefined, signal)
+  const holds = await weighedHolds(context, stream, controls)
   const hold = holds.find((one) => binds(one, held, stream.txidMode))
   if (hold === undefined) return
   throw new StratalogError(

@@ -1,5 +1,5 @@
 import { besideRows, listAttempts, type SegmentAttempts } from '../archive/attempts.js'
-import { bindingOf, ownerOf, readControls, trimmedBelow } from '../archive/control-objects.js'
+import { bindingOf, ownerOf, trimmedBelow } from '../archive/control-objects.js'
 import { deletedMs, standingHolds } from '../archive/decisions.js'
 import { type ListedSegment, listIncarnations } from '../archive/listing.js'
 import {
@@ -18,6 +18,9 @@ import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
 import { rowsOf } from './all-rows.js'
 import type { TieringContext } from './context.js'
+import { ControlsCache } from './controls-cache.js'
+import { weighedHolds } from './holds.js'
+import { confirmOwner } from './ownership.js'
 import { SeenMemory } from './seen-memory.js'
 
 /** How long an object has to be known as an orphan before it may go: longer than any lease and any copy lasts. */
@@ -88,7 +91,7 @@ export async function* collectOrphans(
   const archive = await present(context.archive, 'archive')()
   const tally = emptyTally()
   if (options.collect === true && (await ownerOf(archive, options.signal)) !== null) {
-    await requireOwner(context, archive, options.signal)
+    await confirmOwner(context, archive, options.signal)
   }
   const foreign = () => {
     tally.foreign += 1
@@ -129,21 +132,6 @@ async function streamNamed(context: TieringContext, name: string): Promise<Strea
   })
 }
 
-/** An archive that became another log's while this one was away is none of ours to clean. */
-async function requireOwner(
-  { logId }: TieringContext,
-  archive: ArchiveStore,
-  signal: AbortSignal,
-): Promise<void> {
-  const owner = await ownerOf(archive, signal)
-  if (owner?.logId === logId) return
-  throw new StratalogError(
-    'refused',
-    `the archive at ${archive.location} belongs to ${owner === null ? 'no log' : `log ${owner.logId}`}: only its owner collects there`,
-    { expected: logId, found: owner?.logId ?? null },
-  )
-}
-
 /** The collection of one stream's objects. */
 class StreamCollection {
   name: string | null = null
@@ -153,6 +141,7 @@ class StreamCollection {
   readonly #options: CollectOptions
   readonly #tally: CollectTally
   readonly #foreign: () => void
+  readonly #controls: ControlsCache
   /** Committed objects that were read back whole in this run. */
   #whole: string | null = null
 
@@ -170,6 +159,7 @@ class StreamCollection {
     this.#options = options
     this.#tally = tally
     this.#foreign = foreign
+    this.#controls = new ControlsCache(context)
   }
 
   async *run(): AsyncGenerator<CollectPart, void, undefined> {
@@ -244,7 +234,8 @@ class StreamCollection {
   ): Promise<{ readonly reason: KeptReason; readonly why: string } | null> {
     const { index } = this.#context
     const { signal } = this.#options
-    await requireOwner(this.#context, this.#archive, signal)
+    // An archive that became another log's while this one was away is none of ours to clean.
+    await confirmOwner(this.#context, this.#archive, signal)
     const row = await index.segment(this.#incarnation, object.parsed.segment)
     const verdict = judge(object, { ...(await this.#decisions()), row })
     if (verdict.fate === 'committed') return { reason: 'unproven', why: 'it was committed meanwhile' }
@@ -322,14 +313,15 @@ class StreamCollection {
 
   async #decisions(): Promise<Omit<SegmentFacts, 'row'>> {
     const stream = await this.#context.index.stream(this.#incarnation)
-    const controls = await readControls(this.#archive, this.#incarnation, undefined, this.#options.signal)
+    const controls = await this.#controls.fresh(this.#archive, this.#incarnation, this.#options.signal)
     const binding = bindingOf(controls)
     this.name ??= binding?.name ?? null
     return {
       stream,
       trim: trimmedBelow(controls),
       deleted: deletedMs(controls) !== null,
-      holds: standingHolds(controls),
+      // Of a stream that is ours also those that the archive was not told of yet, and those of its policy.
+      holds: stream === null ? standingHolds(controls) : await weighedHolds(this.#context, stream, controls),
       txidMode: stream?.txidMode ?? binding?.txidMode ?? null,
     }
   }

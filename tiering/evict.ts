@@ -14,8 +14,6 @@ import { bindsRow, heldError, weighedHolds } from './holds.js'
 import { isPaused, tierOrders } from './orders.js'
 import { confirmOwner } from './ownership.js'
 
-
-
 import { settleOwed } from './recall-lease.js'
 
 /** Rows that owe a deletion and are looked at in one pass. */

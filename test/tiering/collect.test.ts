@@ -158,6 +158,27 @@ describe('orphans of the archive', () => {
     assert.ok(world.has(twin))
   })
 
+  test('a hold of which the archive was not told, and one of a policy, keep as much (invariant 8)', async () => {
+    {
+      await using log = await world.open()
+      const [key = ''] = await archived(log)
+      const twin = world.twin(key)
+      const [row] = await rowsOf(log, 'a')
+      const rival = await world.rival(log, present(row, 'row'))
+      world.faults.list = outage
+      assert.equal((await log.stream('a').hold({ id: 'case' })).told, false)
+      delete world.faults.list
+      assert.deepEqual(outcomes(await collect(log)), ['kept held', 'kept held'])
+      assert.ok(world.has(twin) && world.has(rival))
+      const attempt = present(decodeSegmentKey(key), 'key').attempt
+      await assert.rejects(log.archive.resolve('a', 1n, attempt), /hold case stands over segment 1/)
+      await log.stream('a').release('case')
+    }
+    const defaults = { hot: { for: '10 days' }, holds: [{ id: 'audit' }] }
+    await using log = await world.open({ defaults })
+    assert.deepEqual(outcomes(await collect(log)), ['kept held', 'kept held'])
+  })
+
   test('what lies below a trim that index and archive both state is deleted, not what one of them states', async () => {
     await using log = await world.open()
     const keys = await archived(log)
