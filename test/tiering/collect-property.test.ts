@@ -149,6 +149,7 @@ async function place(drawn: readonly Drawn[], trimBelow: bigint, indexKnows: boo
     coordination: ungoverned(),
     random,
     archive: async () => archive,
+    policy: async () => ({ policy: { holds: [] }, origins: { holds: 'built in' } }),
   } as unknown as TieringContext
   return { archive, context, rows }
 }
