@@ -8,6 +8,7 @@ import type { TieringContext, TieringEvent } from './context.js'
 import { settleDeletion } from './delete.js'
 import { EventRing } from './events.js'
 import { settleDebts } from './evict.js'
+import { isPaused, tierOrders } from './orders.js'
 import { Outage, type OutageReport } from './outage.js'
 import { PassLoop } from './pass-loop.js'
 import { add, emptyReport, type PassReport } from './pass-report.js'
@@ -175,6 +176,7 @@ export class TieringAgent {
         const stream = next.value
         signal.throwIfAborted()
         if ((await this.#context.index.fact(`deleted/${stream.incarnation}`)) !== null) {
+          if (isPaused(await tierOrders(this.#context), stream.incarnation)) continue
           await this.#settle('delete', stream, report, signal, (stepSignal, answered) =>
             settleDeletion(this.#context, stream, stepSignal, answered),
           )

@@ -6,7 +6,9 @@ import type { Clock } from '../src/ports/clock.js'
 import { rowsOf } from './all-rows.js'
 import type { TieringContext } from './context.js'
 import { commitGap, freeDropped } from './gap.js'
+
 import { bindsRow, decidedAlone, knownHolds } from './holds.js'
+import { isPaused, tierOrders } from './orders.js'
 
 /** Segments of one stream that are chosen from at a time, the oldest that may go: the next round has the next ones. */
 const WEIGHED_MAX = 1_000
@@ -67,6 +69,8 @@ async function holdsWithoutArchive(context: TieringContext, stream: StreamRow): 
 /** The rows of a stream that may be dropped now, oldest first. Rejects where what is held can't be known. */
 export async function droppableRows(context: TieringContext, stream: StreamRow): Promise<SegmentRow[]> {
   const { index } = context
+  // A pause stops whatever the agent would delete (decision 0020).
+  if (isPaused(await tierOrders(context), stream.incarnation)) return []
   const newest = await index.newestSegment(stream.incarnation)
   if (newest === null) return []
   const [oldestHot] = await index.listHotSegments(stream.incarnation, 1)

@@ -65,10 +65,22 @@ async function* freeSegment(
     yield { kind: 'seal', segment, bytes: row.lengthBytes }
   }
   if (row.state === 'sealed') {
+    await refuseKeptOut(context, stream, segment)
     row = await copySegment(context, lease, stream, row, { signal })
     yield { kind: 'copy', segment, bytes: present(row.object, 'object').sizeBytes }
   }
   if (row.state !== 'archived') return
   await evictSegment(context, lease, row, signal)
   yield { kind: 'evict', segment, bytes: row.lengthBytes }
+}
+
+/** What a policy keeps out of the archive is not copied there for an order that only asks for space. */
+async function refuseKeptOut(context: TieringContext, stream: StreamRow, segment: bigint): Promise<void> {
+  const { policy, origins } = await context.policy(stream)
+  if (policy.archive !== 'none') return
+  throw new StratalogError(
+    'refused',
+    `the policy of ${stream.name} keeps it out of the archive (archive: none, ${origins.archive}): the hot copy of segment ${segment} is the only one and stays; change the policy first, or trim`,
+    { found: 'none' },
+  )
 }

@@ -253,7 +253,9 @@ export class StreamSteps {
       report.copied += 1
       return archived
     }
-    if (row.state !== 'archived') return row
+    // It may have been recalled since the plan, too: then it stays until that is over.
+    if (row.state !== 'archived' || (row.recalledUntilMs ?? 0) > this.#context.ledger.clock.nowMs())
+      return row
     const cold = await evictSegment(this.#context, lease, row, signal)
     report.evicted += 1
     report.freedHotBytes += row.lengthBytes

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import type { Log } from '../../src/log.js'
 import { Dlsn } from '../../src/model/dlsn.js'
@@ -81,6 +83,22 @@ describe('recall', () => {
       (await rowsOf(log, 'a')).map(({ recalledUntilMs }) => recalledUntilMs),
       [null, null, null, null],
     )
+  })
+
+  test('a plan from before it does not evict what it keeps', async () => {
+    await using log = await place.open({ defaults: { hot: { for: 0 }, evict: { lag: 60_000 } } })
+    await fillSegments(log, 'a', 2)
+    await log.tier.run()
+    await log.stream('a').recall({}, { for: '1h' })
+    await log.stream('a').setPolicy({ evict: { lag: 0 } })
+    const { index } = log.parts.tiering
+    const planned = index.listSegments.bind(index)
+    Object.assign(index, {
+      listSegments: async (...args: Parameters<typeof planned>) =>
+        (await planned(...args)).map((row) => ({ ...row, recalledUntilMs: null })),
+    })
+    await log.tier.run({ until: 'once' })
+    assert.equal(await states(log), 'archived archived')
   })
 
   test('evict by hand ends it at once', async () => {
@@ -316,7 +334,32 @@ describe('evict by hand (invariant 4)', () => {
   })
 })
 
+test('what a policy keeps out of the archive is not copied there to be evicted', async () => {
+  const config = join(place.root, 'config.yaml')
+  writeFileSync(config, 'version: 1\npolicies:\n  - match: a\n    archive: none\n')
+  await using log = await place.open({ config })
+  await fillSegments(log, 'a', 1)
+  await assert.rejects(log.stream('a').evict(), { code: 'refused', message: /archive: none/ })
+  assert.equal(await states(log), 'sealed')
+})
+
 describe('orders to the agent', () => {
+  test('a pause keeps the agent from going on with a deletion', async () => {
+    await using log = await place.open()
+    await fillSegments(log, 'a', 2)
+    await log.tier.run()
+    place.faults.beforePut = outage
+    const { settled } = await log.streams.delete('a')
+    assert.equal(settled, false)
+    delete place.faults.beforePut
+    await log.tier.pause()
+    await log.tier.run()
+    assert.equal(place.objects().length, 2)
+    await log.tier.resume()
+    await log.tier.run()
+    assert.deepEqual(place.objects(), [])
+  })
+
   test('a pause stops all but seals, survives a restart and a lost index, and ends by itself', async () => {
     let log = await place.open()
     await fillSegments(log, 'a', 1)
@@ -346,8 +389,8 @@ describe('orders to the agent', () => {
     await log.tier.resume()
     await log.tier.run()
     assert.equal(await states(log), 'cold')
-    await log.tier.pause({ for: 1 })
-    await new Promise((resolve) => setTimeout(resolve, 5))
+    await log.tier.pause({ for: 50 })
+    await new Promise((resolve) => setTimeout(resolve, 60))
     assert.deepEqual((await log.tier.orders()).pauses, [])
     await log.close()
   })
