@@ -1,3 +1,4 @@
+import { attemptsOfSegment } from '../archive/attempts.js'
 import type { ListedSegment } from '../archive/listing.js'
 import { contentDigestOf } from '../archive/object-index.js'
 import type { ContentDigest } from '../archive/restore-digest.js'
@@ -34,7 +35,7 @@ export async function restoreSegment(
   signal?: AbortSignal,
 ): Promise<SegmentRow> {
   let damage: unknown = null
-  for (const object of [planned, ...planned.twins]) {
+  for await (const object of objectsOf(archive, planned, signal)) {
     try {
       return await restoreFrom(target, archive, stream, planned, object, signal)
     } catch (error) {
@@ -45,6 +46,21 @@ export async function restoreSegment(
     }
   }
   throw damage
+}
+
+/** Those of the plan, then what has been written since: an archive in use mends and rewrites objects meanwhile. */
+async function* objectsOf(
+  archive: ArchiveStore,
+  planned: RestorableSegment,
+  signal?: AbortSignal,
+): AsyncGenerator<ListedSegment> {
+  const known = [planned, ...planned.twins]
+  yield* known
+  const { incarnation, segment, contentDigest } = planned.parsed
+  const { attempts } = await attemptsOfSegment(archive, incarnation, segment, signal)
+  yield* attempts.filter(
+    ({ key, parsed }) => parsed.contentDigest === contentDigest && !known.some((one) => one.key === key),
+  )
 }
 
 /** What an object's own bytes are to blame for. An archive that does not answer says nothing about them. */

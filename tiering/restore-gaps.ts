@@ -60,7 +60,8 @@ export function add(gaps: RestoreGap[], gap: RestoreGap): void {
   else gaps.push(gap)
 }
 
-function lastKnown(
+/** The last segment that the archive knows of without having an object of it that could be used; 0n: none. */
+export function lastKnown(
   committed: readonly ArchivedGap[],
   unusable: readonly MissingSegment[],
   untilMs: number | null,

@@ -20,7 +20,7 @@ import type { Incarnation } from '../src/model/segment.js'
 import { formatTime } from '../src/model/units.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { cutKey } from './restore-cut.js'
-import { gapsBetween, type MissingSegment } from './restore-gaps.js'
+import { gapsBetween, lastKnown, type MissingSegment } from './restore-gaps.js'
 import type {
   LeftOut,
   RestorableSegment,
@@ -259,6 +259,11 @@ async function restorable(
     // What was erased on purpose stays erased, also where an object of it is still there.
     if (purged.some(({ first, last }) => first <= segment && segment <= last)) continue
     if (choice.kind === 'conflict') {
+      // Whichever of them is right, the restore ends before it.
+      if (choice.attempts.every(({ parsed }) => lies(parsed, until, binding.txidMode) === 'beyond')) {
+        ended = segment
+        break
+      }
       unusable.push({ segment, why: choice.error.message })
       continue
     }
@@ -272,7 +277,11 @@ async function restorable(
   }
   checkSequence(binding.name, segments)
   const first = trimmed?.segment ?? 1n
-  const { gaps, missing } = gapsBetween(first, segments, ended, gapsOf(controls), unusable, timeOf(until))
+  const committed = gapsOf(controls)
+  // A DLSN ends also what there is no object of: no gap reaches behind it.
+  const bound = endOfDlsn(until)
+  if (bound !== null && (ended ?? lastKnown(committed, unusable, null) + 1n) > bound) ended = bound
+  const { gaps, missing } = gapsBetween(first, segments, ended, committed, unusable, timeOf(until))
   const last = segments.at(-1)
   const behind = [last?.parsed.segment ?? 0n, gaps.at(-1)?.last ?? 0n].reduce((a, b) => (a > b ? a : b))
   const nextSequenceId = last === undefined ? 0n : last.restored.startSequenceId + last.restored.recordCount
@@ -290,6 +299,7 @@ async function restorable(
     missing: missing.slice(0, MISSING_MAX),
     fork: forkOf(last, behind, first),
     end: ends ? end : null,
+    deletedMs: deletedMs(controls),
     lostAtEnd: ends && last !== undefined ? lostAtEnd(present(end, 'end'), nextSequenceId) : 0n,
   }
 }
@@ -326,9 +336,9 @@ async function cutAt(
 ): Promise<Part> {
   const { parsed } = chosen
   const whole = { ...chosen, twins, restored: parsed, cut: null }
-  const lies = until === null ? 'before' : place(parsed, until, txidMode)
-  if (until === null || lies === 'before') return { kind: 'kept', segment: whole }
-  if (lies === 'beyond') return { kind: 'beyond' }
+  const where = lies(parsed, until, txidMode)
+  if (until === null || where === 'before') return { kind: 'kept', segment: whole }
+  if (where === 'beyond') return { kind: 'beyond' }
   let why = ''
   for (const one of [chosen, ...twins]) {
     try {
@@ -348,11 +358,19 @@ async function cutAt(
   return { kind: 'damaged', why }
 }
 
-function place(
+/** The first segment that lies wholly behind a DLSN; null: the restore ends nowhere, or at a time. */
+function endOfDlsn(until: RestoreUntil | null): bigint | null {
+  if (until === null || !('dlsn' in until)) return null
+  const { segment, entry, slot } = until.dlsn
+  return entry === 0n && slot === 0n ? segment : segment + 1n
+}
+
+function lies(
   parsed: SegmentKey,
-  until: RestoreUntil,
+  until: RestoreUntil | null,
   txidMode: 'ms' | 'custom',
 ): 'before' | 'within' | 'beyond' {
+  if (until === null) return 'before'
   if ('dlsn' in until) {
     const { segment, entry, slot } = until.dlsn
     if (parsed.segment !== segment) return parsed.segment < segment ? 'before' : 'beyond'

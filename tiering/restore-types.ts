@@ -65,6 +65,8 @@ export interface RestorableStream {
   readonly fork: Dlsn
   /** How it ended for ever; null: it goes on. */
   readonly end: StreamEnd | null
+  /** When it was deleted on purpose; null: it was not. */
+  readonly deletedMs: number | null
   /** Records of an ended stream behind its last segment in the archive: they never got there. */
   readonly lostAtEnd: bigint
 }

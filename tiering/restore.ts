@@ -1,5 +1,5 @@
 import { readControls, trimmedBelow } from '../archive/control-objects.js'
-import { assert } from '../src/model/assert.js'
+import { deletedMs } from '../archive/decisions.js'
 import type { Dlsn } from '../src/model/dlsn.js'
 import { StratalogError } from '../src/model/errors.js'
 import { randomIncarnation } from '../src/model/incarnation.js'
@@ -85,6 +85,13 @@ function refuseAnother(row: StreamRow, source: RestorableStream): void {
       'refused',
       `the log has a stream ${name} of its own: restore it under another name with --as ${source.binding.name}=NAME, or into an empty directory`,
       { found: name },
+    )
+  const below = row.trimmedBelow
+  if (below !== null && (source.trimmedBelow === null || source.trimmedBelow.compare(below) < 0))
+    throw new StratalogError(
+      'refused',
+      `${name} was restored and then trimmed up to ${below}: what is below that comes back only under another name, with --as ${source.binding.name}=NAME, or in an empty directory`,
+      { found: below.toString() },
     )
   const { fork } = row.parent
   // An archive that is in use grows between two runs; a restore goes on to where it was going when it began.
@@ -176,6 +183,8 @@ class StreamRestore {
     const newest = await this.#target.index.newestSegment(this.#row.incarnation)
     let end: RestoredEnd | null = newest === null ? null : endOf(newest)
     const steps = this.#steps()
+    const next = newest === null ? null : newest.segment + 1n
+    if (next !== null && next < (steps[0]?.at ?? 0n)) throw this.#trimmedMeanwhile()
     for (const [at, step] of steps.entries()) {
       this.#options.signal?.throwIfAborted()
       if (step.kind === 'segment') {
@@ -237,11 +246,19 @@ class StreamRestore {
   async #refuseTrimmedMeanwhile(segment: bigint): Promise<void> {
     const controls = await readControls(this.#archive, this.#source.incarnation)
     const below = trimmedBelow(controls)
-    if (below === null || below.segment <= segment) return
-    throw new StratalogError(
+    if (below !== null && below.segment > segment) throw this.#trimmedMeanwhile(below)
+    if (deletedMs(controls) !== null && this.#source.deletedMs === null)
+      throw new StratalogError(
+        'conflict',
+        `${this.#source.binding.name} was deleted while it was restored: what was restored before is there, ${this.#row.name} ends with it`,
+      )
+  }
+
+  #trimmedMeanwhile(below: Dlsn | null = this.#source.trimmedBelow): StratalogError {
+    return new StratalogError(
       'conflict',
       `${this.#source.binding.name} was trimmed up to ${below} while it was restored: restore it again under another name or into an empty directory`,
-      { found: below.toString() },
+      { found: `${below}` },
     )
   }
 
@@ -278,10 +295,8 @@ class StreamRestore {
     const row = end === null ? null : await index.stream(this.#row.incarnation)
     if (end === null || row === null || row.finishedMs !== null) return
     const newest = await index.newestSegment(row.incarnation)
-    assert(
-      newest === null || newest.segment < this.#source.fork.segment,
-      `${row.name} goes on behind its end`,
-    )
+    // It went on by itself since it was restored: that its source ended later is none of its business.
+    if (newest !== null && newest.segment >= this.#source.fork.segment) return
     await index.updateStream(row.incarnation, row.version, { finishedMs: end.atMs })
   }
 }

@@ -1,5 +1,5 @@
 import { present } from '../model/assert.js'
-import { isStratalogError } from '../model/errors.js'
+import { isStratalogError, StratalogError } from '../model/errors.js'
 import { isClosed, type SegmentRow, type StreamRow } from '../model/segment.js'
 import type { Coordination } from '../ports/coordination.js'
 import { loadProducers } from './load-producers.js'
@@ -26,6 +26,7 @@ export async function openWriter(
   try {
     const claimed = await raiseEpoch(context, stream)
     const newest = await recoverNewest(context, stream)
+    refuseHalfRestored(claimed, newest)
     const producers = await loadProducers(context, newest)
     return new StreamWriter(context, options, lease, tailOf(claimed, newest, producers))
   } catch (error) {
@@ -55,6 +56,23 @@ async function recoverNewest(context: SegmentContext, stream: StreamRow): Promis
     if (recovered !== null) return recovered
     // It was empty and is gone; its number may be used again (FORMATS.md §5.4). Look at the one before it.
   }
+}
+
+/**
+ * A restore that was interrupted has segments to come: a record appended now would be at the position of one that is
+ * in the archive, and neither of the two could be had beside the other.
+ */
+function refuseHalfRestored(stream: StreamRow, newest: SegmentRow | null): void {
+  const fork = stream.parent?.fork ?? null
+  if (fork === null) return
+  const through = fork.entry === 0n && fork.slot === 0n ? fork.segment - 1n : fork.segment
+  const last = newest?.segment ?? (stream.trimmedBelow?.segment ?? 1n) - 1n
+  if (last >= through) return
+  throw new StratalogError(
+    'refused',
+    `${stream.name} is restored up to segment ${last} of ${through}: run the same "stratalog restore" again to its end before you append`,
+    { expected: through, found: last },
+  )
 }
 
 function tailOf(stream: StreamRow, newest: SegmentRow | null, producers: KnownProducers): StreamTail {
