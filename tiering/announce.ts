@@ -50,13 +50,16 @@ export async function announceStream(
   const put = controlWriter(context, archive, stream, controls)
   await announceTrim(stream, controls, put)
   await announceGaps(context, stream, controls, put)
-  if (bindingOf(controls)?.name !== stream.name) {
+  const named = bindingOf(controls)
+  // One that is deleted is called by its incarnation here; the archive keeps the name it had.
+  const nameless = named !== null && stream.name === stream.incarnation
+  if (named?.name !== stream.name && !nameless) {
     const body = {
       name: stream.name,
       txidMode: stream.txidMode,
       createdMs: stream.createdMs,
       // Since when it has had this name; a first name it has had from the beginning.
-      atMs: bindingOf(controls) === null ? stream.createdMs : context.ledger.clock.nowMs(),
+      atMs: named === null ? stream.createdMs : context.ledger.clock.nowMs(),
       parent:
         stream.parent === null
           ? null

@@ -3,7 +3,7 @@ import { deletedMs } from '../archive/decisions.js'
 import { StratalogError } from '../src/model/errors.js'
 import { isClosed, type SegmentRow, type StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
-import { announceStream, nextNumber } from './announce.js'
+import { nextNumber } from './announce.js'
 import type { TieringContext } from './context.js'
 import { releaseLedger, releaseObject } from './evict.js'
 import { allHolds } from './holds.js'
@@ -64,7 +64,7 @@ export async function settleDeletion(
     await confirmOwner(context, archive, signal)
     // Read again: a hold that came meanwhile binds, and what can't be read deletes nothing (invariant 8).
     await refuseHeld(context, stream, signal)
-    await announceStream(context, archive, stream)
+    // The archive keeps the name it had: here it is called by its incarnation by now.
     const controls = await readControls(archive, stream.incarnation, undefined, signal)
     const body = { atMs: Number(decided) }
     if (deletedMs(controls) === null)

@@ -72,6 +72,12 @@ describe('deleting a stream', () => {
     })
     assert.equal(objects().length, 2, 'those of the other stream')
     assert.deepEqual(await restorable(), ['keep'])
+    // Who looks for it finds that it was deleted, under the name it had.
+    const { left } = await planRestore(await openArchive(archive), { streams: ['a'] })
+    assert.deepEqual(
+      left.map(({ name, incarnation }) => [name, incarnation]),
+      [['a', before]],
+    )
     lives.dropIndex()
     await lives.life(async (log) => {
       assert.deepEqual(await streams(log), ['a', 'keep'])
