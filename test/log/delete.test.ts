@@ -123,8 +123,9 @@ describe('deleting a stream', () => {
         const { settled, incarnation } = await log.streams.delete(`s${at}`)
         assert.equal(settled, false)
         assert.deepEqual(await streams(log), [incarnation], 'what is left of it')
-        assert.notEqual((await log.tier.run()).failed.length, 0)
+        // The marker is there, nobody heard of it: the next start finds it.
         if (step === 'afterPut') return
+        assert.notEqual((await log.tier.run()).failed.length, 0)
         delete faults[step]
         assert.deepEqual((await log.tier.run()).failed, [])
         assert.deepEqual(await streams(log), [])
