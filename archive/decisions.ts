@@ -12,6 +12,7 @@ import { type ControlObject, damagedControl } from './control-objects.js'
  *   pin      as hold; `by` names the incarnation that shares the objects of this one
  *   release  id: of the hold or pin that ends; it ends every one of that id with a lower number · of, where it is
  *            there: `hold` or `pin`, it ends only those
+ *   policy   policy: the stream's own as JSON text, or null: it has none any more · atMs; the newest counts
  *   end      atMs · nextSequenceId, lastTxid: what a stream that went on would go on from
  *   delete   atMs
  *
@@ -136,6 +137,12 @@ export function endOf(controls: readonly ControlObject[]): StreamEnd | null {
     nextSequenceId: integerOf(control, 'nextSequenceId'),
     lastTxid: integerOf(control, 'lastTxid'),
   }
+}
+
+/** The stream's own policy as JSON text; null: it has none, as far as the archive knows. */
+export function policyOf(controls: readonly ControlObject[]): string | null {
+  const control = controls.findLast(({ kind }) => kind === 'policy')
+  return control === undefined || control.body.policy === null ? null : textOf(control, 'policy')
 }
 
 /** When the stream was deleted on purpose; null: it was not. */

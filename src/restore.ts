@@ -114,6 +114,9 @@ export async function restoreArchive(
     random,
     quorum: (stream: string) =>
       policyQuorum(policies.resolve(stream, null).policy, segments.ledger.stores.all().length),
+    checkPolicy: (stream: string, policy: string) => {
+      policies.resolve(stream, policy)
+    },
   }
   return restoreInto(target, archive, plan, options)
 }

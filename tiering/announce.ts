@@ -7,7 +7,7 @@ import {
   readControls,
   trimmedBelow,
 } from '../archive/control-objects.js'
-import { type ArchivedGap, endOf, gapsOf } from '../archive/decisions.js'
+import { type ArchivedGap, endOf, gapsOf, policyOf } from '../archive/decisions.js'
 import type { ControlKind } from '../src/format/archive-names.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { Incarnation, StreamRow } from '../src/model/segment.js'
@@ -71,8 +71,8 @@ export async function announceStream(
 }
 
 /**
- * What was decided about a stream since it was announced and the archive has not heard of: a new name, its end. A debt
- * like any other: while the archive does not answer it stays, and paying it twice changes nothing.
+ * What was decided about a stream since it was announced and the archive has not heard of: a new name, a policy of its
+ * own, its end. A debt like any other: while the archive does not answer it stays, and paying it twice changes nothing.
  */
 export async function announceDebts(
   context: AnnounceContext & Pick<TieringContext, 'archive'>,
@@ -85,14 +85,22 @@ export async function announceDebts(
   if (announced === null) return
   const ended = await announcedFact(context, 'ended', stream.incarnation)
   const owesEnd = stream.finishedMs !== null && (await index.fact(ended)) === null
-  if (announced === stream.name && !owesEnd) return
+  const policy = await index.policyOverride(stream.incarnation)
+  const policyFact = await announcedFact(context, 'policy-told', stream.incarnation)
+  const owesPolicy = ((await index.fact(policyFact)) ?? '') !== (policy ?? '')
+  if (announced === stream.name && !owesEnd && !owesPolicy) return
   const archive = await context.archive()
   await confirmOwner(context, archive)
   await announceStream(context, archive, stream)
-  if (!owesEnd) return
+  if (!owesEnd && !owesPolicy) return
   const controls = await readControls(archive, stream.incarnation)
-  if (endOf(controls) === null)
-    await announceEnd(context, stream, controlWriter(context, archive, stream, controls))
+  const put = controlWriter(context, archive, stream, controls)
+  if (owesPolicy) {
+    if (policyOf(controls) !== policy) await put('policy', { policy, atMs: context.ledger.clock.nowMs() })
+    await index.setFact(policyFact, policy ?? '')
+  }
+  if (!owesEnd) return
+  if (endOf(controls) === null) await announceEnd(context, stream, put)
   await index.setFact(ended, `${stream.finishedMs}`)
 }
 

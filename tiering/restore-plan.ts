@@ -6,7 +6,7 @@ import {
   readControls,
   trimmedBelow,
 } from '../archive/control-objects.js'
-import { deletedMs, endOf, gapsOf, type StreamEnd } from '../archive/decisions.js'
+import { deletedMs, endOf, gapsOf, policyOf, type StreamEnd, standingHolds } from '../archive/decisions.js'
 import { chooseSegments, listIncarnations } from '../archive/listing.js'
 import { contentDigestOf } from '../archive/object-index.js'
 import { restoreDigest } from '../archive/restore-digest.js'
@@ -299,6 +299,9 @@ async function restorable(
     missing: missing.slice(0, MISSING_MAX),
     fork: forkOf(last, behind, first),
     end: ends ? end : null,
+    policy: policyOf(controls),
+    // A pin keeps objects for a clone: of what is restored nobody shares any.
+    holds: standingHolds(controls).filter(({ kind }) => kind === 'hold'),
     deletedMs: deletedMs(controls),
     lostAtEnd: ends && last !== undefined ? lostAtEnd(present(end, 'end'), nextSequenceId) : 0n,
   }

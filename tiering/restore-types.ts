@@ -1,5 +1,5 @@
 import type { DatedBinding } from '../archive/control-objects.js'
-import type { StreamEnd } from '../archive/decisions.js'
+import type { Hold, StreamEnd } from '../archive/decisions.js'
 import type { ListedSegment } from '../archive/listing.js'
 import type { SegmentKey } from '../src/format/archive-names.js'
 import type { LedgerContext } from '../src/ledger/context.js'
@@ -65,6 +65,10 @@ export interface RestorableStream {
   readonly fork: Dlsn
   /** How it ended for ever; null: it goes on. */
   readonly end: StreamEnd | null
+  /** Its own policy as JSON text; null: it has none. */
+  readonly policy: string | null
+  /** The holds that stand over it: they stand over what is restored as well. */
+  readonly holds: readonly Hold[]
   /** When it was deleted on purpose; null: it was not. */
   readonly deletedMs: number | null
   /** Records of an ended stream behind its last segment in the archive: they never got there. */
@@ -135,4 +139,6 @@ export interface RestoreTarget {
   readonly index: SegmentIndex
   readonly random: Random
   readonly quorum: (stream: string) => Quorum
+  /** Throws where a policy that a stream had of its own does not go together with the configuration here. */
+  readonly checkPolicy?: (stream: string, policy: string) => void
 }

@@ -1,7 +1,7 @@
 import { readControls, trimmedBelow } from '../archive/control-objects.js'
 import { deletedMs } from '../archive/decisions.js'
 import type { Dlsn } from '../src/model/dlsn.js'
-import { StratalogError } from '../src/model/errors.js'
+import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import { randomIncarnation } from '../src/model/incarnation.js'
 import type { StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
@@ -123,7 +123,7 @@ async function targetStream(
   source: RestorableStream,
   there: StreamRow | null,
 ): Promise<StreamRow> {
-  if (there !== null) return trimTarget(target, there, source)
+  if (there !== null) return likeSource(target, there, source)
   const row = {
     incarnation: randomIncarnation(target.random),
     name: source.name,
@@ -131,22 +131,43 @@ async function targetStream(
     createdMs: target.ledger.clock.nowMs(),
     parent: { incarnation: source.incarnation, fork: source.fork },
   }
-  return trimTarget(target, await target.index.createStream(row), source)
+  return likeSource(target, await target.index.createStream(row), source)
 }
 
 /**
  * The restored stream begins where its source did, and says so: else nobody could tell later that what is below was
- * ended on purpose. Before its first segment; a crash after the stream was made comes here again.
+ * ended on purpose. It is held as its source is and has its policy, before there is anything that another one would
+ * trim. Before its first segment; a crash after the stream was made comes here again.
  */
-async function trimTarget(
+async function likeSource(
   target: RestoreTarget,
   row: StreamRow,
   source: RestorableStream,
 ): Promise<StreamRow> {
+  const { index } = target
+  const { incarnation } = row
+  if ((await index.newestSegment(incarnation)) !== null) return row
+  for (const { id, from, until, reason, atMs } of source.holds)
+    await index.putHold(incarnation, { id, from, until, reason, atMs })
+  if (source.policy !== null && fits(target, source, source.policy))
+    await index.setPolicyOverride(incarnation, source.policy)
   const { trimmedBelow: below } = source
   if (below === null || row.trimmedBelow !== null) return row
-  if ((await target.index.newestSegment(row.incarnation)) !== null) return row
-  return target.index.updateStream(row.incarnation, row.version, { trimmedBelow: below })
+  const { version } = (await index.stream(incarnation)) ?? row
+  return index.updateStream(incarnation, version, { trimmedBelow: below })
+}
+
+/** Records come before policies: one that does not fit here is left out, and said. */
+function fits(target: RestoreTarget, { name }: RestorableStream, policy: string): boolean {
+  try {
+    target.checkPolicy?.(name, policy)
+    return true
+  } catch (error) {
+    if (!isStratalogError(error)) throw error
+    const message = 'the policy that a stream had of its own does not fit here and is left out: set it again'
+    target.ledger.logger.error({ err: error, stream: name, policy }, message)
+    return false
+  }
 }
 
 type Step =

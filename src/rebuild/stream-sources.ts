@@ -1,5 +1,5 @@
 import { bindingOf, type ControlObject, readControls, trimmedBelow } from '../../archive/control-objects.js'
-import { gapsOf, standingHolds } from '../../archive/decisions.js'
+import { gapsOf, policyOf, standingHolds } from '../../archive/decisions.js'
 import { type ChosenSegment, chooseSegments, listIncarnations } from '../../archive/listing.js'
 import { listSummarized } from '../../archive/summaries.js'
 import type { DecidedGap, DecidedStream, DecidedTrim } from '../format/control-frame.js'
@@ -98,7 +98,10 @@ async function sourceOf(
     stream,
     trim: trimOf(incarnation, decided, controls),
     finishedMs: decided.finished.get(incarnation) ?? null,
-    policy: decided.policies.get(incarnation) ?? null,
+    // The stores' decision comes first; where they lost it the archive may have been told of it.
+    policy: decided.policies.has(incarnation)
+      ? (decided.policies.get(incarnation) ?? null)
+      : policyOf(controls),
     holds: decided.holds.get(incarnation) ?? [],
     recalledUntilMs: (segment) => recalledUntil(decided, incarnation, segment),
     candidates,

@@ -259,3 +259,52 @@ describe('where a restore ends (invariant 7)', () => {
     assert.equal((await planRestore(await archive())).streams[0]?.gaps.length, 1)
   })
 })
+
+describe('what was decided about a stream comes along (invariants 5 and 7)', () => {
+  test('its own policy and its holds, from archive to archive; what was withdrawn does not', async () => {
+    {
+      await using log = await open('log', 'archive')
+      await fillSegments(log, 'a', 2, PER_SEGMENT)
+      await fillSegments(log, 'b', 1, PER_SEGMENT)
+      await log.stream('a').setPolicy({ keep: { for: '100 years' } })
+      await log.stream('b').setPolicy({ keep: { for: '1 year' } })
+      await log.stream('a').hold({ id: 'case-1', until: new Dlsn(2n, 0n, 0n), reason: 'a case' })
+      await log.stream('a').hold({ id: 'case-2' })
+      assert.deepEqual((await log.tier.run()).failed, [])
+      await log.stream('a').release('case-2')
+      await log.stream('b').setPolicy(null)
+      assert.deepEqual((await log.tier.run()).failed, [])
+      const names = readdirSync(join(root, 'archive'), { recursive: true })
+      assert.deepEqual((await log.tier.run()).failed, [])
+      assert.deepEqual(readdirSync(join(root, 'archive'), { recursive: true }), names, 'told once')
+    }
+    const check = async (log: Log) => {
+      const keep = async (name: string) => (await log.policyOf(name)).resolved.policy.keep.forMs
+      assert.deepEqual([await keep('a'), await keep('b')], [100 * 365 * 86_400_000, null])
+      const holds = await log.stream('a').holds()
+      assert.deepEqual(
+        holds.map(({ id, reason }) => [id, reason]),
+        [['case-1', 'a case']],
+      )
+    }
+    await restore('one')
+    {
+      await using log = await open('one', 'second')
+      await check(log)
+      // Held: only what lies behind the hold could go, and nothing before it may.
+      const report = await log.stream('a').trim({ before: new Dlsn(3n, 0n, 0n) })
+      assert.equal(report.below, null)
+      assert.deepEqual((await log.tier.run()).failed, [])
+    }
+    const second = await openArchive(join(root, 'second'))
+    {
+      await using log = await open('two')
+      await restoreArchive(log, second, await planRestore(second))
+      await check(log)
+      // Released here it stays released, though the restore is run again.
+      await log.stream('a').release('case-1')
+      await restoreArchive(log, second, await planRestore(second))
+      assert.deepEqual(await log.stream('a').holds(), [])
+    }
+  })
+})
