@@ -1,3 +1,4 @@
+import { attemptsOfSegment } from '../archive/attempts.js'
 import { trimmedBelow } from '../archive/control-objects.js'
 import { endOf, gapsOf } from '../archive/decisions.js'
 import { type ChosenSegment, chooseSegments, listSegments, segmentRowFromKey } from '../archive/listing.js'
@@ -116,9 +117,17 @@ export class AttachedView {
     let added = 0
     const purged = gapsOf(controls).filter(({ reason }) => reason === 'purged')
     const isPurged = (segment: bigint) => purged.some((one) => one.first <= segment && segment <= one.last)
+    let unusable: bigint | null = null
     for await (const choice of chooseSegments(listSegments(archive, incarnation, first, undefined, signal))) {
       const found = isPurged(choice.segment) ? null : chosenRow(choice)
+      if (found === null) unusable ??= choice.segment
       if (found === null) continue
+      if (expected < found.segment && unusable !== expected) {
+        // It may have been stored behind where the listing was, and the one after it before: the next look has both.
+        const { attempts } = await attemptsOfSegment(archive, incarnation, expected, signal)
+        if (attempts.length > 0) break
+      }
+      unusable = null
       // An archive is filled in order: what is left out before the next one is not to come any more.
       for (; expected < found.segment; expected += 1n) {
         const before = end ?? { nextSequenceId: 0n, lastTxid: -1n, sealedMs: stream.createdMs }

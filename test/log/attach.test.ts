@@ -4,10 +4,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { putControl } from '../../archive/control-objects.js'
+import { directoryArchive } from '../../archive/directory/store.js'
+import { decodeSegmentKey } from '../../src/format/archive-names.js'
 import type { Log } from '../../src/log.js'
 import { text } from '../../src/model/codec.js'
 import { openArchive, openLog } from '../../src/open.js'
 import type { OpenOptions } from '../../src/options.js'
+import type { ArchiveEngine, ArchiveStore } from '../../src/ports/archive-store.js'
 import { silentLogger } from '../../src/system/logger.js'
 import { countingRandom } from '../helpers/archive.js'
 
@@ -123,6 +126,34 @@ describe('an archive that another log owns, attached', () => {
     )
     await view.archive.refresh()
     assert.deepEqual(await values(view, 'a'), [])
+  })
+
+  test('a segment that is stored while the archive is listed is no gap: the next look has it (invariant 2)', async () => {
+    await using log = await owner()
+    for (const value of ['1', '2', '3']) await write(log, 'a', value)
+    const engine = directoryArchive(join(root, 'archive'))
+    let listings = 0
+    // The first listing passes by the second segment before it is there, and meets the third.
+    const late: ArchiveEngine = {
+      ...engine,
+      open: async (context) => {
+        const store = await engine.open(context)
+        const listFrom: ArchiveStore['listFrom'] = async (prefix, ...rest) => {
+          const page = await store.listFrom(prefix, ...rest)
+          if (!prefix.endsWith('/s') || listings++ > 0) return page
+          return page.filter(({ key }) => decodeSegmentKey(key)?.segment !== 2n)
+        }
+        return Object.create(store, {
+          listFrom: { value: listFrom },
+          readRange: { value: store.readRange.bind(store) },
+          head: { value: store.head.bind(store) },
+          close: { value: () => store.close() },
+        }) as ArchiveStore
+      },
+    }
+    await using view = await open('view', { attach: late })
+    await view.archive.refresh()
+    assert.deepEqual(await values(view, 'a'), ['1', '2', '3'])
   })
 
   test('the cache is used again, and made anew where it is damaged or of another archive', async () => {
