@@ -238,7 +238,23 @@ async function rivalOf(archive: ArchiveStore, life: Life, signal?: AbortSignal):
   return { life, newestMs, lastSegment }
 }
 
+/**
+ * An archive in use is copied into and trimmed while it is listed, so a first look may miss what is there, or look for
+ * what was just ended. Only what is missing twice is missing.
+ */
 async function restorable(
+  archive: ArchiveStore,
+  life: Life,
+  wishes: RestoreWishes,
+  foreign: (key: string) => void,
+): Promise<RestorableStream> {
+  const found = await lookAt(archive, life, wishes, foreign)
+  if (found.missing.length === 0) return found
+  const controls = await readControls(archive, life.incarnation, undefined, wishes.signal)
+  return lookAt(archive, { ...life, controls }, wishes, () => undefined)
+}
+
+async function lookAt(
   archive: ArchiveStore,
   { incarnation, binding, controls }: Life,
   { until = null, rename, signal }: RestoreWishes,

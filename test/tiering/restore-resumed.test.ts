@@ -192,6 +192,36 @@ describe('restore from an archive that is in use (invariants 7 and 8)', () => {
     assert.deepEqual([report.gaps, await records(log)], [[], values(3 * PER_SEGMENT)])
   })
 
+  test('what is stored or trimmed while it is listed is not missing', async () => {
+    await archived(4)
+    const plain = await archive()
+    const { incarnation } = present((await planRestore(plain)).streams[0], 'a stream')
+    const during = (happens: (segment: bigint | undefined) => boolean, then = async () => {}) => {
+      let listings = 0
+      const listFrom: ArchiveStore['listFrom'] = async (prefix, ...rest) => {
+        const first = prefix.endsWith('/s') && listings++ === 0
+        if (first) await then()
+        const page = await plain.listFrom(prefix, ...rest)
+        return first ? page.filter(({ key }) => !happens(decodeSegmentKey(key)?.segment)) : page
+      }
+      return Object.create(plain, {
+        listFrom: { value: listFrom },
+        readRange: { value: plain.readRange.bind(plain) },
+      }) as ArchiveStore
+    }
+    const late = await planRestore(during((segment) => segment === 2n))
+    assert.deepEqual([late.streams[0]?.gaps, late.segments], [[], 4])
+    const trimmed = during(
+      () => false,
+      async () => {
+        await putControl(plain, incarnation, 90n, 'trim', { below: '3:0:0' }, countingRandom())
+        for (const file of [...objects(1n), ...objects(2n)]) rmSync(file)
+      },
+    )
+    const [stream] = (await planRestore(trimmed)).streams
+    assert.deepEqual([stream?.gaps, `${stream?.trimmedBelow}`], [[], '3:0:0'])
+  })
+
   test('a stream that is trimmed or deleted meanwhile is not restored with gaps', async () => {
     await archived(3)
     for (const kind of ['trim', 'delete'] as const) {
