@@ -125,7 +125,7 @@ async function printObjects(io: CliIo, parts: AsyncIterable<ArchiveLsPart>): Pro
 function objectLine(io: CliIo, object: ArchiveObjectDto): string {
   const { segment, attempt, sizeBytes, records, completionMs, contentDigest, committed } = object
   const note = committed === false ? `  ${io.colors.yellow('not committed')}` : ''
-  const count = `${formatCount(BigInt(records))} records`
+  const count = plural(BigInt(records), 'record')
   return `  ${segment.padStart(8)}  ${attempt}  ${formatBytes(sizeBytes).padStart(10)}  ${count.padStart(18)}  sealed ${formatTime(completionMs)}  ${contentDigest.slice(0, 12)}${note}`
 }
 

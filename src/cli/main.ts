@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import process from 'node:process'
+import { StratalogError } from '../model/errors.js'
 import { EXIT_INTERRUPTED, type ProcessIo, processIo } from './io.js'
 import { type CommandModule, createProgram, HelpShown, refuseWithHints } from './program.js'
 
@@ -60,9 +61,9 @@ async function run(argv: readonly string[], io: ProcessIo): Promise<number> {
 }
 
 function helpExit(shown: HelpShown, io: ProcessIo): number {
-  if (shown.exitCode !== 0)
-    io.note(`stratalog: "${shown.path}" is a group of commands: see "${shown.path} --help"`)
-  return shown.exitCode
+  if (shown.exitCode === 0) return 0
+  const text = `"${shown.path}" is a group of commands: see "${shown.path} --help"`
+  return io.fail(new StratalogError('usage', text))
 }
 
 const argv = process.argv.slice(2)

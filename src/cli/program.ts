@@ -69,6 +69,9 @@ function usageError(command: Command, error: CommanderError): Error {
     case 'commander.version':
       return new HelpShown(0, path)
     case 'commander.help':
+      // "help" with a word that names nothing.
+      if (command.args[0] === 'help' && command.args[1] !== undefined)
+        return usage(unknownCommand(command, command.args[1]))
       // A group of commands without one of them named; asked for by "help" the exit code is 0.
       return new HelpShown(error.exitCode === 0 ? 0 : 2, path)
     case 'commander.unknownCommand':

@@ -18,8 +18,8 @@ export function explainText(plan: ReadExplanation, prices: Prices | null = null)
   const { records, exact, from, until, wantedBytes, fetchedBytes } = plan
   const factor = wantedBytes === 0 ? '' : ` (${(fetchedBytes / wantedBytes).toFixed(2)}×)`
   const bytes = `${formatBytes(wantedBytes)} wanted, ${formatBytes(fetchedBytes)} fetched${factor}`
-  const head = `${counted(records)} records (${exact ? 'exact' : 'without what is gone'})  DLSN ${from} … ${until} (excl.)  ${bytes}`
-  const more = plan.more > 0 ? [`  … and ${counted(String(plan.more))} more segments`] : []
+  const head = `${some(records, 'record')} (${exact ? 'exact' : 'without what is gone'})  DLSN ${from} … ${until} (excl.)  ${bytes}`
+  const more = plan.more > 0 ? [`  … and ${some(String(plan.more), 'more segment')}`] : []
   const table = plan.segments.length > 0 ? columns([[...HEAD], ...plan.segments.map(cells)]) : []
   return [head, ...table, ...more, sums(plan, prices), ...bound(plan)]
 }
@@ -40,14 +40,12 @@ function requestsOf({ indexRequests, blockRequests }: ExplainedSegment): string 
 }
 
 function sums(plan: ReadExplanation, prices: Prices | null): string {
-  const parts = [`${counted(String(plan.requests))} ${plan.requests === 1 ? 'request' : 'requests'}`]
+  const parts = [some(String(plan.requests), 'request')]
   if (prices !== null) parts.push(costOf(plan, prices))
   const trips = plan.firstRecordRequests
   parts.push(
-    trips === 0
-      ? 'first record without the archive'
-      : `first record ≈ ${trips} ${trips === 1 ? 'round trip' : 'round trips'}`,
-    `${plan.gaps === 0 ? 'no gap' : `${plan.gaps} segments are not to be had`}, ${plan.thaws === 0 ? 'no thaw' : `${plan.thaws} objects to thaw`}`,
+    trips === 0 ? 'first record without the archive' : `first record ≈ ${some(String(trips), 'round trip')}`,
+    `${gone(plan.gaps)}, ${plan.thaws === 0 ? 'no thaw' : `${some(String(plan.thaws), 'object')} to thaw`}`,
   )
   return parts.join(' · ')
 }
@@ -86,6 +84,11 @@ function columns(rows: readonly (readonly string[])[]): string[] {
   })
 }
 
-function counted(digits: string): string {
-  return digits.replace(/\B(?=(\d{3})+$)/g, ',')
+function gone(gaps: number): string {
+  if (gaps === 0) return 'no gap'
+  return gaps === 1 ? '1 segment is not to be had' : `${gaps} segments are not to be had`
+}
+
+function some(digits: string, word: string): string {
+  return `${digits.replace(/\B(?=(\d{3})+$)/g, ',')} ${word}${digits === '1' ? '' : 's'}`
 }

@@ -32,7 +32,7 @@ async function twin(): Promise<string> {
 
 describe('archive and fsck', () => {
   test('ls shows what is there, with the log and without', async () => {
-    assert.match(await place.ok(['archive', 'ls', 'trades']), /^trades {2}[0-9a-f]{32}\n +1 .* 1 records/)
+    assert.match(await place.ok(['archive', 'ls', 'trades']), /^trades {2}[0-9a-f]{32}\n +1 .* 1 record /)
     assert.equal(values(await place.ok(['archive', 'ls', '--json'])).length, 2)
     const alone = await place.ok(['archive', 'ls', '--from', join(place.dir, 'archive')])
     assert.match(alone, /^trades/)

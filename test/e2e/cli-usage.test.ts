@@ -37,6 +37,8 @@ describe('wrong use', () => {
     ['option without its value', ['read', 'a', '--from'], 2, /--from needs a value/],
     ['a group alone', ['tier'], 2, /"stratalog tier" is a group of commands: see "stratalog tier --help"/],
     ['a group after an option', ['--dir', 'x', 'index'], 2, /"stratalog index" is a group of commands/],
+    ['help of nothing', ['help', 'raed'], 2, /unknown command "raed"\. Did you mean "read"\?/],
+    ['help of nothing in a group', ['tier', 'help', 'statsu'], 2, /Did you mean "tier status"\?/],
     ['name with a space', ['read', 'a b'], 2, /can't name a stream/],
     ['empty name', ['append', ''], 2, /it is empty/],
     ['name with dots', ['stream', 'create', '../x'], 2, /starts with "\."/],
@@ -85,6 +87,7 @@ describe('wrong use', () => {
       (await finished(start(['read', 's', '--raw', '--json']))).err,
       /^\{"error":\{"code":"usage","message":"--raw and --json exclude each other/,
     )
+    assert.match((await finished(start(['tier', '--json']))).err, /"code":"usage".*is a group of commands/)
     const result = await finished(start(['--json', 'raed']))
     assert.deepEqual(JSON.parse(result.err), {
       error: {
