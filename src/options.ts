@@ -70,6 +70,7 @@ export interface OpenOptions {
   readonly system?: Partial<SystemPorts>
 }
 
+/** The machine as a log sees it; tests give it another one. */
 export interface SystemPorts {
   readonly disk: Disk
   readonly clock: Clock

@@ -42,6 +42,7 @@ import type {
   TrimReport,
 } from './stream-tiering.js'
 
+/** What is to be read, and what becomes of gaps. */
 export interface ReadOptions extends ReadRange {
   /** `throw` (default): a gap rejects with code `gap`. `yield`: gaps come as elements. */
   readonly onGap?: 'throw' | 'yield'

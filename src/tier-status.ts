@@ -24,6 +24,7 @@ export interface StreamTiers {
   readonly archiveDown: ArchiveDown
 }
 
+/** How protected the streams of a log are, at a moment. */
 export interface TierStatus {
   readonly atMs: number
   readonly archive: AgentState & { readonly location: string | null }

@@ -13,6 +13,7 @@ const OLDEST_MAX = 1_000
 export const OLDEST_FIRST = 4
 const HOT_MAX = 10_000
 
+/** What is to be done with a stream, and the policy that says so. */
 export interface StreamPlan {
   readonly stream: StreamRow
   readonly policy: ResolvedPolicy

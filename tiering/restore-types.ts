@@ -104,6 +104,7 @@ export interface RestorePlan {
   readonly digest: string
 }
 
+/** How far a restore is, after each segment. */
 export interface RestoreProgress {
   readonly stream: string
   readonly segment: bigint
@@ -114,6 +115,7 @@ export interface RestoreProgress {
   readonly streamSegments: number
 }
 
+/** What a restore has made. */
 export interface RestoreReport {
   readonly streams: number
   readonly segments: number
@@ -126,6 +128,7 @@ export interface RestoreReport {
   readonly digest: string
 }
 
+/** How a planned restore is carried out. */
 export interface RestoreOptions {
   readonly signal?: AbortSignal
   /** Rejects at the first segment that is missing or damaged; else it becomes a committed gap. @default false */

@@ -21,6 +21,7 @@ export interface ConditionOptions {
   readonly fence?: bigint
 }
 
+/** How a record is appended. */
 export interface AppendOptions extends ConditionOptions {
   /** A position of your own, not below the last one. Default: max(last, now in milliseconds). */
   readonly txid?: bigint
@@ -33,6 +34,7 @@ export interface AppendOptions extends ConditionOptions {
   readonly sequence?: bigint
 }
 
+/** How a batch is appended. */
 export interface AppendBatchOptions<T> extends ConditionOptions {
   /** The txid of each value; not below the one before. */
   readonly txid?: (value: T) => bigint
@@ -41,6 +43,7 @@ export interface AppendBatchOptions<T> extends ConditionOptions {
   readonly sequence?: bigint
 }
 
+/** How the values of an iterable are appended. */
 export interface AppendAllOptions<T> {
   /** The txid of each value; not below the one before. */
   readonly txid?: (value: T) => bigint

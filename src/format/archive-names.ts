@@ -77,6 +77,7 @@ export const CONTROL_KINDS = [
   'delete',
 ] as const
 
+/** What a control object says something about; part of its key. */
 export type ControlKind = (typeof CONTROL_KINDS)[number]
 
 /** What a control object's key says; without an incarnation it concerns the whole log. */

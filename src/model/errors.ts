@@ -62,8 +62,10 @@ export const ERROR_CODES = [
   'internal',
 ] as const
 
+/** One of the closed list: never renamed, only added to (docs/errors.md). */
 export type ErrorCode = (typeof ERROR_CODES)[number]
 
+/** What an error says beside its code and message. */
 export interface ErrorDetails {
   /** What failed underneath, kept whole. */
   cause?: unknown

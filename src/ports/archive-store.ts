@@ -10,6 +10,7 @@ export interface ReplayableBody {
   open(): AsyncIterable<Uint8Array>
 }
 
+/** An object of an archive, as a listing tells it. */
 export interface ArchivedKey {
   readonly key: string
   readonly sizeBytes: number

@@ -63,6 +63,7 @@ export interface ControlFrame {
   readonly body: string
 }
 
+/** How a store is. */
 export interface StoreStatus {
   readonly id: string
   /** Where it is, for people: a path or an address. */

@@ -3,7 +3,9 @@
  *
  * @example
  * ```ts
+ * import type { ArchiveStore } from 'stratalog'
  * import { archiveContract } from 'stratalog/testing'
+ * declare function openMyArchive(): Promise<ArchiveStore>
  * archiveContract(async () => ({ store: await openMyArchive(), cleanup: async () => {} }), 'my archive')
  * ```
  */
