@@ -25,14 +25,23 @@ export function explainText(plan: ReadExplanation, prices: Prices | null = null)
 }
 
 function cells(one: ExplainedSegment): string[] {
-  return [one.segment, one.tier, one.where, rangeOf(one), requestsOf(one), one.note]
+  return [one.segment, one.tier, whereOf(one), rangeOf(one), requestsOf(one), one.note]
+}
+
+/** Keys of objects are long: as much of them as tells one from another. `--json` and `locate` have the whole. */
+function whereOf({ where, tier }: ExplainedSegment): string {
+  const [name = '', incarnation = '', ...archive] = where.split('/').reverse()
+  if ((tier !== 'cold' && tier !== 'cached') || archive.length === 0) return where
+  const attempt = name.slice(name.lastIndexOf('-') + 1)
+  return `${archive.length > 1 ? '…/' : ''}${archive[0]}/${incarnation.slice(0, 8)}…/…-${attempt}`
 }
 
 function rangeOf({ fromBytes, untilBytes, ofBytes }: ExplainedSegment): string {
   if (ofBytes === 0 || untilBytes === 0) return '—'
   if (fromBytes === 0 && untilBytes >= ofBytes) return `all ${formatBytes(ofBytes)}`
-  const mib = (value: number) => (value / MIB).toFixed(1)
-  return `${mib(fromBytes)}–${mib(untilBytes)} of ${mib(ofBytes)} MiB`
+  const [unitBytes, unit] = ofBytes < MIB ? [2 ** 10, 'KiB'] : [MIB, 'MiB']
+  const inUnits = (value: number) => (value / unitBytes).toFixed(1)
+  return `${inUnits(fromBytes)}–${inUnits(untilBytes)} of ${inUnits(ofBytes)} ${unit}`
 }
 
 function requestsOf({ indexRequests, blockRequests }: ExplainedSegment): string {

@@ -1,6 +1,7 @@
 import { present } from '../model/assert.js'
 import type { LocatedPosition } from '../model/control-read.js'
 import type { Dlsn } from '../model/dlsn.js'
+import { isStratalogError } from '../model/errors.js'
 import type { Position } from '../model/position.js'
 import { isClosed, isHot, type SegmentRow, type StreamRow } from '../model/segment.js'
 import { ColdSource } from './cold.js'
@@ -61,9 +62,24 @@ async function firstRecord(
 
 async function blockAt(read: ReadContext, row: SegmentRow, dlsn: Dlsn): Promise<LocatedPosition['block']> {
   if (row.object === null || dlsn.entry > row.lastEntryId) return null
-  const source = await read.openCold(row)
-  if (!(source instanceof ColdSource)) return null
-  const number = source.object.blockOf(dlsn.entry)
-  const block = source.object.blocks[number]
-  return block === undefined ? null : { number, offset: block.offset, sizeBytes: block.blockBytes }
+  const source = await openObject(read, row)
+  try {
+    if (!(source instanceof ColdSource)) return null
+    const number = source.object.blockOf(dlsn.entry)
+    const block = source.object.blocks[number]
+    return block === undefined ? null : { number, offset: block.offset, sizeBytes: block.blockBytes }
+  } finally {
+    source?.close?.()
+  }
+}
+
+/** Null: the record is hot, and the archive does not answer: where it lies there is not worth failing for. */
+async function openObject(read: ReadContext, row: SegmentRow): Promise<SegmentSource | null> {
+  try {
+    return await read.openCold(row)
+  } catch (error) {
+    if (!isHot(row) || !isStratalogError(error) || !error.retryable) throw error
+    read.logger.debug({ err: error, segment: row.segment.toString() }, 'the block of a record is not known')
+    return null
+  }
 }

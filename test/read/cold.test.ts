@@ -378,6 +378,11 @@ describe('reading the archive', () => {
       const lines = part.toString().split('\n')
       assert.match(lines[0] ?? '', /^100 records \(exact\) {2}DLSN 2:\d+:\d+ … 4:\d+:\d+ \(excl\.\) {2}/)
       assert.match(lines[1] ?? '', /^ +SEG {2}TIER +WHERE +RANGE +REQUESTS +NOTE$/)
+      assert.match(lines[2] ?? '', /^ +2 {2}cached +watched\/[0-9a-v]{8}…\/…-[0-9a-v]{13} +\d+\.\d–\d+\.\d of \d+\.\d KiB /)
+      assert.ok(
+        lines.every((line) => line.length <= 120),
+        'fits a screen',
+      )
       assert.match(part.toString(), /requests? · first record .* · no gap, no thaw/)
       assert.match(part.toString(), /bound: the archive \(8 connections, .*\); limits.cold-read is not set/)
     })
@@ -440,6 +445,16 @@ describe('reading the archive', () => {
       assert.equal(found.block?.number, 0)
       assert.match(found.object ?? '', /\/s/)
       assert.deepEqual(await numbers({ from: Dlsn.parse(found.dlsn), limit: 1 }), [333])
+      // Hot as well: an archive that does not answer costs only the number of the block.
+      await log.stream('a').recall({}, { for: '1h' })
+      await log.close()
+      log = await open()
+      watched.before = () => {
+        throw new StratalogError('archive_unavailable', 'SlowDown', { retryable: true })
+      }
+      const away = await log.stream('a').locate({ txid: 1_000n + 10n * 333n })
+      assert.deepEqual([away.record, away.block, away.object], [found.record, null, found.object])
+      watched.before = () => undefined
       const end = await log.stream('a').locate('latest')
       assert.deepEqual([end.segment, end.record], [null, null])
     })
