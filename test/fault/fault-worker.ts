@@ -1,11 +1,13 @@
-import { readdirSync, readlink, rmSync, writeSync } from 'node:fs'
-import { basename, join } from 'node:path'
+import { readlink, writeSync } from 'node:fs'
+import { basename } from 'node:path'
 import process from 'node:process'
 import { createInterface } from 'node:readline'
-import { isStratalogError, type Log, type OpenOptions, openLog } from 'stratalog'
+import { isStratalogError, type Log, openLog } from 'stratalog'
+import { directoryArchive } from '../../archive/directory/store.js'
 import type { Disk } from '../../src/ports/disk.js'
 import { realDisk } from '../../src/system/disk.js'
 import { silentLogger } from '../../src/system/logger.js'
+import { type ArchiveFaults, faultyArchive } from '../helpers/faulty-archive.js'
 import { replaceToTheEnd } from '../helpers/replace-store.js'
 import { methodsOf } from '../helpers/store.js'
 import {
@@ -15,12 +17,15 @@ import {
   attemptPayload,
   witness,
 } from '../helpers/witness.js'
+import { type App, SCENARIOS, WORKER_OPTIONS } from './scenarios.js'
+import { HISTORY, TIERING_SCENARIOS } from './tiering-scenarios.js'
 
 /*
  * A small application that faults are injected into from outside. It says on stdout, a line each, what has happened:
  *
  *   T main pool       the threads that make its system calls; then it waits for a line on stdin
  *   A …               an append was acknowledged (test/helpers/witness.ts)
+ *   S what            a step of the scenario is done
  *   E code message    an append, a seal or a tiering pass failed with a named error, and it goes on
  *   D                 the scenario is at its end; then it waits for a line on stdin
  *   P attempts        it appends again, after so many attempts
@@ -29,117 +34,6 @@ import {
  *   X text            it failed in a way that no application should see
  */
 
-/** What a scenario works with. */
-export interface App {
-  readonly log: Log
-  append(stream: string, count: number, bytes: number): Promise<void>
-  tier(): Promise<void>
-  /** Puts a new store in the place of a lost one and copies to it what there was. */
-  replace(store: string): Promise<void>
-  /** A step that may fail with a named error. */
-  step(work: () => Promise<unknown>): Promise<void>
-}
-
-export interface Scenario {
-  /** Whether opening the log, which a killed process left, is part of what faults are injected into. */
-  readonly opens: boolean
-  /** What befell the log before its process begins. */
-  readonly before?: (directory: string) => void
-  /** The store that `before` took away, and that `act` begins to replace. */
-  readonly lost?: string
-  /** Every store that is left has to answer, so that a failure of one is told of. */
-  readonly needsAll?: boolean
-  readonly act: (app: App) => Promise<void>
-}
-
-/** What faults are injected into. A new path through the disk gets its faults by one more line here. */
-export const SCENARIOS: Readonly<Record<string, Scenario>> = {
-  append: { opens: false, act: (app) => app.append('a', 4, 2_000) },
-  roll: {
-    opens: false,
-    act: async (app) => {
-      for (let turn = 0; turn < 2; turn += 1) {
-        await app.append('a', 1, 500)
-        await app.step(() => app.log.stream('a').seal())
-      }
-      await app.append('b', 1, 500)
-    },
-  },
-  tier: {
-    opens: false,
-    act: async (app) => {
-      await app.append('a', 2, 3_000)
-      await app.step(() => app.log.stream('a').seal())
-      await app.tier()
-      await app.append('a', 1, 500)
-    },
-  },
-  // Fills files of the stores, frees them, and goes on in what was freed.
-  reclaim: {
-    opens: false,
-    act: async (app) => {
-      await app.append('a', 7, 900_000)
-      await app.step(() => app.log.stream('a').seal())
-      await app.tier()
-      await app.append('b', 6, 900_000)
-    },
-  },
-  // Of what fills the first file most dies and some lives: the stores copy that out of it, in the background.
-  rewrite: {
-    opens: false,
-    act: async (app) => {
-      for (let turn = 0; turn < 4; turn += 1) {
-        await app.append('a', 1, 900_000)
-        await app.append('b', 1, 500)
-      }
-      await app.append('b', 1, 900_000)
-      await app.step(() => app.log.stream('a').seal())
-      await app.tier()
-      await app.append('b', 1, 500)
-      await new Promise((resolve) => setTimeout(resolve, REWRITE_MS))
-    },
-  },
-  rebuild: {
-    opens: false,
-    lost: 'stores/2',
-    needsAll: true,
-    before: (directory) => rmSync(join(directory, 'stores', '2'), { recursive: true }),
-    act: async (app) => {
-      await app.append('a', 1, 500)
-      await app.replace('stores/2')
-      await app.append('b', 1, 500)
-    },
-  },
-  index: {
-    opens: true,
-    needsAll: true,
-    before: (directory) => {
-      const files = readdirSync(directory).filter((name) => name.startsWith('index.db'))
-      for (const name of files) rmSync(join(directory, name))
-    },
-    act: (app) => app.append('a', 1, 500),
-  },
-  start: { opens: true, act: (app) => app.append('a', 1, 500) },
-  close: {
-    opens: false,
-    act: async (app) => {
-      await app.append('a', 1, 500)
-      await app.step(() => app.log.close())
-    },
-  },
-}
-
-/** How the tests open the log of a worker: nothing happens on its own. */
-export const WORKER_OPTIONS: OpenOptions = {
-  config: 'none',
-  control: 'off',
-  tiering: 'off',
-  storeFileBytes: 4 * 1024 * 1024,
-  defaults: { hot: { for: '1ms' }, evict: { lag: 0 } },
-}
-
-/** By then what is to be rewritten is. */
-const REWRITE_MS = 400
 /** How often and how long the worker tries to append again after its scenario. */
 const PROBES_MAX = 40
 const PROBE_PAUSE_MS = 100
@@ -163,12 +57,18 @@ export interface WorkerPlan {
 
 class Application implements App {
   readonly log: Log
+  readonly archiveFaults: ArchiveFaults
   readonly acknowledged: Acknowledged[] = []
   #attempt: number
 
-  constructor(log: Log, firstAttempt: number) {
+  constructor(log: Log, archiveFaults: ArchiveFaults, firstAttempt: number) {
     this.log = log
+    this.archiveFaults = archiveFaults
     this.#attempt = firstAttempt
+  }
+
+  get directory(): string {
+    return this.log.directory
   }
 
   async append(stream: string, count: number, bytes: number): Promise<void> {
@@ -184,9 +84,10 @@ class Application implements App {
     say(acknowledgedLine(acknowledged))
   }
 
-  async step(work: () => Promise<unknown>): Promise<void> {
+  async step(work: () => Promise<unknown>, what?: string): Promise<void> {
     try {
       await work()
+      if (what !== undefined) say(`S ${what}`)
     } catch (error) {
       if (!isStratalogError(error) || error.code === 'internal') throw error
       say(`E ${error.code} ${oneLine(error.message)}`)
@@ -235,19 +136,38 @@ function lyingDisk(): Disk {
   }
 }
 
+/** A disk that says so much is left on it. */
+function roomyDisk(base: Disk, freeBytes: number): Disk {
+  const space = async (path: string) => ({
+    ...(await base.space(path)),
+    freeBytes,
+    totalBytes: 50 * freeBytes,
+  })
+  return { ...methodsOf(base), space }
+}
+
 async function main(plan: WorkerPlan): Promise<void> {
-  const scenario = SCENARIOS[plan.scenario]
+  const scenario = { ...SCENARIOS, ...TIERING_SCENARIOS, history: HISTORY }[plan.scenario]
+  const archiveFaults: ArchiveFaults = {}
+  const disk = plan.lies ? lyingDisk() : realDisk()
+  const { freeBytes } = scenario ?? {}
   const open = () =>
     openLog(plan.directory, {
       ...WORKER_OPTIONS,
-      archive: `${plan.directory}/archive`,
-      system: { logger: silentLogger(), ...(plan.lies ? { disk: lyingDisk() } : {}) },
+      archive: faultyArchive(directoryArchive(`${plan.directory}/archive`), archiveFaults),
+      ...scenario?.options,
+      system: {
+        logger: silentLogger(),
+        disk: freeBytes === undefined ? disk : roomyDisk(disk, freeBytes),
+      },
     })
-  const opened = scenario?.opens ? null : await open()
+  const begin = async () => new Application(await open(), archiveFaults, plan.firstAttempt)
+  const opened = scenario?.opens ? null : await begin()
+  if (opened !== null) await scenario?.prepare?.(opened)
   const input = lines()
   await sayThreads()
   await input.next()
-  const app = new Application(opened ?? (await open()), plan.firstAttempt)
+  const app = opened ?? (await begin())
   if (scenario === undefined) return appendForEver(app)
   await scenario.act(app)
   say('D')
@@ -255,7 +175,7 @@ async function main(plan: WorkerPlan): Promise<void> {
   if (plan.scenario !== 'close') {
     await app.probe()
     const before = acknowledgedIn(plan.acknowledged)
-    say(`W ${await witness(app.log, [...before, ...app.acknowledged])}`)
+    say(`W ${await witness(app.log, [...before, ...app.acknowledged], scenario.ended)}`)
   }
   if (plan.closes) await app.step(() => app.log.close())
   process.exit(0)

@@ -10,7 +10,8 @@ import { FaultWorker, faultDirectory } from '../helpers/fault-run.js'
 import { LoopDisk, whyNoLoop } from '../helpers/mounts.js'
 import { seededRandom } from '../helpers/seeded-random.js'
 import { acknowledgedIn, LostError, witness } from '../helpers/witness.js'
-import { WORKER_OPTIONS, type WorkerPlan } from './fault-worker.js'
+import type { WorkerPlan } from './fault-worker.js'
+import { WORKER_OPTIONS } from './scenarios.js'
 
 /*
  * Invariant 1 when the machine loses power: what counts is what reached the device, not what the page cache holds. A

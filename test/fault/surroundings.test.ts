@@ -10,7 +10,8 @@ import { silentLogger } from '../../src/system/logger.js'
 import { FaultWorker, faultDirectory } from '../helpers/fault-run.js'
 import { SmallDisk, whyNoTmpfs } from '../helpers/mounts.js'
 import { type Acknowledged, acknowledgedIn, attemptPayload, witness } from '../helpers/witness.js'
-import { WORKER_OPTIONS, type WorkerPlan } from './fault-worker.js'
+import type { WorkerPlan } from './fault-worker.js'
+import { WORKER_OPTIONS } from './scenarios.js'
 
 /*
  * What a log's surroundings do to it: people, mounts and clocks. Invariants 1, 2 and 10: an error has a name, nothing

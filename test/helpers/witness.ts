@@ -1,4 +1,5 @@
 import type { Log } from '../../src/log.js'
+import { Dlsn } from '../../src/model/dlsn.js'
 import { isStratalogError } from '../../src/model/errors.js'
 
 /*
@@ -41,31 +42,67 @@ export function acknowledgedIn(said: string): Acknowledged[] {
 
 /**
  * Reads every stream from its first record on and throws at the first record that is not what was appended, or is
- * not there although it was acknowledged. Returns how many records there are.
+ * not there although it was acknowledged. Of streams in `ended`, records may be absent that a trim or a committed gap
+ * covers (invariant 1). Returns how many records there are.
  */
-export async function witness(log: Log, acknowledged: readonly Acknowledged[]): Promise<number> {
+export async function witness(
+  log: Log,
+  acknowledged: readonly Acknowledged[],
+  ended: ReadonlySet<string> = new Set(),
+): Promise<number> {
   const byStream = new Map<string, Map<bigint, Acknowledged>>()
   for (const ack of acknowledged) {
     const acks = byStream.get(ack.stream) ?? new Map<bigint, Acknowledged>()
     byStream.set(ack.stream, acks.set(ack.sequenceId, ack))
   }
   let records = 0
-  for (const [stream, acks] of byStream) records += await witnessStream(log, stream, acks)
+  for (const [stream, acks] of byStream) {
+    const unread = await witnessStream(log, stream, acks, ended.has(stream))
+    records += unread.records
+    const lost = unread.absent.filter(({ dlsn }) => !unread.covered(Dlsn.parse(dlsn)))
+    if (lost.length === 0) continue
+    const [first] = lost
+    throw new LostError(
+      `${stream}: of ${acks.size} records that were acknowledged ${lost.length} are not there, as ${first?.dlsn}`,
+    )
+  }
   return records
+}
+
+interface Unread {
+  readonly records: number
+  readonly absent: readonly Acknowledged[]
+  readonly covered: (dlsn: Dlsn) => boolean
 }
 
 async function witnessStream(
   log: Log,
   stream: string,
   acks: ReadonlyMap<bigint, Acknowledged>,
-): Promise<number> {
-  let next = 0n
-  let found = 0
+  ended: boolean,
+): Promise<Unread> {
+  const absent = new Map(acks)
+  const gaps: { from: Dlsn; until: Dlsn }[] = []
+  let trimmedBelow: Dlsn | null = null
+  let next: bigint | null = 0n
+  let records = 0
   let lastAttempt = -1
   try {
-    for await (const { sequenceId, payload, dlsn } of log.stream(stream).read({ from: 'earliest' })) {
-      if (sequenceId !== next) throw new Error(`${stream}: record ${sequenceId} comes where ${next} should`)
-      next += 1n
+    if (ended) trimmedBelow = (await log.stream(stream).info()).trimmedBelow
+    // A record that a trim ended may be the last of an entry that is half there: what comes first is the first.
+    if (trimmedBelow !== null) next = null
+    for await (const part of log.stream(stream).read({ from: 'earliest', onGap: 'yield' })) {
+      if ('gap' in part) {
+        if (!ended) throw new Error(`${stream}: a gap (${part.gap}) from ${part.from} until ${part.until}`)
+        gaps.push(part)
+        next = null
+        continue
+      }
+      const { sequenceId, payload, dlsn } = part
+      if (next !== null && sequenceId !== next)
+        throw new Error(`${stream}: record ${sequenceId} comes where ${next} should`)
+      next = sequenceId + 1n
+      records += 1
       const attempt = attemptOf(stream, Buffer.from(payload).toString())
       if (attempt <= lastAttempt) throw new Error(`${stream}: attempt ${attempt} comes after ${lastAttempt}`)
       lastAttempt = attempt
@@ -74,15 +111,16 @@ async function witnessStream(
       if (ack.attempt !== attempt || ack.dlsn !== dlsn.toString()) {
         throw new Error(`${stream}: attempt ${attempt} at ${dlsn}, and ${acknowledgedLine(ack)} was told`)
       }
-      found += 1
+      absent.delete(sequenceId)
     }
   } catch (error) {
     if (!isStratalogError(error, 'stream_not_found')) throw error
+    if (ended) return { records, absent: [], covered: () => true }
   }
-  if (found < acks.size) {
-    throw new LostError(`${stream}: ${acks.size} records were acknowledged, ${found} of them are there`)
-  }
-  return Number(next)
+  const trimmed = (dlsn: Dlsn) => trimmedBelow !== null && dlsn.compare(trimmedBelow) < 0
+  const inGap = (dlsn: Dlsn) =>
+    gaps.some(({ from, until }) => dlsn.compare(from) >= 0 && dlsn.compare(until) < 0)
+  return { records, absent: [...absent.values()], covered: (dlsn) => trimmed(dlsn) || inGap(dlsn) }
 }
 
 /** Records that were acknowledged are gone: what a negative control waits for. */
