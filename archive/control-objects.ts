@@ -35,6 +35,12 @@ const CONTROLS_MAX = 100_000
  */
 export const ARCHIVE_OWNER_FACT = 'archive-owner'
 
+/**
+ * The fact that lists streams which were deleted, as an index that was made again learnt from the stores: the archive
+ * may not have been told yet, and a restore would bring them back. JSON: pairs of incarnation and time.
+ */
+export const DELETIONS_FACT = 'deletions-to-tell'
+
 /** A control object with its body. */
 export interface ControlObject extends ControlKey {
   readonly key: string

@@ -1,7 +1,7 @@
-import { putControl, readControls } from '../archive/control-objects.js'
-import { deletedMs } from '../archive/decisions.js'
+import { DELETIONS_FACT, putControl, readControls } from '../archive/control-objects.js'
+import { deletedMs, standingHolds } from '../archive/decisions.js'
 import { StratalogError } from '../src/model/errors.js'
-import { isClosed, type SegmentRow, type StreamRow } from '../src/model/segment.js'
+import { type Incarnation, isClosed, type SegmentRow, type StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { nextNumber } from './announce.js'
 import type { TieringContext } from './context.js'
@@ -81,6 +81,25 @@ export async function settleDeletion(
   }
   await index.removeStream(stream.incarnation)
   return true
+}
+
+/**
+ * Tells the archive of streams that were deleted before the index was made again, where it does not know: its objects
+ * are for the collector then, and no restore brings them back (invariant 7). One that is held stays untold.
+ */
+export async function tellDeletions(context: TieringContext, signal: AbortSignal): Promise<void> {
+  const noted = JSON.parse((await context.index.fact(DELETIONS_FACT)) ?? '[]') as [Incarnation, number][]
+  if (context.archive === null || noted.length === 0) return
+  const archive = await context.archive()
+  await confirmOwner(context, archive, signal)
+  const left: typeof noted = []
+  for (const [incarnation, atMs] of noted) {
+    const controls = await readControls(archive, incarnation, undefined, signal)
+    if (controls.length === 0 || deletedMs(controls) !== null) continue
+    if (standingHolds(controls).length > 0) left.push([incarnation, atMs])
+    else await putControl(archive, incarnation, nextNumber(controls), 'delete', { atMs }, context.random)
+  }
+  await context.index.setFact(DELETIONS_FACT, JSON.stringify(left))
 }
 
 async function isArchived(

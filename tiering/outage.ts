@@ -8,6 +8,7 @@ import type { Timer } from '../src/ports/clock.js'
 import { ArchiveHealth, type ArchiveReport, signOf } from './archive-health.js'
 import { ArchiveProbe } from './archive-probe.js'
 import type { TieringContext } from './context.js'
+import { tellDeletions } from './delete.js'
 import { DiskWatch, type StoreForecast } from './disk-watch.js'
 import { chooseDrops, DropLedger, type Droppable, droppableRows, HoldsMemory } from './drop.js'
 import type { EventRing } from './events.js'
@@ -128,9 +129,10 @@ export class Outage {
     if (this.#health.state === 'failing' && (await this.#probe.now()) === null) this.answered()
   }
 
-  /** Gaps first: what is copied after them is only then contiguous in the archive too (invariant 5). */
+  /** And of deletions. Gaps first: what is copied after them is only then contiguous in the archive too (invariant 5). */
   async tellGaps(signal: AbortSignal): Promise<void> {
     if (!this.#untold || !this.archiveAnswers) return
+    await tellDeletions(this.#context, signal)
     await tellGaps(this.#context, signal)
     this.#untold = false
   }

@@ -1,3 +1,4 @@
+import { DELETIONS_FACT } from '../../archive/control-objects.js'
 import type { ListedSegment } from '../../archive/listing.js'
 import { openSegmentObject } from '../../archive/segment-reader.js'
 import type { DecidedGap } from '../format/control-frame.js'
@@ -71,6 +72,9 @@ export async function rebuildIndex(options: RebuildOptions): Promise<RebuildRepo
   }
   noteOrphans(found, used, sources, report)
   for (const [name, value] of decided.facts) await target.index.setFact(name, value)
+  // The index that was lost may have been the only one to know that the archive is still to be told.
+  if (decided.deleted.size > 0)
+    await target.index.setFact(DELETIONS_FACT, JSON.stringify([...decided.deleted]))
   await target.index.setFact(SEQUENCE_FACT, decided.sequence.toString())
   await target.index.setFact(MARK_FACT, (decided.mark?.sequence ?? 0n).toString())
   refuseLosses(report, options)

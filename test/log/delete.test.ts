@@ -139,6 +139,26 @@ describe('deleting a stream', () => {
     }
   })
 
+  test('decided on the stores before the index was lost, the archive hears of it all the same (invariants 7 and 12)', async () => {
+    await lives.life((log) => write(log, 'a'))
+    await lives.life(async (log) => {
+      await write(log, 'keep')
+      const { index } = log.parts.segments
+      const stream = await log.stream('a').row()
+      // As far as a crash right behind the decision lets it come.
+      await index.deleteStream(stream.incarnation, stream.version, 1)
+    })
+    lives.dropIndex()
+    await lives.life(async (log) => {
+      assert.deepEqual(await streams(log), ['keep'])
+      assert.deepEqual((await log.tier.run()).failed, [])
+      assert.deepEqual(await restorable(), ['keep'])
+      for await (const part of log.archive.collect({ graceMs: 0 }))
+        if (part.type === 'orphan') assert.equal(part.orphan.outcome, 'deleted', part.orphan.why)
+      assert.deepEqual(await values(log, 'keep'), ['cold', 'both', 'hot', 'open'])
+    })
+  })
+
   test('decided on the stores and unknown to the index it is carried out at the next start', async () => {
     await lives.life((log) => write(log, 'a'))
     const before = lives.copyAs('before')
