@@ -151,6 +151,7 @@ export class TieringAgent {
 
   async #sealPass(signal: AbortSignal): Promise<PassReport> {
     const report = emptyReport()
+    await this.#planner.remember()
     for await (const stream of this.#streams()) {
       signal.throwIfAborted()
       await this.#guarded(stream, report, signal, async () => {

@@ -12,6 +12,10 @@ const OLDEST_MAX = 1_000
 /** A pass looks at so many of the oldest first: while none of them is due to be trimmed, no later one is. */
 export const OLDEST_FIRST = 4
 const HOT_MAX = 10_000
+/** The fact that tells the next process what time it was. */
+const STEADY_FACT = 'steady-time'
+/** Jumps are of days: so often is enough. */
+const REMEMBER_MS = 3_600_000
 
 /** What is to be done with a stream, and the policy that says so. */
 export interface StreamPlan {
@@ -25,6 +29,8 @@ export class Planner {
   readonly #context: TieringContext
   readonly #archiveAnswers: () => boolean
   readonly #steady: SteadyTime
+  #recalled = false
+  #remembered: { readonly atMs: number; readonly ahead: boolean } | null = null
 
   constructor(context: TieringContext, archiveAnswers: () => boolean) {
     this.#context = context
@@ -32,10 +38,35 @@ export class Planner {
     this.#steady = new SteadyTime(context.ledger.clock, context.ledger.logger)
   }
 
+  /** Leaves to the next process what time it is. */
+  async remember(): Promise<void> {
+    const { clock, logger } = this.#context.ledger
+    await this.#recall()
+    const { ahead } = this.#steady
+    const before = this.#remembered
+    const atMs = clock.monotonicMs()
+    if (before !== null && before.ahead === ahead && atMs - before.atMs < REMEMBER_MS) return
+    try {
+      await this.#context.index.setFact(STEADY_FACT, this.#steady.left)
+      this.#remembered = { atMs, ahead }
+    } catch (error) {
+      // An index that takes no fact takes no trim either.
+      logger.warn({ err: error }, 'what time it is could not be noted, it is tried again')
+    }
+  }
+
+  async #recall(): Promise<void> {
+    if (this.#recalled) return
+    const left = await this.#context.index.fact(STEADY_FACT)
+    if (!this.#recalled) this.#steady.recall(left)
+    this.#recalled = true
+  }
+
   /** What there is to do for a stream, due or not, with so many of its oldest segments. */
   async planFor(stream: StreamRow, oldestMax: number = OLDEST_MAX): Promise<StreamPlan> {
     const policy = await this.#context.policy(stream)
     const { segments, unlistedBytes } = await this.#segmentsOf(stream, oldestMax)
+    await this.#recall()
     const nowMs = this.#context.ledger.clock.nowMs()
     const window = windowAt(policy.policy.copy.window, nowMs)
     const actions = plan({

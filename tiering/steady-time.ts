@@ -11,7 +11,8 @@ const BELIEVED_AFTER_MS = 86_400_000
  * The time of day as far as it is to be believed by what can't be undone. A clock that jumps ahead by a year makes all
  * of history a year older at once, and retention would end it. So time goes on from before the jump, at its own pace,
  * until the clock has run for a day without being set back. A clock that is set back is believed at once: what that
- * does is only that everything is kept longer. It knows nothing of jumps before the process began.
+ * does is only that everything is kept longer. Processes leave each other what time it was: a machine that was off may
+ * come back with any clock.
  */
 export class SteadyTime {
   readonly #clock: Clock
@@ -26,6 +27,29 @@ export class SteadyTime {
     this.#logger = logger
     this.#wallMs = clock.nowMs()
     this.#elapsedMs = clock.monotonicMs()
+  }
+
+  /** Goes on from what a process before this one left: null, or what its `left` was. */
+  recall(left: string | null): void {
+    if (left === null) return
+    const { steadyMs, jumpedMs } = JSON.parse(left) as { steadyMs: number; jumpedMs: number | null }
+    const wallMs = this.#clock.nowMs()
+    if (wallMs - steadyMs < JUMP_MS_MIN) return
+    this.#wallMs = steadyMs
+    // How long it has gone on since the jump only the clock itself can tell: over several short processes as over one.
+    if (jumpedMs !== null && wallMs >= jumpedMs) this.#jumpedAtMs = this.#elapsedMs - (wallMs - jumpedMs)
+  }
+
+  /** What the next process needs to know. */
+  get left(): string {
+    const steadyMs = this.nowMs()
+    const sinceMs = this.#jumpedAtMs === null ? null : this.#clock.monotonicMs() - this.#jumpedAtMs
+    return JSON.stringify({ steadyMs, jumpedMs: sinceMs === null ? null : this.#clock.nowMs() - sinceMs })
+  }
+
+  /** Whether the clock is ahead of what is believed. */
+  get ahead(): boolean {
+    return this.nowMs() < this.#clock.nowMs() - JUMP_MS_MIN
   }
 
   /** Never ahead of the clock. */

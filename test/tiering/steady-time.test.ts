@@ -100,6 +100,30 @@ describe('the time that retention goes by', () => {
     assert.equal(steady.nowMs(), beforeMs)
   })
 
+  test('goes on over processes: a jump between two, and a day of short ones that makes it believed', async () => {
+    const clock = new ManualClock()
+    const life = (left: string | null): SteadyTime => {
+      const steady = new SteadyTime(clock, memoryLogger())
+      steady.recall(left)
+      return steady
+    }
+    let left = life(null).left
+    const beforeMs = clock.nowMs()
+    clock.jump(YEAR)
+    for (let hour = 0; hour < 24; hour += 1) {
+      const steady = life(left)
+      assert.ok(steady.ahead && steady.nowMs() < beforeMs + DAY, `after ${hour} hours`)
+      left = steady.left
+      await clock.advance(HOUR)
+    }
+    assert.equal(life(left).nowMs(), clock.nowMs())
+    // One that is set right is believed at once, and the next jump is one again.
+    clock.jump(-YEAR)
+    left = life(left).left
+    clock.jump(YEAR)
+    assert.ok(life(left).ahead)
+  })
+
   test('keeps history that only the jump made old enough to end', () => {
     const policy = { keep: { for: '30d' } }
     const nowMs = 100 * DAY + YEAR
