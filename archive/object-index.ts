@@ -60,13 +60,25 @@ export async function readObjectIndex(
   const tail = await (fetch?.(range) ?? store.readRange(key, range.offset, indexBytes, signal))
   const envelope = decodeObjectEnvelope(tail, key)
   if (named === null || keyId === undefined)
-    return { ...decodeObjectIndex(tail, sizeBytes, key), access: null }
+    return { ...checkedContent(named, key, decodeObjectIndex(tail, sizeBytes, key)), access: null }
   // The name decides: an object that is not encrypted must not pass for one that is.
   if (envelope === null) throw corrupt(`${key} is not encrypted and its name says it is: read another copy`)
   const { incarnation, segment, attempt } = named
   const place = { incarnation, segment, attempt, keyId }
   const access = { envelope, cipher: await keysOf(store).cipher(key, place, envelope, signal) }
-  return { ...decodeObjectIndex(tail, sizeBytes, key, access), access }
+  return { ...checkedContent(named, key, decodeObjectIndex(tail, sizeBytes, key, access)), access }
+}
+
+/** An object that is whole and another one's would pass every checksum: what is under a name must be what it names. */
+function checkedContent<T extends { readonly footer: SegmentObjectFooter }>(
+  named: SegmentKey | null,
+  key: string,
+  index: T,
+): T {
+  const expected = named?.contentDigest
+  const found = index.footer.contentDigest
+  if (expected === undefined || expected === found) return index
+  throw corrupt(`${key} holds another segment than its name says: read another copy`, { expected, found })
 }
 
 /** Begins the digest that the name of an object states: keyed where the object is encrypted. */

@@ -378,7 +378,10 @@ describe('reading the archive', () => {
       const lines = part.toString().split('\n')
       assert.match(lines[0] ?? '', /^100 records \(exact\) {2}DLSN 2:\d+:\d+ … 4:\d+:\d+ \(excl\.\) {2}/)
       assert.match(lines[1] ?? '', /^ +SEG {2}TIER +WHERE +RANGE +REQUESTS +NOTE$/)
-      assert.match(lines[2] ?? '', /^ +2 {2}cached +watched\/[0-9a-v]{8}…\/…-[0-9a-v]{13} +\d+\.\d–\d+\.\d of \d+\.\d KiB /)
+      assert.match(
+        lines[2] ?? '',
+        /^ +2 {2}cached +watched\/[0-9a-v]{8}…\/…-[0-9a-v]{13} +\d+\.\d–\d+\.\d of \d+\.\d KiB /,
+      )
       assert.ok(
         lines.every((line) => line.length <= 120),
         'fits a screen',
