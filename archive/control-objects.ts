@@ -11,7 +11,7 @@ import { corrupt, unsupportedVersion } from '../src/format/bytes.js'
 import { assert } from '../src/model/assert.js'
 import { Dlsn } from '../src/model/dlsn.js'
 import { StratalogError } from '../src/model/errors.js'
-import type { Incarnation, TxidMode } from '../src/model/segment.js'
+import type { Incarnation, StreamParent, TxidMode } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Random } from '../src/ports/random.js'
 import { type ForeignKey, listKeys } from './listing.js'
@@ -51,7 +51,7 @@ export interface ControlObject extends ControlKey {
 export interface NameBinding {
   readonly name: string
   readonly txidMode: TxidMode
-  readonly parent: { readonly incarnation: Incarnation; readonly fork: Dlsn | null } | null
+  readonly parent: StreamParent | null
 }
 
 /** Whose archive this is: the body of kind `owner`. */
@@ -245,11 +245,15 @@ function nameOf(control: ControlObject): NameBinding {
 
 function parentOf(control: ControlObject, parent: unknown): NameBinding['parent'] {
   if (parent === null || parent === undefined) return null
-  const { incarnation, fork } = parent as { incarnation?: unknown; fork?: unknown }
+  const { incarnation, fork, shares } = parent as { incarnation?: unknown; fork?: unknown; shares?: unknown }
   if (typeof incarnation !== 'string' || !/^[0-9a-f]{32}$/.test(incarnation)) {
     throw damagedControl(control.key, 'its parent is no incarnation')
   }
-  return { incarnation, fork: fork === null || fork === undefined ? null : dlsnOf(control, fork) }
+  const left = { incarnation, fork: fork === null || fork === undefined ? null : dlsnOf(control, fork) }
+  if (shares === undefined) return left
+  if (shares !== true || left.fork === null)
+    throw damagedControl(control.key, 'it does not say what it shares')
+  return { ...left, shares }
 }
 
 /**

@@ -5,6 +5,7 @@ import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { attemptsOfSegment } from './attempts.js'
 import type { ListedSegment } from './listing.js'
 import { verifySegmentObject } from './segment-verify.js'
+import { objectOwner } from './shared.js'
 
 /**
  * An object of the segment that reads back whole and has another content than the committed one; null: there is none.
@@ -15,7 +16,7 @@ export async function rivalOf(
   row: SegmentRow,
   signal: AbortSignal,
 ): Promise<ListedSegment | null> {
-  const { attempts } = await attemptsOfSegment(archive, row.incarnation, row.segment, signal)
+  const { attempts } = await attemptsOfSegment(archive, objectOwner(row), row.segment, signal)
   for (const object of attempts) {
     // A digest under another key says nothing of the content: what it is worth the collector finds out.
     if (object.parsed.contentDigest === row.contentDigest || !isComparable(row, object)) continue

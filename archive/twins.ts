@@ -1,6 +1,7 @@
 import { beforeSegment, decodeSegmentKey, segmentPrefix } from '../src/format/archive-names.js'
 import type { ArchivedObject, SegmentRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
+import { objectOwner } from './shared.js'
 
 /** Attempts of a segment that are looked at; more are no sign of health. */
 const ATTEMPTS_LISTED = 100
@@ -11,9 +12,11 @@ const ATTEMPTS_LISTED = 100
  */
 export async function twinsOf(
   store: ArchiveStore,
-  { incarnation, segment, contentDigest, object }: SegmentRow,
+  row: SegmentRow,
   signal?: AbortSignal,
 ): Promise<ArchivedObject[]> {
+  const { segment, contentDigest, object } = row
+  const incarnation = objectOwner(row)
   const after = beforeSegment(incarnation, segment)
   const page = await store.listFrom(segmentPrefix(incarnation), after, ATTEMPTS_LISTED, signal)
   return page.flatMap(({ key, sizeBytes }) => {

@@ -1,10 +1,9 @@
 /** The library: a tiered storage log in this process. README.md has the quick start, docs/ the rest. */
 
 export type { PassReport, StreamPlan } from '../tiering/agent.js'
+export type { ClonedStream } from '../tiering/clone.js'
 export type { TieringEvent } from '../tiering/context.js'
-
 export type { LogEvent } from '../tiering/events.js'
-
 export type { EvictStep } from '../tiering/evict-range.js'
 export type { PutHold } from '../tiering/hold-changes.js'
 export type { StandingHold } from '../tiering/holds.js'
@@ -80,6 +79,7 @@ export type {
   Incarnation,
   SegmentRow,
   SegmentState,
+  StreamParent,
   StreamRow,
   TxidMode,
 } from './model/segment.js'
@@ -120,6 +120,7 @@ export type {
   StreamInfo,
 } from './stream.js'
 export type {
+  CloneOptions,
   EvictReport,
   HoldOptions,
   RangeOptions,

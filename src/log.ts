@@ -1,10 +1,12 @@
 import type { PassReport, StreamPlan } from '../tiering/agent.js'
+import type { ClonedStream } from '../tiering/clone.js'
 import type { TieringEvent } from '../tiering/context.js'
 import { checkMayDelete, settleDeletion } from '../tiering/delete.js'
 import type { LogEvent } from '../tiering/events.js'
 import type { FsckPart } from '../tiering/fsck.js'
 import { decidedAlone } from '../tiering/holds.js'
 import { limitUpload, pauseTiering, resumeTiering, type TierOrders, tierOrders } from '../tiering/orders.js'
+import { settlePins } from '../tiering/pins.js'
 import { fsckLog, type LogArchive, logArchive } from './log-archive.js'
 import { type Keys, logKeys } from './log-keys.js'
 import { attachedError } from './log-ownership.js'
@@ -25,7 +27,7 @@ import { testPolicy } from './policy-test.js'
 import type { StoreStatus } from './ports/segment-store.js'
 
 import { Stream, type StreamServices } from './stream.js'
-import { StreamTiering } from './stream-tiering.js'
+import { type CloneOptions, StreamTiering } from './stream-tiering.js'
 import { type TierStatus, tierStatus } from './tier-status.js'
 
 const STREAMS_PAGE = 1_000
@@ -39,6 +41,21 @@ export interface Streams {
    * any more. `stream_exists` if there is one of that name, `stream_not_found`.
    */
   rename(name: string, to: string): Promise<StreamRow>
+  /**
+   * Makes a stream that begins with the history of another, up to `until`, and shares its archived objects: nothing of
+   * them is copied. What is only hot is sealed and copied to the archive first. What it shares is not trimmed or
+   * deleted while the clone is there; what is appended to either is its own. `stream_exists`, `stream_not_found`,
+   * `archive_missing`, `position_out_of_range`.
+   *
+   * @example
+   * ```ts
+   * import { openLog } from 'stratalog'
+   * await using log = await openLog('./data')
+   * const { fork, sharedSegments } = await log.streams.clone('orders', 'orders-test', { until: { time: '2026-03-01' } })
+   * console.log(fork.toString(), sharedSegments)
+   * ```
+   */
+  clone(name: string, to: string, options?: CloneOptions): Promise<ClonedStream>
   /**
    * Deletes a stream with all it holds, in both tiers, for ever; its name is free at once. `refused` while a hold or a
    * pin names it, `archive_…` where nobody can know that. `settled: false`: it is gone for everybody, and what could
@@ -148,6 +165,7 @@ export class Log implements AsyncDisposable {
     this.streams = {
       create: (name, options) => this.#create(name, options?.txid ?? 'ms'),
       rename: (name, to) => this.#rename(name, to),
+      clone: (name, to, options) => this.stream(name).clone(to, options),
       delete: (name) => this.#delete(name),
       list: () => this.#list(),
       find: (name) => this.#index.streamByName(checkStreamName(name)),
@@ -349,7 +367,10 @@ export class Log implements AsyncDisposable {
     // One that opened meanwhile is fenced by the higher epoch; it need not find that out by itself.
     await hub.release(stream, gone)
     try {
-      await settleDeletion(tiering, deleted, new AbortController().signal)
+      const { signal } = new AbortController()
+      await settleDeletion(tiering, deleted, signal)
+      // What it shared with its parent is the parent's alone now.
+      await settlePins(tiering, signal)
       return { incarnation, settled: true }
     } catch (error) {
       segments.ledger.logger.warn({ err: error, stream: name }, 'a deleted stream is freed later')

@@ -1,3 +1,4 @@
+import { type ClonedStream, cloneStream } from '../tiering/clone.js'
 import type { EvictStep } from '../tiering/evict-range.js'
 import { evictRange } from '../tiering/evict-range.js'
 import { holdsAsFarAsKnown, type PutHold, putHold, releaseHold } from '../tiering/hold-changes.js'
@@ -6,12 +7,14 @@ import type { SegmentRange } from '../tiering/ranges.js'
 import { type RecallProgress, recallRange } from '../tiering/recall.js'
 import { trimBelow } from '../tiering/trim.js'
 import { surveyTrim, type TrimSurvey } from '../tiering/trim-survey.js'
+import { attachedError } from './log-ownership.js'
 import type { LogParts } from './log-parts.js'
 import { Dlsn } from './model/dlsn.js'
 import { StratalogError } from './model/errors.js'
 import type { HoldEdge } from './model/hold.js'
 import type { Position } from './model/position.js'
 import { isClosed, type StreamRow } from './model/segment.js'
+import { checkStreamName } from './model/stream-name.js'
 import { parseDuration } from './model/units.js'
 import { timeOf } from './read/locate.js'
 import { positionIn } from './read/position-in.js'
@@ -65,6 +68,13 @@ export interface RecallOptions {
   readonly dryRun?: boolean
   readonly signal?: AbortSignal
   readonly onProgress?: (progress: RecallProgress) => void
+}
+
+/** Where a clone leaves the stream it is made of. */
+export interface CloneOptions {
+  /** Exclusive. Default: behind everything that was acknowledged. */
+  readonly until?: Position
+  readonly signal?: AbortSignal
 }
 
 /** What an eviction by hand did. */
@@ -181,6 +191,16 @@ export class StreamTiering {
   ): AsyncGenerator<EvictStep, void, undefined> {
     const resolved = await this.#range(stream, range)
     if (resolved !== null) yield* evictRange(this.#parts.tiering, stream, resolved, signal ?? never())
+  }
+
+  async clone(stream: StreamRow, name: string, { until, signal }: CloneOptions): Promise<ClonedStream> {
+    const { read, tiering, agent, attached, archiveLocation } = this.#parts
+    if (attached !== null) throw attachedError(archiveLocation)
+    checkStreamName(name)
+    const fork = until === undefined ? null : await positionIn(read, stream, until)
+    const cloned = await cloneStream(tiering, stream, { name, until: fork, signal: signal ?? never() })
+    agent.wake(0)
+    return cloned
   }
 
   /** Null: the stream holds nothing. */

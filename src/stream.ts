@@ -1,3 +1,4 @@
+import type { ClonedStream } from '../tiering/clone.js'
 import type { EvictStep } from '../tiering/evict-range.js'
 import type { PutHold } from '../tiering/hold-changes.js'
 import type { StandingHold } from '../tiering/holds.js'
@@ -33,6 +34,7 @@ import { type ExplainContext, explainRead } from './read/explain.js'
 import { locatePosition } from './read/locate-position.js'
 import { type ReadContext, type ReadCounts, type ReadRange, readBatches } from './read/reader.js'
 import type {
+  CloneOptions,
   EvictReport,
   HoldOptions,
   RangeOptions,
@@ -438,6 +440,11 @@ export class Stream<T = Uint8Array | string> {
       options.onStep?.(step)
     }
     return report
+  }
+
+  /** Makes a stream that begins with the history of this one and shares its objects; see `Streams.clone`. */
+  async clone(name: string, options: CloneOptions = {}): Promise<ClonedStream> {
+    return this.#tiering().clone(await this.#existing(), name, options)
   }
 
   /** The stream as the index has it now. Rejects with `stream_not_found`. @internal */

@@ -12,6 +12,7 @@ import { isPaused, tierOrders } from './orders.js'
 import { Outage, type OutageReport } from './outage.js'
 import { PassLoop } from './pass-loop.js'
 import { add, emptyReport, type PassReport } from './pass-report.js'
+import { settlePins } from './pins.js'
 import { OLDEST_FIRST, Planner, type StreamPlan } from './planner.js'
 import { type RunningStep, StepWatch } from './step-watch.js'
 import { asError, StreamSteps } from './stream-steps.js'
@@ -169,6 +170,7 @@ export class TieringAgent {
     await this.#attempt('free', report, signal, (stepSignal, answered) =>
       settleDebts(context, stepSignal, answered),
     )
+    await this.#attempt('free', report, signal, (stepSignal) => settlePins(context, stepSignal))
     await this.#attempt('tell', report, signal, (stepSignal) => this.#outage.tellGaps(stepSignal))
     const streams = this.#streams()
     const work = async () => {

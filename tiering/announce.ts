@@ -9,6 +9,7 @@ import {
 } from '../archive/control-objects.js'
 import { type ArchivedGap, endOf, gapsOf, policyOf } from '../archive/decisions.js'
 import type { ControlKind } from '../src/format/archive-names.js'
+import { isBeingCloned, sharedBelow } from '../src/model/clone.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { Incarnation, StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
@@ -61,9 +62,7 @@ export async function announceStream(
       // Since when it has had this name; a first name it has had from the beginning.
       atMs: named === null ? stream.createdMs : context.ledger.clock.nowMs(),
       parent:
-        stream.parent === null
-          ? null
-          : { incarnation: stream.parent.incarnation, fork: stream.parent.fork?.toString() ?? null },
+        stream.parent === null ? null : { ...stream.parent, fork: stream.parent.fork?.toString() ?? null },
     }
     await put('name', body)
   }
@@ -81,8 +80,9 @@ export async function announceDebts(
   if (context.archive === null) return
   const { index } = context
   const announced = await index.fact(await announcedFact(context, 'announced', stream.incarnation))
-  // Nothing of it is in the archive yet: the first copy brings what there is to say.
-  if (announced === null) return
+  // Nothing of it is in the archive yet: the first copy brings what there is to say. What a clone shares is there.
+  const clone = sharedBelow(stream.parent) !== null && !isBeingCloned(stream)
+  if (announced === null && !clone) return
   const ended = await announcedFact(context, 'ended', stream.incarnation)
   const owesEnd = stream.finishedMs !== null && (await index.fact(ended)) === null
   const policy = await index.policyOverride(stream.incarnation)

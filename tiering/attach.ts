@@ -1,9 +1,10 @@
 import { attemptsOfSegment } from '../archive/attempts.js'
 import { trimmedBelow } from '../archive/control-objects.js'
 import { endOf, gapsOf } from '../archive/decisions.js'
-import { type ChosenSegment, chooseSegments, listSegments, segmentRowFromKey } from '../archive/listing.js'
+import { type ChosenSegment, chooseSegments, segmentRowFromKey } from '../archive/listing.js'
+import { listHistory } from '../archive/shared.js'
 import { Dlsn } from '../src/model/dlsn.js'
-import type { SegmentRow, StreamRow } from '../src/model/segment.js'
+import type { Incarnation, SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Clock } from '../src/ports/clock.js'
 import type { Logger } from '../src/ports/logger.js'
@@ -118,8 +119,9 @@ export class AttachedView {
     const purged = gapsOf(controls).filter(({ reason }) => reason === 'purged')
     const isPurged = (segment: bigint) => purged.some((one) => one.first <= segment && segment <= one.last)
     let unusable: bigint | null = null
-    for await (const choice of chooseSegments(listSegments(archive, incarnation, first, undefined, signal))) {
-      const found = isPurged(choice.segment) ? null : chosenRow(choice)
+    const listed = listHistory(archive, { incarnation, parent: life.binding.parent }, { from: first, signal })
+    for await (const choice of chooseSegments(listed)) {
+      const found = isPurged(choice.segment) ? null : chosenRow(incarnation, choice)
       if (found === null) unusable ??= choice.segment
       if (found === null) continue
       if (expected < found.segment && unusable !== expected) {
@@ -182,8 +184,9 @@ export class AttachedView {
   }
 }
 
-function chosenRow(choice: ChosenSegment): SegmentRow | null {
-  return choice.kind === 'chosen' ? segmentRowFromKey(choice.chosen) : null
+/** Of what a clone shares the name is another stream's. */
+function chosenRow(incarnation: Incarnation, choice: ChosenSegment): SegmentRow | null {
+  return choice.kind === 'chosen' ? { ...segmentRowFromKey(choice.chosen), incarnation } : null
 }
 
 function endOfRow(row: SegmentRow): RestoredEnd {

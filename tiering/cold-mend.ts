@@ -5,6 +5,7 @@ import { contentDigestOf } from '../archive/object-index.js'
 import { type ContentDigest, contentDigest } from '../archive/restore-digest.js'
 import { rivalOf } from '../archive/rivals.js'
 import { verifySegmentObject } from '../archive/segment-verify.js'
+import { objectOwner } from '../archive/shared.js'
 import { committedKey } from '../archive/verify-archive.js'
 import { decodeSegmentKey, type SegmentKey } from '../src/format/archive-names.js'
 import { present } from '../src/model/assert.js'
@@ -79,7 +80,6 @@ async function whyBad(archive: ArchiveStore, key: string, signal: AbortSignal): 
 
 /** An object may be whole and have a rival that is whole too. */
 async function rivalled(archive: ArchiveStore, row: SegmentRow, signal: AbortSignal): Promise<ColdOutcome> {
-  if (isShared(row)) return { kind: 'whole' }
   const rival = await rivalOf(archive, row, signal)
   if (rival === null) return { kind: 'whole' }
   const why = `${rival.key} reads back whole and has another content than the committed ${row.object?.key}`
@@ -97,7 +97,7 @@ async function mend(
   const lease = await tieringLease(context, row, signal)
   if (lease === null) return { kind: 'busy', why: bad.why }
   try {
-    const twin = isShared(row) ? null : await wholeTwin(archive, row, signal)
+    const twin = await wholeTwin(archive, row, signal)
     if (twin !== null) {
       lease.lost.throwIfAborted()
       const { key, sizeBytes, parsed } = twin
@@ -128,13 +128,13 @@ async function tieringLease(
   }
 }
 
-/** The first object with the committed content that reads back whole. */
+/** The first object with the committed content that reads back whole; a clone's is among those of its parent. */
 async function wholeTwin(
   archive: ArchiveStore,
   row: SegmentRow,
   signal: AbortSignal,
 ): Promise<ListedSegment | null> {
-  const { attempts } = await attemptsOfSegment(archive, row.incarnation, row.segment, signal)
+  const { attempts } = await attemptsOfSegment(archive, objectOwner(row), row.segment, signal)
   for (const twin of attempts) {
     if (twin.key === row.object?.key || twin.parsed.contentDigest !== row.contentDigest) continue
     if ((await whyBad(archive, twin.key, signal)) === null) return twin
@@ -213,11 +213,6 @@ async function digestAs(
     'archive_missing',
     'the copy in the archive is encrypted, and its keys are there: name the archive again',
   )
-}
-
-/** Whether the object is another stream's, which this one was cloned from: its twins are that stream's to commit. */
-function isShared(row: SegmentRow): boolean {
-  return decodeSegmentKey(row.object?.key ?? '')?.incarnation !== row.incarnation
 }
 
 async function changed({ index }: TieringContext, row: SegmentRow): Promise<boolean> {

@@ -70,17 +70,27 @@ export async function settleDeletion(
     if (deletedMs(controls) === null)
       await putControl(archive, stream.incarnation, nextNumber(controls), 'delete', body, context.random)
   }
+  await removeSegments(context, stream, signal, answered)
+  await index.removeStream(stream.incarnation)
+  return true
+}
+
+/** Frees what a stream holds, oldest first, and forgets its rows. */
+export async function removeSegments(
+  context: TieringContext,
+  stream: StreamRow,
+  signal: AbortSignal,
+  answered: () => void = () => {},
+): Promise<void> {
   for (;;) {
-    const rows = await index.listSegments(stream.incarnation, 0n, ROWS_AT_ONCE)
-    if (rows.length === 0) break
+    const rows = await context.index.listSegments(stream.incarnation, 0n, ROWS_AT_ONCE)
+    if (rows.length === 0) return
     for (const row of rows) {
       signal.throwIfAborted()
       await removeSegment(context, stream, row, signal)
       answered()
     }
   }
-  await index.removeStream(stream.incarnation)
-  return true
 }
 
 /**

@@ -1,6 +1,7 @@
 import { trimmedBelow } from '../archive/control-objects.js'
 import { deletedMs } from '../archive/decisions.js'
 import { refuseRivals } from '../archive/rivals.js'
+import { isShared } from '../archive/shared.js'
 import { deleteLedger } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
@@ -93,7 +94,10 @@ export async function releaseObject(
   controls: ControlsCache = new ControlsCache(context),
 ): Promise<SegmentRow> {
   assert(row.state === 'trimmed', `segment ${row.segment} is ${row.state} and needs its object`)
-  if (row.object === null || context.archive === null) return row
+  if (row.object === null) return row
+  // The object is the stream's this one was cloned from, and lives or goes with that one.
+  if (isShared(row)) return context.index.updateSegment(row, { object: null })
+  if (context.archive === null) return row
   const archive = await context.archive()
   await checkDoomed(context, archive, row, signal, controls)
   await archive.delete(row.object.key, signal)

@@ -11,9 +11,10 @@ import { chooseSegments, listIncarnations } from '../archive/listing.js'
 import { contentDigestOf } from '../archive/object-index.js'
 import { restoreDigest } from '../archive/restore-digest.js'
 import { openSegmentObject } from '../archive/segment-reader.js'
-import { listSummarized } from '../archive/summaries.js'
+import { listHistory } from '../archive/shared.js'
 import type { SegmentKey } from '../src/format/archive-names.js'
 import { present } from '../src/model/assert.js'
+import { sharedBelow } from '../src/model/clone.js'
 import { Dlsn } from '../src/model/dlsn.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { Incarnation } from '../src/model/segment.js'
@@ -97,7 +98,9 @@ export async function currentLives(
 
 function isYounger({ binding, segments, gaps }: RestorableStream, until: RestoreUntil | null): boolean {
   const timeMs = timeOf(until)
-  return timeMs !== null && binding.createdMs > timeMs && segments.length === 0 && gaps.length === 0
+  if (timeMs === null || binding.createdMs <= timeMs) return false
+  // What a clone shares is as old as its parent, which is restored beside it.
+  return sharedBelow(binding.parent) !== null || (segments.length === 0 && gaps.length === 0)
 }
 
 /** A stream of the plan as the digest of a restore counts it. */
@@ -227,11 +230,9 @@ function compareRanks(a: readonly (number | string)[], b: readonly (number | str
 async function rivalOf(archive: ArchiveStore, life: Life, signal?: AbortSignal): Promise<Rival> {
   let newestMs = -1
   let lastSegment = (trimmedBelow(life.controls)?.segment ?? 1n) - 1n
-  for await (const { parsed } of listSummarized(
-    archive,
-    life.incarnation,
-    signal === undefined ? {} : { signal },
-  )) {
+  const { incarnation, binding } = life
+  const stream = { incarnation, parent: binding.parent }
+  for await (const { parsed } of listHistory(archive, stream, signal === undefined ? {} : { signal })) {
     newestMs = Math.max(newestMs, parsed.completionMs)
     lastSegment = parsed.segment
   }
@@ -265,11 +266,15 @@ async function lookAt(
   const segments: RestorableSegment[] = []
   const unusable: MissingSegment[] = []
   let ended: bigint | null = null
-  const listed = listSummarized(archive, incarnation, {
-    from: trimmed?.segment ?? 0n,
-    foreign,
-    ...(signal === undefined ? {} : { signal }),
-  })
+  const listed = listHistory(
+    archive,
+    { incarnation, parent: binding.parent },
+    {
+      from: trimmed?.segment ?? 0n,
+      foreign,
+      ...(signal === undefined ? {} : { signal }),
+    },
+  )
   for await (const choice of chooseSegments(listed)) {
     const { segment } = choice
     // What was erased on purpose stays erased, also where an object of it is still there.

@@ -58,8 +58,12 @@ async function summarize(
 }
 
 /** The object that the index committed for a segment; null: there is none, or it is given up. */
-function committed({ state, object }: SegmentRow): ListedSegment | null {
+function committed(row: SegmentRow): ListedSegment | null {
+  const { state, object } = row
   if (object === null || (state !== 'archived' && state !== 'cold')) return null
   const parsed = decodeSegmentKey(object.key)
-  return parsed === null ? null : { key: object.key, sizeBytes: object.sizeBytes, parsed }
+  // A summary names objects of its own stream: what a clone shares is in its parent's.
+  return parsed === null || parsed.incarnation !== row.incarnation
+    ? null
+    : { key: object.key, sizeBytes: object.sizeBytes, parsed }
 }

@@ -16,6 +16,7 @@ const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./import.js'),
   () => import('./stream.js'),
   () => import('./rename.js'),
+  () => import('./clone.js'),
   () => import('./status.js'),
   () => import('./tier.js'),
   () => import('./tier-orders.js'),

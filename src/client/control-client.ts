@@ -21,6 +21,7 @@ import type {
   TierStatusDto,
 } from '../model/control-api.js'
 import type { ArchiveApi, ResolutionDto } from '../model/control-archive.js'
+import type { ClonedDto, CloneRequestDto } from '../model/control-clone.js'
 import type { ReencryptedDto, RotatedDto, StreamEncryptionDto } from '../model/control-keys.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
@@ -102,6 +103,10 @@ export class ControlClient implements ControlApi {
 
   async renameStream(name: string, to: string): Promise<RenamedDto> {
     return this.#post(`${streamPath(name)}/rename`, { to })
+  }
+
+  async cloneStream(name: string, request: CloneRequestDto): Promise<ClonedDto> {
+    return this.#post(`${streamPath(name)}/clone`, request)
   }
 
   archiveOwner(): Promise<ArchiveOwnerDto> {

@@ -1,7 +1,7 @@
 import { Dlsn } from '../model/dlsn.js'
 import type { StratalogError } from '../model/errors.js'
 import type { HoldEdge, StreamHold } from '../model/hold.js'
-import type { GapReason, Incarnation, StreamRow } from '../model/segment.js'
+import type { GapReason, Incarnation, StreamParent, StreamRow } from '../model/segment.js'
 import { corrupt, unsupportedVersion } from './bytes.js'
 
 /*
@@ -202,11 +202,16 @@ function decodeStream(fields: Fields): DecidedStream {
     name: fields.text('name'),
     txidMode,
     createdMs: fields.number('createdMs'),
-    parent: parent && {
-      incarnation: parent.text('incarnation'),
-      fork: parent.textOrNull('fork') === null ? null : parent.dlsn('fork'),
-    },
+    parent: parent && decodeParent(parent),
   }
+}
+
+function decodeParent(parent: Fields): StreamParent {
+  const left = {
+    incarnation: parent.text('incarnation'),
+    fork: parent.textOrNull('fork') === null ? null : parent.dlsn('fork'),
+  }
+  return parent.flag('shares') ? { ...left, shares: true } : left
 }
 
 /** A restored stream's creation told its trim as well; policies told their time in their id. */
@@ -254,6 +259,13 @@ class Fields {
   number(name: string): number {
     const value = this.#fields[name]
     if (typeof value !== 'number' || !Number.isSafeInteger(value)) throw this.damaged(name)
+    return value
+  }
+
+  /** Absent: false. */
+  flag(name: string): boolean {
+    const value = this.#fields[name] ?? false
+    if (typeof value !== 'boolean') throw this.damaged(name)
     return value
   }
 

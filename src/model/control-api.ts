@@ -5,6 +5,7 @@
  */
 
 import type { ArchiveApi, ColdScrubDto } from './control-archive.js'
+import type { CloneApi } from './control-clone.js'
 import type { KeysApi } from './control-keys.js'
 import type { LivesApi } from './control-lives.js'
 import type { PolicyApi, PolicyOutcome, PolicySource } from './control-policy.js'
@@ -380,7 +381,15 @@ export interface PolicyShowDto {
 export interface PolicyTestDto extends PolicyShowDto, PolicyOutcome {}
 
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
-export interface ControlApi extends ArchiveApi, KeysApi, LivesApi, PolicyApi, ReadApi, StatusApi, TieringApi {
+export interface ControlApi
+  extends ArchiveApi,
+    CloneApi,
+    KeysApi,
+    LivesApi,
+    PolicyApi,
+    ReadApi,
+    StatusApi,
+    TieringApi {
   ping(): Promise<PingDto>
   /** Streams by name in code-point order. */
   listStreams(page?: PageDto): Promise<readonly StreamDto[]>

@@ -40,6 +40,15 @@ export type GapReason = 'dropped' | 'corrupt' | 'purged'
 /** How the txids of a stream are to be understood. `ms`: milliseconds since the epoch, UTC. */
 export type TxidMode = 'ms' | 'custom'
 
+/** Where a stream came from. */
+export interface StreamParent {
+  readonly incarnation: Incarnation
+  /** Where it leaves its parent. */
+  readonly fork: Dlsn | null
+  /** A clone: what lies in whole segments below the fork are the objects of its parent, shared with it. */
+  readonly shares?: true
+}
+
 /** A stream as the index knows it. */
 export interface StreamRow {
   readonly incarnation: Incarnation
@@ -47,7 +56,7 @@ export interface StreamRow {
   readonly txidMode: TxidMode
   readonly createdMs: number
   /** The incarnation this one was restored or cloned from, with the DLSN where it forks. */
-  readonly parent: { readonly incarnation: Incarnation; readonly fork: Dlsn | null } | null
+  readonly parent: StreamParent | null
   /** Highest writer epoch ever given out. */
   readonly epoch: bigint
   /** Everything below is trimmed; null: nothing is. */

@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { clonedThrough, isBeingCloned } from '../model/clone.js'
 import { StratalogError } from '../model/errors.js'
 import type { LedgerMetadataStore } from '../ports/ledger-metadata.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
@@ -41,6 +42,7 @@ export async function checkIndexAge(root: string, compared: IndexAndStores): Pro
   const known = await knownMark(index)
   if (marked > known)
     throw older(root, 'copies were given up that it does not know of', `${marked}`, `${known}`)
+  await checkClones(root, index, decided)
   const readable: string[] = []
   let absent: Set<bigint> | null = null
   for (const store of stores) {
@@ -64,6 +66,20 @@ export async function checkIndexAge(root: string, compared: IndexAndStores): Pro
     // An open one may not have become durable anywhere before a crash.
     const held = metadata.state === 'CLOSED' && metadata.lastEntryId >= 0n
     if (!unread && held) throw older(root, `ledger ${id} is on no store any more`, id.toString(), null)
+  }
+}
+
+/** What a clone was made with is told by no ledger: an index from before it is made again, from the archive's names. */
+async function checkClones(root: string, index: SegmentIndex, decided: DecidedState): Promise<void> {
+  for (const stream of decided.streams.values()) {
+    const last = clonedThrough(stream.parent)
+    // One that was not finished is not gone on with.
+    if (last === null || isBeingCloned(stream) || decided.deleted.has(stream.incarnation)) continue
+    const trimmed = decided.trims.get(stream.incarnation)?.below.segment ?? 0n
+    const newest = (await index.newestSegment(stream.incarnation))?.segment ?? 0n
+    if (newest >= last || trimmed > last) continue
+    const what = `${stream.name} is a clone up to segment ${last}, and the index ends at ${newest}`
+    throw older(root, what, `${last}`, `${newest}`)
   }
 }
 

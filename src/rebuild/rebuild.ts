@@ -214,7 +214,8 @@ class StreamRebuild {
       return
     }
     this.#fillGaps(row.startSequenceId)
-    this.#add(row)
+    // The name of an object that a clone shares is its parent's.
+    this.#add({ ...row, incarnation: this.#source.stream.incarnation })
     if (this.#rows.length >= ADOPTED_AT_ONCE) await this.#flush()
   }
 

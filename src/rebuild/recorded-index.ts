@@ -17,7 +17,12 @@ import type {
 import type { DecidedState, DecisionWriter } from './decisions.js'
 
 /** Named facts of the log that its safety hangs on; the others can be found out again. */
-export const RECORDED_FACTS: readonly string[] = ['archive-owner', 'archive-taken-over', 'tier-orders']
+export const RECORDED_FACTS: readonly string[] = [
+  'archive-owner',
+  'archive-taken-over',
+  'tier-orders',
+  'clone-pins',
+]
 /** The fact that is the sequence of the newest decision this index knows of. */
 export const SEQUENCE_FACT = 'decision-sequence'
 /** The fact that is the sequence of the newest mark this index knows of. */

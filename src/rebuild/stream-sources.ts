@@ -1,7 +1,7 @@
 import { bindingOf, type ControlObject, readControls, trimmedBelow } from '../../archive/control-objects.js'
 import { gapsOf, policyOf, standingHolds } from '../../archive/decisions.js'
 import { type ChosenSegment, chooseSegments, listIncarnations } from '../../archive/listing.js'
-import { listSummarized } from '../../archive/summaries.js'
+import { listHistory } from '../../archive/shared.js'
 import type { DecidedGap, DecidedStream, DecidedTrim } from '../format/control-frame.js'
 import type { KeptHold } from '../model/hold.js'
 import type { Incarnation } from '../model/segment.js'
@@ -57,7 +57,9 @@ export async function streamSources(
   const byName = new Map<string, StreamSource>()
   for (const incarnation of ours) {
     const of = byStream.get(incarnation) ?? []
-    const inArchive = archived.has(incarnation) ? archive : null
+    // What a clone shares is there, though nothing of its own may be yet.
+    const shares = decided.streams.get(incarnation)?.parent?.shares === true
+    const inArchive = archived.has(incarnation) || shares ? archive : null
     const source = await sourceOf(incarnation, decided, of, inArchive, report, signal)
     if (source === null) continue
     const { name } = source.stream
@@ -112,7 +114,7 @@ async function sourceOf(
       archive === null
         ? noObjects()
         : chooseSegments(
-            listSummarized(archive, incarnation, {
+            listHistory(archive, stream, {
               from: first,
               ...(signal === undefined ? {} : { signal }),
             }),

@@ -24,6 +24,7 @@ import type {
   TierStatusDto,
 } from '../model/control-api.js'
 import type { ArchiveApi } from '../model/control-archive.js'
+import type { ClonedDto, CloneRequestDto } from '../model/control-clone.js'
 import type { ReencryptedDto, RotatedDto, StreamEncryptionDto } from '../model/control-keys.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { PolicyReload } from '../model/control-policy.js'
@@ -50,6 +51,7 @@ import { checkStreamName } from '../model/stream-name.js'
 import { parseInteger } from '../model/units.js'
 import type { ReadOptions } from '../stream.js'
 import { archiveVerbs } from './archive-verbs.js'
+import { cloneStream } from './clone.js'
 import {
   ackDto,
   gapDto,
@@ -130,6 +132,10 @@ export class LocalControl implements ControlApi {
   async renameStream(name: string, to: string): Promise<RenamedDto> {
     const { incarnation } = await this.#log.streams.rename(name, to)
     return { name: to, incarnation }
+  }
+
+  cloneStream(name: string, request: CloneRequestDto): Promise<ClonedDto> {
+    return cloneStream(this.#log, name, request)
   }
 
   archiveOwner(): Promise<ArchiveOwnerDto> {

@@ -19,6 +19,7 @@ import {
 import { errorBody } from '../model/error-body.js'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
 import { archiveRoutes } from './routes-archive.js'
+import { cloneRoutes } from './routes-clone.js'
 import { keyRoutes } from './routes-keys.js'
 import { livesRoutes } from './routes-lives.js'
 import { policyRoutes } from './routes-policy.js'
@@ -109,6 +110,7 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
   streamingRoutes(app, api, ending)
   storeRoutes(app, api, ending)
   livesRoutes(app, api)
+  cloneRoutes(app, api)
   policyRoutes(app, api)
   statusRoutes(app, api, ending)
   tieringRoutes(app, api, (reply, open) =>

@@ -190,6 +190,7 @@ export const STREAM_COLUMNS: readonly string[] = [
   'trimmed_slot',
   'version',
   'finished_ms',
+  'parent_shares',
 ]
 
 /** A stream's columns, without checksum. */
@@ -205,6 +206,7 @@ export function streamToSql(row: StreamRow): SqlValue[] {
     ...dlsnToSql(row.trimmedBelow),
     whole(row.version, 'version'),
     row.finishedMs === null ? null : whole(row.finishedMs, 'finishedMs'),
+    row.parent?.shares === true ? 1n : null,
   ]
 }
 
@@ -221,11 +223,12 @@ export function streamFromSql(sql: SqlRow): StreamRow {
   const createdMs = read.number()
   const parentIncarnation = read.textOrNull()
   const fork = read.dlsnOrNull()
-  const parent = parentIncarnation === null ? null : { incarnation: parentIncarnation, fork }
   const epoch = read.integer()
   const trimmedBelow = read.dlsnOrNull()
   const version = read.number()
   const finishedMs = read.numberOrNull()
+  const shares = read.integerOrNull() === null ? {} : { shares: true as const }
+  const parent = parentIncarnation === null ? null : { incarnation: parentIncarnation, fork, ...shares }
   return { incarnation, name, txidMode, createdMs, parent, epoch, trimmedBelow, finishedMs, version }
 }
 

@@ -173,6 +173,19 @@ function addRecalled(database: Parameters<Migration>[0]): void {
   }
 }
 
+const STREAM_COLUMNS_2 = `${STREAM_COLUMNS_1}, finished_ms`
+
+/** Version 5: clones share the objects of their parent. Checksums cover the new column. */
+function addShares(database: Parameters<Migration>[0]): void {
+  database.exec('ALTER TABLE streams ADD COLUMN parent_shares INTEGER')
+  const read = database.prepare<unknown[], SqlRow>(`SELECT ${STREAM_COLUMNS_2}, checksum FROM streams`)
+  const write = database.prepare('UPDATE streams SET checksum = ? WHERE incarnation = ?')
+  for (const row of read.safeIntegers(true).raw(true).all()) {
+    checkRow(row, `stream ${String(row[1])}`)
+    write.run(rowChecksum([...row.slice(0, -1), null]), row[0])
+  }
+}
+
 /** Every version there was, in order. A released step is never changed; a change is a new step. */
 export const MIGRATIONS: readonly Migration[] = [
   (database) => {
@@ -181,4 +194,5 @@ export const MIGRATIONS: readonly Migration[] = [
   addFinished,
   addGapReason,
   addRecalled,
+  addShares,
 ]
