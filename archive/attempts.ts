@@ -29,8 +29,15 @@ export async function* listAttempts(
   foreign?: ForeignKey,
   signal?: AbortSignal,
 ): AsyncGenerator<SegmentAttempts, void, undefined> {
+  yield* bySegment(listSegments(store, incarnation, fromSegment, foreign, signal))
+}
+
+/** Objects in order of segments, those of one together. */
+export async function* bySegment(
+  listed: AsyncIterable<ListedSegment>,
+): AsyncGenerator<SegmentAttempts, void, undefined> {
   let now: { segment: bigint; attempts: ListedSegment[]; unlisted: number } | null = null
-  for await (const one of listSegments(store, incarnation, fromSegment, foreign, signal)) {
+  for await (const one of listed) {
     const { segment } = one.parsed
     if (now !== null && now.segment !== segment) {
       yield now

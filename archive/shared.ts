@@ -64,18 +64,25 @@ export async function* listHistory(
   stream: { readonly incarnation: Incarnation; readonly parent: StreamParent | null },
   options: SummarizedListing = {},
 ): AsyncGenerator<ListedSegment, void, undefined> {
-  const own = listSummarized(store, stream.incarnation, options)
-  if (sharedBelow(stream.parent) === null) {
-    yield* own
-    return
-  }
+  const ancestors = await ancestorsOf(store, stream, options.signal)
+  yield* listWithAncestors(store, stream.incarnation, ancestors, options)
+}
+
+/** The same for who knows the ancestors. */
+export async function* listWithAncestors(
+  store: ArchiveStore,
+  incarnation: Incarnation,
+  ancestors: readonly Ancestor[],
+  options: SummarizedListing = {},
+): AsyncGenerator<ListedSegment, void, undefined> {
+  const own = listSummarized(store, incarnation, options)
   const { foreign: _, ...quiet } = options
-  const { from = 1n, signal } = options
-  const ancestors = (await ancestorsOf(store, stream, signal)).filter(({ below }) => below > from)
-  const shared = ancestors.map(({ incarnation, below }) =>
-    segmentsBelow(listSummarized(store, incarnation, quiet), below),
-  )
-  yield* merged([...shared.reverse(), own])
+  const { from = 1n } = options
+  const shared = ancestors
+    .filter(({ below }) => below > from)
+    .map((one) => segmentsBelow(listSummarized(store, one.incarnation, quiet), one.below))
+  if (shared.length === 0) yield* own
+  else yield* merged([...shared.reverse(), own])
 }
 
 async function* segmentsBelow(

@@ -4,12 +4,13 @@ import type { Dlsn } from '../src/model/dlsn.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { Incarnation, SegmentRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
-import { besideRows, listAttempts, type SegmentBeside } from './attempts.js'
+import { attemptsOfSegment, besideRows, bySegment, listAttempts, type SegmentBeside } from './attempts.js'
 import { bindingOf, type ControlObject, readControls, trimmedBelow } from './control-objects.js'
 import { type ArchivedGap, deletedMs, gapsOf } from './decisions.js'
 import { type ListedSegment, onlyDigest } from './listing.js'
 import { isComparable } from './rivals.js'
 import { verifySegmentObject } from './segment-verify.js'
+import { type Ancestor, ancestorsOf, isShared, listWithAncestors, objectOwner } from './shared.js'
 
 /** Objects in a row that can't be read, after which it is the archive that is away, and no object that is bad. */
 const UNREADABLE_MAX = 10
@@ -146,6 +147,7 @@ class StreamCheck {
   #name: string | null
   #gaps: readonly ArchivedGap[] = []
   #trim: Dlsn | null = null
+  #ancestors: readonly Ancestor[] = []
   #deleted = false
   #unreadable = 0
 
@@ -160,14 +162,24 @@ class StreamCheck {
   async *run(): AsyncGenerator<ArchiveCheckPart, void, undefined> {
     const { incarnation, rows } = this.#stream
     const { signal } = this.#options
+    const given = signal === undefined ? {} : { signal }
     const trouble = await this.#readDecisions()
     if (trouble !== null) yield trouble
-    const listed = listAttempts(this.#store, incarnation, 0n, () => this.#foreign(), signal)
+    const foreign = () => this.#foreign()
+    // Beside an index a row names what is shared; without one it is among the names of the parent.
+    const listed =
+      rows === null
+        ? bySegment(
+            listWithAncestors(this.#store, incarnation, this.#ancestors, { foreign, from: 0n, ...given }),
+          )
+        : listAttempts(this.#store, incarnation, 0n, foreign, signal)
     let expected: Expected | null = null
     for await (const beside of besideRows(rows ?? nothing(), listed)) {
       signal?.throwIfAborted()
       this.#tally.segments += 1
       for (const one of beside.found?.attempts ?? []) {
+        // What is shared is counted, and read, with the stream that wrote it.
+        if (one.parsed.incarnation !== incarnation) continue
         this.#tally.objects += 1
         this.#tally.bytes += one.sizeBytes
       }
@@ -191,7 +203,11 @@ class StreamCheck {
         () => this.#foreign(),
         this.#options.signal,
       )
-      this.#name ??= bindingOf(controls)?.name ?? null
+      const binding = bindingOf(controls)
+      this.#name ??= binding?.name ?? null
+      const parent = binding?.parent ?? null
+      if (this.#stream.rows === null)
+        this.#ancestors = await ancestorsOf(this.#store, { incarnation, parent }, this.#options.signal)
       this.#gaps = gapsOf(controls)
       this.#trim = trimmedBelow(controls)
       this.#deleted = deletedMs(controls) !== null
@@ -218,7 +234,7 @@ class StreamCheck {
     const committed = await this.#committed(row, attempts)
     if (committed === null) {
       if (await this.#changed(row)) return
-      yield this.#absent(row, attempts)
+      yield this.#absent(row, isShared(row) ? await this.#sharedAttempts(row) : attempts)
       return
     }
     const differs = differsFrom(row, committed)
@@ -240,6 +256,11 @@ class StreamCheck {
     const found = await this.#store.head(key, this.#options.signal)
     const parsed = decodeSegmentKey(key)
     return found === null || parsed === null ? null : { ...found, parsed }
+  }
+
+  async #sharedAttempts(row: SegmentRow): Promise<readonly ListedSegment[]> {
+    const { signal } = this.#options
+    return (await attemptsOfSegment(this.#store, objectOwner(row), row.segment, signal)).attempts
   }
 
   #absent(row: SegmentRow, attempts: readonly ListedSegment[]): ArchiveCheckPart {
@@ -297,6 +318,7 @@ class StreamCheck {
   async *#deep(object: ListedSegment, mend: string): AsyncGenerator<ArchiveCheckPart, void, undefined> {
     const { deep, sample = 1, seed = '' } = this.#options
     if (deep !== true || !isSampled(object.key, sample, seed)) return
+    if (this.#stream.rows === null && object.parsed.incarnation !== this.#stream.incarnation) return
     const { segment } = object.parsed
     try {
       await this.#read(object)

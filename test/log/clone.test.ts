@@ -3,6 +3,7 @@ import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import type { Log } from '../../src/log.js'
+import { verifyArchive } from '../../src/log-archive.js'
 import { Dlsn } from '../../src/model/dlsn.js'
 import { openArchive, openLog } from '../../src/open.js'
 import { planRestore, restoreArchive } from '../../src/restore.js'
@@ -41,6 +42,12 @@ async function records(log: Log, name: string): Promise<string[]> {
 
 /** Nothing is wrong with the log, its archive, or the archive alone. */
 async function checkSound(log: Log): Promise<void> {
+  for await (const part of verifyArchive(await openArchive(tiered.archive), { deep: true }))
+    assert.notEqual(
+      part.type,
+      'finding',
+      JSON.stringify(part, (_, v) => (typeof v === 'bigint' ? `${v}` : v)),
+    )
   for await (const part of log.fsck({ deep: true })) {
     if (part.type === 'finding') assert.notEqual(part.finding.severity, 'damage', part.finding.text)
   }
