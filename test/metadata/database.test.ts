@@ -63,7 +63,7 @@ describe('the index file', () => {
           )
           .run(...values)
       old.write('make a file of version 2', () => {
-        insert('streams', [...STREAM_COLUMNS, 'checksum', 'id'], [...withChecksum(stream), 1n])
+        insert('streams', [...STREAM_COLUMNS.slice(0, -1), 'checksum', 'id'], [...withChecksum(stream), 1n])
         insert(
           'sums',
           [
@@ -172,6 +172,11 @@ describe('the index file', () => {
       const write = old.prepare('UPDATE segments SET checksum = ? WHERE segment = ?')
       for (const row of rows.safeIntegers(true).raw(true).all())
         write.run(damage ? 1n : rowChecksum(row), row[1])
+      const known = STREAM_COLUMNS.slice(0, -1).join(', ')
+      const streams = old.prepare<unknown[], SqlRow>(`SELECT ${known} FROM streams`)
+      for (const row of streams.safeIntegers(true).raw(true).all())
+        old.prepare('UPDATE streams SET checksum = ? WHERE incarnation = ?').run(rowChecksum(row), row[0])
+      old.exec('ALTER TABLE streams DROP COLUMN parent_shares')
       old.exec(`DROP INDEX segments_owing; ALTER TABLE segments DROP COLUMN gap_reason; ALTER TABLE segments DROP COLUMN recalled_until_ms;
         CREATE INDEX segments_owing ON segments (stream, segment) WHERE state = 'cold'`)
       old.pragma('user_version = 2')
