@@ -22,6 +22,7 @@ import { isStratalogError } from '../src/model/errors.js'
 import type { Incarnation } from '../src/model/segment.js'
 import type { ArchivedKey, ArchiveStore } from '../src/ports/archive-store.js'
 import type { Random } from '../src/ports/random.js'
+import { listControlKeys } from './control-objects.js'
 import { type ForeignKey, type ListedSegment, listKeys } from './listing.js'
 
 /*
@@ -72,9 +73,10 @@ export async function* listSummarized(
     yield* keysOf(store, incarnation, { ...start, last: null }, head, foreign, signal)
     return
   }
+  const encrypted = once(() => hasKeys(store, incarnation, signal))
   yield* inOrder(
     spans(store, incarnation, from, signal),
-    (span) => begin(store, incarnation, span, options),
+    (span) => begin(store, incarnation, span, options, encrypted),
     (fetched) => rest(store, incarnation, fetched, foreign, signal),
   )
 }
@@ -124,9 +126,10 @@ function begin(
   incarnation: Incarnation,
   span: Span,
   { check = 'listing', signal }: SummarizedListing,
+  encrypted: () => Promise<boolean>,
 ): Fetched {
   if (check === 'listing' || span.summaries.length === 0) return fetchRange(store, incarnation, span, signal)
-  const named = readNamed(store, span, signal)
+  const named = readNamed(store, span, encrypted, signal)
   named.catch(() => undefined)
   return { kind: 'named', span, named }
 }
@@ -195,10 +198,31 @@ async function* keysOf(
   }
 }
 
-/** What the first summary that can be read names of the range; null: none can, or its first object is gone. */
+/** Whether anything of a stream was ever encrypted; from the names of its decisions. */
+async function hasKeys(
+  store: ArchiveStore,
+  incarnation: Incarnation,
+  signal: AbortSignal | undefined,
+): Promise<boolean> {
+  return (await listControlKeys(store, incarnation, signal)).some(({ kind }) => kind === 'key')
+}
+
+function once<T>(work: () => Promise<T>): () => Promise<T> {
+  let done: Promise<T> | null = null
+  return () => {
+    done ??= work()
+    return done
+  }
+}
+
+/**
+ * What the first summary that can be read names of the range; null: none can, its first object is gone, or an object in
+ * clear may have been encrypted since, which is then the segment.
+ */
 async function readNamed(
   store: ArchiveStore,
   span: Span,
+  encrypted: () => Promise<boolean>,
   signal: AbortSignal | undefined,
 ): Promise<ListedSegment[] | null> {
   for (const { key, sizeBytes, parsed } of span.summaries) {
@@ -206,6 +230,7 @@ async function readNamed(
     const named = segments?.filter((one) => one.parsed.segment >= span.first) ?? []
     const [first] = named
     if (first === undefined) continue
+    if (named.some(({ parsed: { keyId } }) => keyId === undefined) && (await encrypted())) return null
     return (await store.head(first.key, signal)) === null ? null : named
   }
   return null

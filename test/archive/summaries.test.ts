@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
+import { putControl } from '../../archive/control-objects.js'
 import { chooseSegments, type ListedSegment, listSegments } from '../../archive/listing.js'
 import {
   deadSummaries,
@@ -115,8 +116,22 @@ describe('listing through summaries', () => {
     const lists = counting(store, 'listFrom')
     const keys = segments.map(({ key }) => key)
     assert.deepEqual(await through(lists.store, { check: 'first' }), keys)
-    assert.ok(lists.calls() <= 5, `${lists.calls()} listings`)
+    // One of them is of decisions: whether anything was encrypted since.
+    assert.ok(lists.calls() <= 6, `${lists.calls()} listings`)
     assert.deepEqual(await through(store, { check: 'first', from: 2_500n }), keys.slice(2_499))
+  })
+
+  test('an object in clear that a summary names gives way to the encrypted one that was written since', async () => {
+    const { store, segments } = await archiveOf(2_200)
+    const { parsed } = present(segments[6], 'segment 7')
+    const sealed = { ...parsed, keyId: '00001', contentDigest: present(DIGESTS[1], 'digest') }
+    await store.putIfAbsent(encodeSegmentKey(sealed), bodyOf('x'))
+    await putControl(store, INCARNATION, 1n, 'key', {}, random)
+    const choose = async (listed: AsyncIterable<ListedSegment>) =>
+      (await all(chooseSegments(listed))).map((one) => one.kind === 'chosen' && one.chosen.key)
+    const chosen = await choose(listSegments(store, INCARNATION))
+    assert.equal(chosen[6], encodeSegmentKey(sealed))
+    assert.deepEqual(await choose(listSummarized(store, INCARNATION, { check: 'first' })), chosen)
   })
 
   test('a trim within a thousand, which deletes from its old end on, has it listed', async () => {
