@@ -237,7 +237,8 @@ async function withArchive(
   const { openArchive } = await import('../open.js')
   const { quietSystem } = await import('./quiet.js')
   if (io.dir !== undefined) io.note('(--from reads an archive by itself: --dir is not used)')
-  const archive = await openArchive(from, await quietSystem())
+  const ring = io.keyRing === undefined ? {} : { keyRing: io.keyRing }
+  const archive = await openArchive(from, await quietSystem(), ring)
   try {
     await work(archive)
   } finally {

@@ -69,9 +69,13 @@ async function connect(io: CliIo, options: ConnectOptions): Promise<Connection> 
   let until = Number.POSITIVE_INFINITY
   for (;;) {
     const beside = await connectBeside(directory)
-    if (beside !== null) return beside
+    if (beside !== null) {
+      if (io.keyRing !== undefined)
+        io.note('(--key-ring is not used: the application that has the log open has rings of its own)')
+      return beside
+    }
     try {
-      return await openHere(directory, options)
+      return await openHere(io, directory, options)
     } catch (error) {
       // Its holder may be about to open its socket, or be another command that is done in a moment.
       if (!isStratalogError(error, 'directory_in_use')) throw error
@@ -135,7 +139,8 @@ async function attach(io: CliIo, archive: string): Promise<Connection> {
   const remove = () => (kept === null ? rm(directory, { recursive: true, force: true }) : Promise.resolve())
   try {
     const system = await quietSystem()
-    const log = await openLog(directory, { attach: archive, control: 'off', config: 'none', system })
+    const fixed = { attach: archive, control: 'off', config: 'none', system } as const
+    const log = await openLog(directory, { ...fixed, ...ringOf(io) })
     const close = () => log.close().finally(remove)
     return { api: new LocalControl(log), directory, beside: false, close }
   } catch (error) {
@@ -144,7 +149,12 @@ async function attach(io: CliIo, archive: string): Promise<Connection> {
   }
 }
 
-async function openHere(directory: string, options: ConnectOptions): Promise<Connection> {
+/** A ring that is named on the command line is meant from where the command was typed. */
+export function ringOf({ keyRing }: CliIo): { readonly keyRing?: string } {
+  return keyRing === undefined ? {} : { keyRing: resolve(keyRing) }
+}
+
+async function openHere(io: CliIo, directory: string, options: ConnectOptions): Promise<Connection> {
   const { openLog } = await import('../open.js')
   const { LocalControl } = await import('../serve/control-api.js')
   // A configuration somebody wrote says that there is to be a log.
@@ -155,6 +165,7 @@ async function openHere(directory: string, options: ConnectOptions): Promise<Con
     control: 'off',
     system: await quietSystem(),
     storeFileBytes: options.bulk === true ? BULK_FILE_BYTES : FILE_BYTES,
+    ...ringOf(io),
   })
   let server: Promise<{ close(): Promise<void> }> | null = null
   const serve = async () => {

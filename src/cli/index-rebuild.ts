@@ -28,7 +28,7 @@ export function register(program: Command, io: CliIo): void {
 }
 
 async function rebuild(io: CliIo, options: RebuildOptions): Promise<void> {
-  const { logDirectory } = await import('./connect.js')
+  const { logDirectory, ringOf } = await import('./connect.js')
   const { quietSystem } = await import('./quiet.js')
   const { rebuildLogIndex } = await import('../open/rebuild-log.js')
   const progress = io.progress({ label: 'rebuild' })
@@ -36,7 +36,7 @@ async function rebuild(io: CliIo, options: RebuildOptions): Promise<void> {
   try {
     const report = await rebuildLogIndex(
       logDirectory(io),
-      { system: await quietSystem() },
+      { system: await quietSystem(), ...ringOf(io) },
       {
         acceptLoss: options.acceptLoss ?? false,
         signal: io.signal,

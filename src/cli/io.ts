@@ -11,6 +11,8 @@ export interface CliIo {
   readonly dir: string | undefined
   /** The `--attach` option: an archive to read instead of a log. */
   readonly attach: string | undefined
+  /** The `--key-ring` option: a ring beside those that policies name; an archive by itself has no policies. */
+  readonly keyRing: string | undefined
   /** Whether stderr is a terminal: there progress may be drawn. */
   readonly isTTY: boolean
   /** Colours of stdout; all of them do nothing without a terminal or with NO_COLOR. */
@@ -37,7 +39,7 @@ export interface CliIo {
 export interface ProcessIo extends CliIo {
   readonly exitCode: number
   /** Set once the options are known. */
-  setDirectory(dir: string | undefined, attach: string | undefined): void
+  setDirectory(dir: string | undefined, attach: string | undefined, keyRing: string | undefined): void
   /** Says an error on stderr, for people and with `--json` as JSON; returns the exit code for it. */
   fail(error: unknown): number
   /** Why the signal was aborted, if it was. */
@@ -56,6 +58,7 @@ export function processIo(argv: readonly string[]): ProcessIo {
     exitCode: 0,
     dir: undefined as string | undefined,
     attach: undefined as string | undefined,
+    keyRing: undefined as string | undefined,
     stopped: null as ProcessIo['stopped'],
   }
   const stop = (why: 'interrupted' | 'pipe-closed') => {
@@ -108,6 +111,9 @@ export function processIo(argv: readonly string[]): ProcessIo {
     get attach() {
       return state.attach
     },
+    get keyRing() {
+      return state.keyRing
+    },
     get exitCode() {
       return state.exitCode
     },
@@ -125,9 +131,10 @@ export function processIo(argv: readonly string[]): ProcessIo {
     setExitCode: (code) => {
       state.exitCode = code
     },
-    setDirectory: (dir, attach) => {
+    setDirectory: (dir, attach, keyRing) => {
       state.dir = dir
       state.attach = attach
+      state.keyRing = keyRing
     },
     fail: (error) => {
       const { text, code } = describe(error)

@@ -1,6 +1,7 @@
 import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import type { StreamEncryptionDto } from '../model/control-keys.js'
+import { StratalogError } from '../model/errors.js'
 import { formatBytes, formatTime } from '../model/units.js'
 import type { CliIo } from './io.js'
 import { quietSystem } from './quiet.js'
@@ -14,19 +15,17 @@ export function register(program: Command, io: CliIo): void {
   group
     .command('list')
     .argument('[stream]', 'only this one')
-    .description('how streams are encrypted; with --key-ring the keys of a ring')
-    .option('--key-ring <file>', 'list the keys of this ring: needs no log')
+    .description('how streams are encrypted; with --key-ring the keys of that ring, which needs no log')
     .addHelpText('after', '\nExamples:\n  stratalog key list\n  stratalog key list --key-ring ~/strata.ring')
-    .action((stream: string | undefined, options: { keyRing?: string }) => list(io, stream, options.keyRing))
+    .action((stream: string | undefined) => list(io, stream, io.keyRing))
   group
     .command('add')
     .argument('<id>', 'what the new key is called, as 2026-01')
     .description(
-      'make a new random key in a ring; a ring that is not there is made, readable by its owner only',
+      'make a new random key in the ring of --key-ring; one that is not there is made, readable by its owner only',
     )
-    .requiredOption('--key-ring <file>', 'the ring: a file; keep a copy of it somewhere else')
     .addHelpText('after', '\nExample:\n  stratalog key add 2026-01 --key-ring ~/strata.ring')
-    .action((id: string, options: { keyRing: string }) => add(io, id, options.keyRing))
+    .action((id: string) => add(io, id))
   group
     .command('rotate')
     .argument('[stream]', 'only this one')
@@ -94,10 +93,12 @@ async function listRing(io: CliIo, path: string): Promise<void> {
   io.note(`(ring ${ring.id}, ${plural(keys.length, 'key')})`)
 }
 
-async function add(io: CliIo, id: string, ring: string): Promise<void> {
+async function add(io: CliIo, id: string): Promise<void> {
+  if (io.keyRing === undefined)
+    throw new StratalogError('usage', `key add needs a ring: stratalog key add ${id} --key-ring FILE`)
   const { addRingKey } = await import('../open/key-ring-file.js')
   const { clock, random } = await (await import('../open/system.js')).systemPorts(await quietSystem())
-  const path = resolve(ring)
+  const path = resolve(io.keyRing)
   const added = await addRingKey(path, id, { random, nowMs: clock.nowMs() })
   if (io.json) return io.value({ key: id, ring: added.ring, location: path, made: added.made })
   await io.line(`key ${id} added to ring ${added.ring} in ${path}${added.made ? ', which was made' : ''}`)

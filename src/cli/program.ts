@@ -39,15 +39,17 @@ export function createProgram(io: ProcessIo): Command {
       '--attach <archive>',
       'read an archive that another log owns; with --dir the cache of it is kept there',
     )
+    .option('--key-ring <file>', 'a ring with keys of what is encrypted, beside those that policies name')
     .option('--json', 'JSON on stdout: one value, or one a line')
     .showSuggestionAfterError(false)
     .configureHelp({ showGlobalOptions: true })
     .configureOutput({ writeErr: () => undefined })
     .hook('preAction', () => {
-      const { dir, attach } = program.opts<{ dir?: string; attach?: string }>()
+      const { dir, attach, keyRing } = program.opts<{ dir?: string; attach?: string; keyRing?: string }>()
       if (dir === '') throw new StratalogError('usage', '--dir is empty: name a directory')
       if (attach === '') throw new StratalogError('usage', '--attach is empty: name an archive')
-      io.setDirectory(dir, attach)
+      if (keyRing === '') throw new StratalogError('usage', '--key-ring is empty: name a file')
+      io.setDirectory(dir, attach, keyRing)
     })
   return program
 }

@@ -22,7 +22,6 @@ interface RestoreFlags {
   readonly strict?: boolean
   readonly dryRun?: boolean
   readonly yes?: boolean
-  readonly keyRing?: string
 }
 
 const EXAMPLES = `
@@ -53,7 +52,6 @@ export function register(program: Command, io: CliIo): void {
     )
     .option('--incarnation <id>', 'this life of a stream, also one that was deleted')
     .option('--strict', 'stop at the first segment that is missing or damaged')
-    .option('--key-ring <file>', 'the ring with the keys of what is encrypted')
     .option('--dry-run', 'only say what would be restored')
     .option('--yes', 'do it')
     .addHelpText('after', EXAMPLES)
@@ -66,7 +64,7 @@ async function restore(io: CliIo, flags: RestoreFlags): Promise<void> {
   const { planRestore } = await import('../restore.js')
   const wanted = await selection(io, flags)
   await refuseForeignDirectory(flags.into)
-  const ring = flags.keyRing === undefined ? {} : { keyRing: flags.keyRing }
+  const ring = io.keyRing === undefined ? {} : { keyRing: io.keyRing }
   const archive = await openArchive(flags.from, await quietSystem(), ring)
   try {
     const plan = await planRestore(archive, wanted)
