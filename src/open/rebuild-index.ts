@@ -10,6 +10,7 @@ import { foldDecisions, readDecisions } from '../rebuild/decisions.js'
 import { type RebuildOptions, rebuildIndex } from '../rebuild/rebuild.js'
 import type { RebuildReport } from '../rebuild/report.js'
 import { archiveOpener } from './archives.js'
+import { policyResolver } from './configuration.js'
 import { ringsOf } from './key-rings.js'
 
 /** A log whose index is made again; its directory is locked and its stores are open. */
@@ -96,17 +97,16 @@ async function openArchiveOf(
   { root, logId, options, config, system }: IndexlessLog,
   ledger: LedgerContext,
 ): Promise<{ readonly store: ArchiveStore | null; readonly problem: string | null }> {
-  const { facts } = foldDecisions((await readDecisions(ledger)).recorded)
+  const { facts, policies, streams } = foldDecisions((await readDecisions(ledger)).recorded)
   const used = facts.has(ARCHIVE_OWNER_FACT)
   const { signal } = new AbortController()
   const index = { fact: () => Promise.resolve(logId) }
-  const rings = ringsOf(
-    root,
-    options,
-    () => config,
-    system,
-    () => Promise.resolve(null),
-  )
+  const current = () => config
+  const rings = ringsOf(root, options, current, system, async (incarnation) => {
+    const name = streams.get(incarnation)?.name ?? ''
+    const { policy } = policyResolver(current).resolve(name, policies.get(incarnation) ?? null)
+    return policy.encryption?.ring ?? null
+  })
   const opener = archiveOpener(root, options, config, { logId, index, system, signal, rings })
   if (opener === null)
     return { store: null, problem: used ? 'the archive: the log has one and none is configured' : null }
