@@ -66,6 +66,8 @@ interface KnownKeys {
   readonly unwrapped: Map<string, StreamKey>
 }
 
+/** Marks the errors of keys that no ring can bring back. */
+const LOST_KEY = 'lostKey'
 const KEYS = new WeakMap<ArchiveStore, ArchiveKeys>()
 
 const NO_RINGS: KeyRings = {
@@ -86,6 +88,19 @@ export function keysOf(store: ArchiveStore): ArchiveKeys {
     KEYS.set(store, keys)
   }
   return keys
+}
+
+/** Whether an error says that an object can't be read with the rings as they are; of its bytes it says nothing. */
+export function isKeyTrouble(error: unknown): error is StratalogError {
+  return isStratalogError(error, 'key_missing') || isStratalogError(error, 'key_wrong')
+}
+
+/**
+ * Whether a key is gone from the archive itself: no other ring would help, and another object of the same content may
+ * have another key. Where a ring is wrong or incomplete another object must not hide it.
+ */
+export function isKeyLost(error: unknown): error is StratalogError {
+  return isStratalogError(error, 'key_missing') && error.details[LOST_KEY] !== undefined
 }
 
 /** The keys of the streams of one archive: found in its control objects, unwrapped by the rings, remembered. */
@@ -218,7 +233,7 @@ export class ArchiveKeys {
     throw new StratalogError(
       'key_missing',
       `${this.#store.location} has no control object of key ${id} of ${incarnation}: put it back from a copy of the archive`,
-      { expected: id, found: known.keys.map((key) => key.id) },
+      { expected: id, found: known.keys.map((key) => key.id), details: { [LOST_KEY]: id } },
     )
   }
 

@@ -7,6 +7,7 @@ import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { attemptsOfSegment, besideRows, bySegment, listAttempts, type SegmentBeside } from './attempts.js'
 import { bindingOf, type ControlObject, readControls, trimmedBelow } from './control-objects.js'
 import { type ArchivedGap, deletedMs, gapsOf } from './decisions.js'
+import { isKeyTrouble } from './keys.js'
 import { type ListedSegment, onlyDigest } from './listing.js'
 import { isComparable } from './rivals.js'
 import { verifySegmentObject } from './segment-verify.js'
@@ -337,7 +338,9 @@ class StreamCheck {
     if (!isStratalogError(error)) throw error
     this.#unreadable += 1
     if (this.#unreadable >= UNREADABLE_MAX) throw error
-    const mend = 'nothing is known about it: check again when the archive answers'
+    const mend = isKeyTrouble(error)
+      ? 'nothing is known about it: check again with its key ring'
+      : 'nothing is known about it: check again when the archive answers'
     return this.#finding('unreadable', object.parsed.segment, object.key, error.message, mend)
   }
 
@@ -347,6 +350,8 @@ class StreamCheck {
       return false
     } catch (error) {
       if (isStratalogError(error, 'corrupt')) return true
+      // By their names the two differ; which of them is whole its key would tell.
+      if (isKeyTrouble(error)) return false
       throw error
     }
   }

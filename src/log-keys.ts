@@ -1,4 +1,5 @@
 import { keysOf } from '../archive/keys.js'
+import { refuseOtherOwner } from '../tiering/ownership.js'
 import { type ReencryptedSegment, reencryptStream } from '../tiering/reencrypt.js'
 import { attachedError } from './log-ownership.js'
 import type { LogParts } from './log-parts.js'
@@ -84,7 +85,9 @@ export function logKeys(
     },
     rotate: async function* (name) {
       refuseAttached(parts)
-      const keys = keysOf(await archive())
+      const store = await archive()
+      await refuseOtherOwner(parts, store)
+      const keys = keysOf(store)
       for await (const stream of meant(name)) {
         const encryption = await encryptionOf(stream)
         if (encryption === null) {

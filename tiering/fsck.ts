@@ -1,3 +1,4 @@
+import { isKeyTrouble } from '../archive/keys.js'
 import { type ArchiveCheckOptions, emptyTally, verifyArchivedStream } from '../archive/verify-archive.js'
 import { decodeSegmentKey } from '../src/format/archive-names.js'
 import { ask } from '../src/ledger/context.js'
@@ -240,8 +241,8 @@ async function* readHot(
   }
 }
 
-function mendOf(row: SegmentRow, { code }: StratalogError): string {
-  if (code === 'key_missing' || code === 'key_wrong') return 'check again with its key ring'
+function mendOf(row: SegmentRow, error: StratalogError): string {
+  if (isKeyTrouble(error)) return 'check again with its key ring'
   return row.object === null ? 'bring its stores back' : 'the scrub makes it again from the archive'
 }
 

@@ -26,6 +26,15 @@ export async function confirmOwner(
   if (known !== null) confirmed.set(archive, known)
 }
 
+/** As `confirmOwner`; an archive that no log owns yet is nobody else's. */
+export async function refuseOtherOwner(
+  context: { readonly logId: string },
+  archive: ArchiveStore,
+  signal?: AbortSignal,
+): Promise<void> {
+  if ((await ownerOf(archive, signal)) !== null) await confirmOwner(context, archive, signal)
+}
+
 /** The refusal of an archive that is another log's. */
 export function otherOwner(archive: ArchiveStore, owner: ArchiveOwner | null, logId: string): StratalogError {
   const whose = owner === null ? 'has no owner' : `belongs to log ${owner.logId} (epoch ${owner.epoch})`

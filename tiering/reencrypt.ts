@@ -14,7 +14,7 @@ import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext } from './context.js'
 import { objectKeyOf, storageWishes } from './copy.js'
 import { sealingFor } from './encryption.js'
-import { confirmOwner } from './ownership.js'
+import { confirmOwner, refuseOtherOwner } from './ownership.js'
 
 const ROWS_PAGE = 1_000
 const READ_BYTES = 1024 * 1024
@@ -55,7 +55,7 @@ export async function* reencryptStream(
   })
   try {
     // Before the first object and the first key: nothing of ours belongs into somebody else's archive.
-    await confirmOwner(context, archive, signal)
+    await refuseOtherOwner(context, archive, signal)
     const keys = keysOf(archive)
     // Whoever finds an object from before must not need a key that only the ring of then had.
     await keys.rotate(stream.incarnation, encryption, signal)

@@ -1,4 +1,5 @@
 import { attemptsOfSegment } from '../archive/attempts.js'
+import { isKeyLost } from '../archive/keys.js'
 import type { ListedSegment } from '../archive/listing.js'
 import { contentDigestOf } from '../archive/object-index.js'
 import type { ContentDigest } from '../archive/restore-digest.js'
@@ -25,7 +26,8 @@ export interface RestoredEnd {
 /**
  * Writes one segment's entries into a new ledger, entry ids as they were, and adopts it once its content digest is
  * the one in the object's name. A crash before that leaves a ledger nobody refers to; the next run writes another.
- * A damaged object gives way to its twins; rejects with `corrupt` or `object_not_found` where none of them is whole.
+ * A damaged object gives way to its twins, and so does one whose key the archive has lost; rejects with `corrupt` or
+ * `object_not_found` where none of them is whole, with `key_missing` where one of them may be and can't be read.
  */
 export async function restoreSegment(
   target: RestoreTarget,
@@ -35,17 +37,20 @@ export async function restoreSegment(
   signal?: AbortSignal,
 ): Promise<SegmentRow> {
   let damage: unknown = null
+  let unread: unknown = null
   for await (const object of objectsOf(archive, planned, signal)) {
     try {
       return await restoreFrom(target, archive, stream, planned, object, signal)
     } catch (error) {
-      if (!isDamage(error)) throw error
+      if (!isDamage(error) && !isKeyLost(error)) throw error
       const { logger } = target.ledger
-      logger.warn({ err: error, key: object.key }, 'an object is damaged, its twins are tried')
-      damage ??= error
+      logger.warn({ err: error, key: object.key }, 'an object can not be read, its twins are tried')
+      if (isDamage(error)) damage ??= error
+      else unread ??= error
     }
   }
-  throw damage
+  // What could not be read may be whole: it is not to become a gap (invariant 8).
+  throw unread ?? damage
 }
 
 /** Those of the plan, then what has been written since: an archive in use mends and rewrites objects meanwhile. */

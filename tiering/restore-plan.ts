@@ -7,12 +7,13 @@ import {
   trimmedBelow,
 } from '../archive/control-objects.js'
 import { deletedMs, endOf, gapsOf, policyOf, type StreamEnd, standingHolds } from '../archive/decisions.js'
-import { chooseSegments, listIncarnations } from '../archive/listing.js'
+import { isKeyLost } from '../archive/keys.js'
+import { type ChosenSegment, chooseSegments, listIncarnations } from '../archive/listing.js'
 import { contentDigestOf } from '../archive/object-index.js'
 import { restoreDigest } from '../archive/restore-digest.js'
 import { openSegmentObject } from '../archive/segment-reader.js'
 import { listHistory } from '../archive/shared.js'
-import type { SegmentKey } from '../src/format/archive-names.js'
+import { haveOneDigestKey, type SegmentKey } from '../src/format/archive-names.js'
 import { present } from '../src/model/assert.js'
 import { sharedBelow } from '../src/model/clone.js'
 import { Dlsn } from '../src/model/dlsn.js'
@@ -347,23 +348,19 @@ type Part =
 /** What of a segment lies before `until`. Only where its name leaves that open it is read. */
 async function cutAt(
   archive: ArchiveStore,
-  {
-    chosen,
-    twins,
-  }: {
-    readonly chosen: RestorableSegment | Omit<RestorableSegment, 'twins' | 'restored' | 'cut'>
-    readonly twins: RestorableSegment['twins']
-  },
+  { chosen, twins, losers }: Extract<ChosenSegment, { readonly kind: 'chosen' }>,
   until: RestoreUntil | null,
   txidMode: DatedBinding['txidMode'],
   signal?: AbortSignal,
 ): Promise<Part> {
   const { parsed } = chosen
-  const whole = { ...chosen, twins, restored: parsed, cut: null }
+  const others = losers.filter((one) => !haveOneDigestKey(one.parsed, parsed))
+  const whole = { ...chosen, twins: [...twins, ...others], restored: parsed, cut: null }
   const where = lies(parsed, until, txidMode)
   if (until === null || where === 'before') return { kind: 'kept', segment: whole }
   if (where === 'beyond') return { kind: 'beyond' }
   let why = ''
+  let unread: StratalogError | null = null
   for (const one of [chosen, ...twins]) {
     try {
       const object = await openSegmentObject(archive, { ...one, indexBytes: one.parsed.indexBytes })
@@ -375,10 +372,13 @@ async function cutAt(
         ? { kind: 'kept', segment: whole }
         : { kind: 'kept', segment: { ...whole, restored, cut } }
     } catch (error) {
-      if (!isStratalogError(error, 'corrupt') && !isStratalogError(error, 'object_not_found')) throw error
-      why = error.message
+      if (isKeyLost(error)) unread ??= error
+      else if (isStratalogError(error, 'corrupt') || isStratalogError(error, 'object_not_found'))
+        why = error.message
+      else throw error
     }
   }
+  if (unread !== null) throw unread
   return { kind: 'damaged', why }
 }
 

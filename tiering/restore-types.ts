@@ -26,7 +26,10 @@ export interface RestoreWishes {
 
 /** One segment of the plan. */
 export interface RestorableSegment extends ListedSegment {
-  /** Other objects with the same content, for when this one is damaged. */
+  /**
+   * Other objects with the same content, for when this one is damaged. The names of some, from before the stream was
+   * encrypted, can't tell: what is read from them is compared.
+   */
   readonly twins: readonly ListedSegment[]
   /** What is restored of it: what its name says, or less where the restore ends within it. */
   readonly restored: SegmentKey

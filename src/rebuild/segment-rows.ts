@@ -1,3 +1,4 @@
+import { isKeyTrouble } from '../../archive/keys.js'
 import { type ListedSegment, segmentRowFromKey } from '../../archive/listing.js'
 import { verifySegmentObject } from '../../archive/segment-verify.js'
 import { readSegmentEnd } from '../append/segment-writer.js'
@@ -69,7 +70,7 @@ export async function coldRow(
       return segmentRowFromKey(one)
     } catch (error) {
       // Without its key nobody can say which one is whole, and names are all that an index needs.
-      if (isStratalogError(error, 'key_missing') || isStratalogError(error, 'key_wrong')) break
+      if (isKeyTrouble(error)) break
       if (!isStratalogError(error, 'corrupt')) throw error
     }
   }
