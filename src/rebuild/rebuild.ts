@@ -20,6 +20,9 @@ const ADOPTED_AT_ONCE = 1_000
 /** Ids left out where not everything that was given out can be known. */
 const IDS_LEFT_OUT = 2n ** 32n
 const LOSSES_SAID = 5
+/** Epochs left out where the newest one can't be read: more than a stream has writers. */
+const EPOCHS_LEFT_OUT = 2n ** 32n
+const EPOCH_UNKNOWN = ['corrupt', 'object_not_found', 'key_missing', 'key_wrong'] as const
 
 /** An empty index that is filled. Nobody else sees it before it is whole. */
 export interface RebuildTarget {
@@ -376,8 +379,14 @@ class StreamRebuild {
     const { archive, signal } = this.#options
     const object = this.#newestRow?.object ?? null
     if (archive === null || object === null) return
-    const reader = await openSegmentObject(archive, object)
-    this.#sawEpoch((await reader.header(signal)).epoch)
+    try {
+      const reader = await openSegmentObject(archive, object)
+      this.#sawEpoch((await reader.header(signal)).epoch)
+    } catch (error) {
+      // One object that is damaged, or whose key is away, must not keep a whole log shut: epochs only have to grow.
+      if (!EPOCH_UNKNOWN.some((code) => isStratalogError(error, code))) throw error
+      this.#sawEpoch(this.#epoch + EPOCHS_LEFT_OUT)
+    }
   }
 
   #sawEpoch(epoch: bigint): void {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { existsSync, readdirSync, renameSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import type { Log } from '../../src/log.js'
@@ -249,4 +249,36 @@ describe('what is missing is never guessed (invariant 8)', () => {
       assert.deepEqual(states, ['sealed', 'gap', 'sealed', 'sealed'])
     })
   })
+
+  test('a damaged object at the end of one stream keeps no log shut, and epochs go above all it may have had (invariant 3)', async () => {
+    const archive = join(lives.root, 'archive')
+    lives.options = { archive, defaults: { hot: { for: 0 }, evict: { lag: 0 } } }
+    const epoch = await lives.life(async (log) => {
+      await append(log, 'a', 0, 1)
+      await append(log, 'b', 0, 1)
+      for (const stream of ['a', 'b']) await log.stream(stream).seal()
+      assert.equal((await log.tier.run()).evicted, 2)
+      const row = await log.streams.find('a')
+      const newest = await log.parts.segments.index.newestSegment(row?.incarnation ?? '')
+      const file = join(archive, newest?.object?.key ?? '')
+      const bytes = readFileSync(file)
+      const at = bytes.length - (newest?.object?.indexBytes ?? 0)
+      bytes[at] = (bytes[at] ?? 0) ^ 1
+      rmSync(file)
+      writeFileSync(file, bytes)
+      return row?.epoch ?? 0n
+    })
+    lives.dropIndex()
+    await lives.life(async (log) => {
+      await assert.rejects(everythingOf(log, 'a'), { code: 'corrupt' })
+      assert.deepEqual(await everythingOf(log, 'b'), ['b-0'])
+      assert.ok(((await log.streams.find('a'))?.epoch ?? 0n) > epoch)
+    })
+  })
 })
+
+async function everythingOf(log: Log, stream: string): Promise<string[]> {
+  const found: string[] = []
+  for await (const { payload } of log.stream(stream).read()) found.push(Buffer.from(payload).toString())
+  return found
+}
