@@ -114,6 +114,29 @@ describe('a stream whose policy encrypts it', () => {
     )
   })
 
+  test('is kept encrypted by the disk cache, which serves nobody who has no key', async () => {
+    const cached = { diskCacheBytes: 8 * 1024 * 1024 }
+    {
+      await using log = await open('one', cached)
+      await tier(log, `one ${SECRET}`, `two ${SECRET}`)
+      assert.deepEqual(await contents(log), [`one ${SECRET}`, `two ${SECRET}`])
+      await present(log.parts.coldReads?.disk, 'disk cache').settled()
+    }
+    const directory = join(root, 'log', 'cache')
+    const kept = readdirSync(directory).map((name) => readFileSync(join(directory, name)))
+    assert.equal(kept.length, 2)
+    assert.ok(!kept.some((bytes) => bytes.includes('a secret')))
+    {
+      await using log = await open('one', cached)
+      assert.deepEqual(await contents(log), [`one ${SECRET}`, `two ${SECRET}`])
+      assert.equal(log.parts.coldReads?.disk?.counts.hits, 2)
+    }
+    const without = { hot: { for: 0 }, evict: { lag: 0 } }
+    await using log = await open(null, { ...cached, defaults: without })
+    await assert.rejects(contents(log), code('key_missing'))
+    assert.equal(log.parts.coldReads?.disk?.counts.hits, 0)
+  })
+
   test('is restored with its ring from the archive alone, twice alike, and not without (invariant 7)', async () => {
     {
       await using log = await open()
