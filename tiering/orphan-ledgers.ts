@@ -4,6 +4,7 @@ import { deleteLedger } from '../src/ledger/reader.js'
 import { recoverLedger } from '../src/ledger/recovery.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { LedgerMetadata } from '../src/model/ledger.js'
+import { isClosed } from '../src/model/segment.js'
 import type { SegmentIndex } from '../src/ports/segment-index.js'
 import type { LedgerHeader } from '../src/ports/segment-store.js'
 import { streamsOf } from './all-rows.js'
@@ -96,7 +97,7 @@ async function collect(
   const { ledger, index } = context
   try {
     const { lastEntryId } = await recoverLedger(ledger, ledgerId)
-    if (lastEntryId >= 0n && !(await isElsewhere(index, ledgerId, segment))) {
+    if (lastEntryId >= 0n && !(await isElsewhere(index, ledgerId, lastEntryId, segment))) {
       return `it holds ${lastEntryId + 1n} entries, and no row says where else they are`
     }
     // Fenced by now, so nothing is added any more; a row may still have come to name it.
@@ -110,18 +111,23 @@ async function collect(
   }
 }
 
-/** Whether the row of the segment a ledger was begun for says that its entries are in another ledger or an object. */
+/**
+ * Whether the row of the segment a ledger was begun for says that its entries are in another ledger or an object. A
+ * ledger that goes on behind the end of the segment, or one of a segment that is open still, may hold what is nowhere
+ * else: of two ledgers that claimed a segment an index that was made again chose one.
+ */
 async function isElsewhere(
   index: SegmentIndex,
   ledgerId: bigint,
+  lastEntryId: bigint,
   segment: LedgerHeader['segment'],
 ): Promise<boolean> {
   if (segment === null) return false
   const row = await index.segment(segment.incarnation, segment.segment)
-  if (row === null) return false
-  return (
-    row.state === 'trimmed' || row.object !== null || (row.ledgerId !== null && row.ledgerId !== ledgerId)
-  )
+  if (row === null || !isClosed(row.state)) return false
+  if (row.state === 'trimmed') return true
+  const held = row.object !== null || (row.ledgerId !== null && row.ledgerId !== ledgerId)
+  return held && lastEntryId <= row.lastEntryId
 }
 
 /** Ledgers with metadata that no row names. */

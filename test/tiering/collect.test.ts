@@ -12,6 +12,7 @@ import { present } from '../../src/model/assert.js'
 import { isStratalogError } from '../../src/model/errors.js'
 import type { OrphanObject } from '../../tiering/collect.js'
 import { settleDebts } from '../../tiering/evict.js'
+import { collectOrphanLedgers } from '../../tiering/orphan-ledgers.js'
 import { countingRandom } from '../helpers/archive.js'
 import { ArchivedLog, allOf, checkRead, fill, rowsOf } from '../helpers/archived-log.js'
 import { outage } from '../helpers/faulty-archive.js'
@@ -308,5 +309,49 @@ describe('ledgers that no row names', () => {
     assert.deepEqual(await ledgers(0, 'collect'), [`deleted ${empty}`, `waiting ${young}`, `kept ${full}`])
     assert.deepEqual(await ledgers(0, 'orphans'), [`due ${full}`, `waiting ${young}`])
     await checkRead(log, 'a', 50)
+  })
+
+  test('one that goes on behind the end of its segment stays, one that the segment covers goes (invariant 1)', async () => {
+    await using log = await world.open()
+    await fill(log, 'a', 50)
+    await log.stream('a').append('one more')
+    await log.stream('a').seal()
+    const { tiering } = log.parts
+    const [first, second] = await rowsOf(log, 'a')
+    const longer = present(first, 'row')
+    const { index, ledger } = tiering
+    // An index that chose another ledger for the segment, which ends one entry before.
+    const other = present(present(second, 'row').ledgerId, 'ledger')
+    const chosen = (lastEntryId: bigint) => {
+      const row = { ...longer, ledgerId: other, lastEntryId }
+      const rows = { segment: index.segment.bind(index), hot: index.listHotSegments.bind(index) }
+      return {
+        ...tiering,
+        index: new Proxy(index, {
+          get: (target, name) => {
+            if (name === 'segment')
+              return async (...args: Parameters<typeof rows.segment>) =>
+                args[1] === longer.segment ? row : rows.segment(...args)
+            if (name === 'listHotSegments')
+              return async (...args: Parameters<typeof rows.hot>) =>
+                (await rows.hot(...args)).filter(({ segment }) => segment !== longer.segment)
+            const value = Reflect.get(target, name) as unknown
+            return typeof value === 'function' ? value.bind(target) : value
+          },
+        }),
+      }
+    }
+    const id = present(longer.ledgerId, 'ledger')
+    // Not begun a moment ago.
+    const { metadata, version } = await ledger.metadata.read(id)
+    await ledger.metadata.compareAndSet(id, version, { ...metadata, ctimeMs: 1n })
+    const options = { graceMs: 0, collect: true, signal: new AbortController().signal }
+    const kept = await collectOrphanLedgers(chosen(longer.lastEntryId - 1n), options)
+    assert.deepEqual([kept.kept.map(({ ledgerId }) => ledgerId), kept.deleted], [[id], []])
+    const gone = await collectOrphanLedgers(chosen(longer.lastEntryId), options)
+    assert.deepEqual(
+      gone.deleted.map(({ ledgerId }) => ledgerId),
+      [id],
+    )
   })
 })
