@@ -18,7 +18,7 @@ import {
   witness,
 } from '../helpers/witness.js'
 import { type App, SCENARIOS, WORKER_OPTIONS } from './scenarios.js'
-import { HISTORY, TIERING_SCENARIOS } from './tiering-scenarios.js'
+import { DENIED, HISTORY, TIERING_SCENARIOS } from './tiering-scenarios.js'
 
 /*
  * A small application that faults are injected into from outside. It says on stdout, a line each, what has happened:
@@ -147,7 +147,7 @@ function roomyDisk(base: Disk, freeBytes: number): Disk {
 }
 
 async function main(plan: WorkerPlan): Promise<void> {
-  const scenario = { ...SCENARIOS, ...TIERING_SCENARIOS, history: HISTORY }[plan.scenario]
+  const scenario = { ...SCENARIOS, ...TIERING_SCENARIOS, history: HISTORY, denied: DENIED }[plan.scenario]
   const archiveFaults: ArchiveFaults = {}
   const disk = plan.lies ? lyingDisk() : realDisk()
   const { freeBytes } = scenario ?? {}

@@ -41,6 +41,26 @@ export const HISTORY: Scenario = {
   },
 }
 
+/** Its archive may not be written any more once this begins; it goes on once it may. */
+export const DENIED: Scenario = {
+  opens: false,
+  prepare: async (app) => {
+    await sealed(app, 'a', 2)
+    await app.tier()
+  },
+  act: async (app) => {
+    await sealed(app, 'a', 2)
+    for (let pass = 0; pass < 3; pass += 1) await app.tier()
+    await app.step(async () => undefined, 'denied')
+    for (let pass = 0; pass < DENIED_PASSES_MAX; pass += 1) {
+      const { failed, copied } = await app.log.tier.run()
+      if (failed.length === 0 && copied > 0) return
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    }
+  },
+}
+const DENIED_PASSES_MAX = 400
+
 async function sealed(app: App, stream: string, count: number): Promise<void> {
   await app.append(stream, count, 3_000)
   await app.step(() => app.log.stream(stream).seal())

@@ -26,12 +26,14 @@ export class FaultWorker {
   readonly #exited: Promise<[number | null, string | null]>
   readonly #base: string
 
-  constructor(base: string, plan: object) {
+  /** `user`: whose process it is. */
+  constructor(base: string, plan: object, user?: number) {
     this.#base = base
     const [output, errors] = [openSync(`${base}.said`, 'w'), openSync(`${base}.complaints`, 'w')]
     const script = join(import.meta.dirname, '..', 'fault', 'fault-worker.js')
     this.#child = spawn(process.execPath, [script, JSON.stringify(plan)], {
       stdio: ['pipe', output, errors],
+      ...(user === undefined ? {} : { uid: user, gid: user }),
       // One thread for files, so that every call of it is seen; libuv must not hide them in an io_uring.
       env: { ...process.env, UV_THREADPOOL_SIZE: '1', UV_USE_IO_URING: '0' },
     })
