@@ -57,6 +57,12 @@ export class SmallDisk {
   }
 }
 
+/** Shows a directory at another place; the returned function ends that. */
+export function bindMount(directory: string, place: string): () => void {
+  command('mount', '--bind', directory, place)
+  return () => void command('umount', place)
+}
+
 /** An ext4 in a file: the file holds what reached the device; what is only in the page cache above it is not in it. */
 export class LoopDisk {
   readonly path: string
