@@ -3,7 +3,7 @@ import type { PlannedAction } from '../tiering/plan.js'
 import type { UpkeepState } from '../tiering/upkeep.js'
 import type { LogParts } from './log-parts.js'
 import type { ArchiveDown } from './model/policy.js'
-import { isClosed, type SegmentRow, type StreamRow } from './model/segment.js'
+import type { SegmentRow, StreamRow } from './model/segment.js'
 import type { SegmentTotals } from './ports/segment-index.js'
 import type { StoreStatus } from './ports/segment-store.js'
 
@@ -17,6 +17,8 @@ export interface StreamTiers {
   readonly atRiskBytes: number
   readonly atRiskSinceMs: number | null
   readonly next: PlannedAction | null
+  /** A step of protection is due and not done, whether or not the archive is to blame. */
+  readonly behind: boolean
   /** Closed segments that no archive has. */
   readonly waitingSegments: number
   readonly waitingBytes: number
@@ -43,7 +45,7 @@ export async function tierStatus(parts: LogParts, streams: AsyncIterable<StreamR
   const lines: StreamTiers[] = []
   for await (const stream of streams) {
     const plan = plans.get(stream.incarnation)
-    if (plan !== undefined) lines.push(await streamTiers(parts, stream, plan))
+    if (plan !== undefined) lines.push(await streamTiers(parts, stream, plan, nowMs))
   }
   return {
     atMs: nowMs,
@@ -57,12 +59,13 @@ export async function tierStatus(parts: LogParts, streams: AsyncIterable<StreamR
 async function streamTiers(
   parts: LogParts,
   stream: StreamRow,
-  { actions, policy }: StreamPlan,
+  { actions, policy, uncopied }: StreamPlan,
+  nowMs: number,
 ): Promise<StreamTiers> {
   const { index } = parts.segments
   const totals = await index.totals(stream.incarnation)
   const open = parts.hub.openSegment(stream)
-  const { oldest: oldestUncopied, segments: waitingSegments } = await hotOnly(parts, stream)
+  const [oldestUncopied = null] = uncopied
   const sealedAtRisk = totals.hotBytes - totals.bothBytes
   return {
     stream,
@@ -70,28 +73,17 @@ async function streamTiers(
     oldestUncopied,
     atRiskBytes: sealedAtRisk + (open?.lengthBytes ?? 0),
     atRiskSinceMs: oldestUncopied?.openedMs ?? null,
+    behind: actions.some((action) => isLate(action, nowMs)),
     // A trim that is held may be overdue for years: what comes next is what will happen.
     next: actions.find(({ blockedBy }) => blockedBy !== 'hold') ?? actions[0] ?? null,
-    waitingSegments,
+    waitingSegments: uncopied.filter(({ state }) => state === 'sealed').length,
     waitingBytes: sealedAtRisk,
     archiveDown: policy.policy.archiveDown,
   }
 }
 
-async function hotOnly(
-  parts: LogParts,
-  stream: StreamRow,
-): Promise<{ oldest: SegmentRow | null; segments: number }> {
-  const { index } = parts.segments
-  // Copies are made oldest first, so what is not copied is at the new end: walk back from there.
-  let oldest: SegmentRow | null = null
-  let segments = 0
-  for (let row = await index.newestSegment(stream.incarnation); row !== null; ) {
-    // What was dropped in between is in no tier; what is held below it may be hot still.
-    if (isClosed(row.state) && row.state !== 'sealed' && row.state !== 'gap') break
-    if (row.state !== 'gap') oldest = row
-    if (row.state === 'sealed') segments += 1
-    row = row.segment > 1n ? await index.segment(stream.incarnation, row.segment - 1n) : null
-  }
-  return { oldest, segments }
+/** A closed window is no delay, and space that could be freed puts no record at risk. */
+function isLate({ kind, blockedBy, dueMs }: PlannedAction, nowMs: number): boolean {
+  if (kind === 'evict') return false
+  return blockedBy === 'archive' || (blockedBy === null && dueMs <= nowMs)
 }

@@ -62,7 +62,7 @@ export class TieringAgent {
     this.events = new EventRing(clock)
     this.#outage = new Outage(context, this.events, () => this.#moves.wake(0))
     this.#watch = new StepWatch(clock, (step) => this.#stalled(step))
-    this.#planner = new Planner(context, () => this.#outage.archiveAnswers)
+    this.#planner = new Planner(context, this.#outage)
     this.#steps = new StreamSteps(context, {
       plan: (stream) => this.#planner.planFor(stream, OLDEST_FIRST),
       outage: this.#outage,

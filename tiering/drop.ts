@@ -5,6 +5,7 @@ import type { SegmentRow, StreamRow, TxidMode } from '../src/model/segment.js'
 import type { Clock } from '../src/ports/clock.js'
 import { rowsOf } from './all-rows.js'
 import type { TieringContext } from './context.js'
+import { evictUnasked } from './evict.js'
 import { commitGap, freeDropped } from './gap.js'
 
 import { bindsRow, decidedAlone, knownHolds } from './holds.js'
@@ -25,10 +26,14 @@ export interface Droppable {
   readonly bytesEach: number
 }
 
-/** The oldest of all streams, as many as free `wantedBytes` on each store. Pure. */
+/**
+ * As many as free `wantedBytes` on each store: the oldest of all streams that the archive has, of which nothing is lost;
+ * then the oldest that it has not. Pure.
+ */
 export function chooseDrops(candidates: readonly Droppable[], wantedBytes: number): Droppable[] {
   const oldestFirst = [...candidates].sort(
     (a, b) =>
+      Number(b.row.state === 'archived') - Number(a.row.state === 'archived') ||
       (a.row.sealedMs ?? 0) - (b.row.sealedMs ?? 0) ||
       (a.stream.name < b.stream.name ? -1 : a.stream.name > b.stream.name ? 1 : 0) ||
       (a.row.segment < b.row.segment ? -1 : 1),
@@ -87,15 +92,26 @@ export async function droppableRows(context: TieringContext, stream: StreamRow):
   return found
 }
 
+/** The oldest hot copies of a stream that are verified in the archive: freeing them loses nothing, and needs no leave. */
+export async function freeableRows(context: TieringContext, stream: StreamRow): Promise<SegmentRow[]> {
+  const rows = await context.index.listHotSegments(stream.incarnation, WEIGHED_MAX)
+  return rows.filter(({ state }) => state === 'archived')
+}
+
 /**
- * Drops one segment under the stream's lease: the gap is committed before anything is freed. Null: another agent is at
- * the stream, or it is not as it was.
+ * Makes room by one segment under the stream's lease. The hot copy of one that the archive has goes, although the
+ * archive can't be asked once more: it was verified (invariant 4), and otherwise what no archive has would go. Of others
+ * the gap is committed before anything is freed. Null: another agent is at the stream, or it is not as it was.
  */
 export async function dropSegment(context: TieringContext, one: Droppable): Promise<SegmentRow | null> {
   const { stream, row } = one
   const name = `tiering/${stream.incarnation}`
   const lease = await context.coordination.acquire(name, { holder: context.logId, waitMs: 0 })
   try {
+    if (row.state === 'archived') {
+      const fresh = await context.index.segment(stream.incarnation, row.segment)
+      return fresh?.state === 'archived' ? await evictUnasked(context, lease, fresh) : null
+    }
     const gaps = await decidedAlone(context, stream, async () => {
       const fresh = await context.index.segment(stream.incarnation, row.segment)
       if (fresh?.state !== 'sealed') return []

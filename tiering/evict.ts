@@ -60,6 +60,19 @@ export async function evictSegment(
     )
   }
   await refuseRivals(archive, row, (await context.index.stream(row.incarnation))?.name ?? null, signal)
+  return evictUnasked(context, lease, row)
+}
+
+/**
+ * The same for an archive that is not asked again. Only for who has asked it, or would have to drop what no archive has
+ * (drop.ts).
+ */
+export async function evictUnasked(
+  context: TieringContext,
+  lease: Lease,
+  row: SegmentRow,
+): Promise<SegmentRow> {
+  assert(row.state === 'archived', `segment ${row.segment} is ${row.state}: its hot copy is the only one`)
   lease.lost.throwIfAborted()
   const cold = await context.index.updateSegment(row, {
     state: 'cold',

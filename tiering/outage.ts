@@ -3,14 +3,14 @@ import { StratalogError } from '../src/model/errors.js'
 import type { Policy } from '../src/model/policy.js'
 import type { Quorum } from '../src/model/quorum.js'
 import { policyQuorum } from '../src/model/quorum.js'
-import type { StreamRow } from '../src/model/segment.js'
+import type { SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { Timer } from '../src/ports/clock.js'
 import { ArchiveHealth, type ArchiveReport, signOf } from './archive-health.js'
 import { ArchiveProbe } from './archive-probe.js'
 import type { TieringContext } from './context.js'
 import { tellDeletions } from './delete.js'
 import { DiskWatch, type StoreForecast } from './disk-watch.js'
-import { chooseDrops, DropLedger, type Droppable, droppableRows, HoldsMemory } from './drop.js'
+import { chooseDrops, DropLedger, type Droppable, droppableRows, freeableRows, HoldsMemory } from './drop.js'
 import type { EventRing } from './events.js'
 import { tellGaps } from './gap.js'
 import { isPaused, tierOrders } from './orders.js'
@@ -167,7 +167,7 @@ export class Outage {
   ): Promise<Droppable[]> {
     if (this.archiveAnswers || this.#health.state === 'none') return []
     await this.disks.look()
-    const stores = this.#context.ledger.stores.all().length
+    const stores = this.#stores
     let chosen: Droppable[] = []
     // Where the store with the least room has enough, so have the others.
     if (this.disks.shortBytes(stores) <= 0) {
@@ -179,15 +179,18 @@ export class Outage {
       if (isPaused(orders, stream.incarnation)) continue
       const resolved = await this.#context.policy(stream)
       if (resolved.policy.archiveDown !== 'drop') continue
-      const { copies, min } = policyQuorum(resolved.policy, stores)
+      const { min } = policyQuorum(resolved.policy, stores)
       const wantedBytes = this.#drops.wanted(this.disks.shortBytes(min))
       if (wantedBytes <= 0) continue
-      try {
-        const rows = await droppableRows(this.#context, stream)
-        const share = Math.min(1, copies / Math.max(1, stores))
+      const share = this.#shareOf(resolved.policy)
+      const choose = (rows: readonly SegmentRow[]) => {
         const more = rows.map((row) => ({ stream, row, bytesEach: row.lengthBytes * share }))
         // Only what is chosen is kept in mind, however many streams there are.
         chosen = chooseDrops([...chosen, ...more], wantedBytes)
+      }
+      try {
+        choose(await freeableRows(this.#context, stream))
+        choose(await droppableRows(this.#context, stream))
       } catch (error) {
         unknown(stream, error)
       }
@@ -201,12 +204,33 @@ export class Outage {
     this.#untold = true
   }
 
+  /** A hot copy went: its space is awaited. */
+  freed(policy: Policy, lengthBytes: number): void {
+    this.#drops.dropped(lengthBytes * this.#shareOf(policy))
+  }
+
+  /** Bytes of hot copies of a stream that are to go before their time, for want of room on its stores. */
+  pressedBytes(policy: Policy): number {
+    void this.disks.look()
+    const { min } = policyQuorum(policy, this.#stores)
+    return this.#drops.wanted(this.disks.shortBytes(min)) / this.#shareOf(policy)
+  }
+
+  get #stores(): number {
+    return this.#context.ledger.stores.all().length
+  }
+
+  /** What of a byte of a stream lies on a store, on the average of all stores. */
+  #shareOf(policy: Policy): number {
+    const stores = Math.max(1, this.#stores)
+    return Math.min(1, policyQuorum(policy, stores).copies / stores)
+  }
+
   #look(): void {
     this.#timer = this.#context.ledger.clock.setTimer(LOOK_MS, () => {
       void this.disks.look().then(() => {
         if (!this.#following) return
-        const { length } = this.#context.ledger.stores.all()
-        if (!this.archiveAnswers && this.disks.shortBytes(length) > 0) this.#wake()
+        if (this.disks.shortBytes(this.#stores) > 0) this.#wake()
         this.#look()
       })
     })

@@ -32,8 +32,10 @@ export interface PlanInput {
   /** Whether txids are times: `keep.by: event` goes by completion where they are not. */
   readonly txidMode: TxidMode
   readonly archiveConfigured: boolean
-  /** False while the archive is known to be down: copies wait, blocked by it. Default: true. */
+  /** False while the archive is known to be down: whatever is due but seals waits, blocked by it. Default: true. */
   readonly archiveAnswers?: boolean
+  /** Bytes that are to be freed before their time, because the disks are nearly full. Default: none. */
+  readonly pressedBytes?: number
   /** Whether the copy window is open now, and when it opens next if it is not. */
   readonly windowOpen: boolean
   readonly nextWindowMs: number | null
@@ -68,6 +70,8 @@ interface Moment {
   readonly reason: string
 }
 
+type OverLimit = Pick<Moment, 'field' | 'reason'>
+
 const KIND_ORDER = { seal: 0, copy: 1, evict: 2, trim: 3 } as const
 
 /**
@@ -84,11 +88,11 @@ export function plan(input: PlanInput): PlannedAction[] {
     'segments to plan for are not ascending',
   )
   const trims = planTrims(input)
-  const overLimit = evictedByLimit(input)
+  const overLimit = new Map([...evictedByPressure(input), ...evictedByLimit(input)])
   const actions: PlannedAction[] = []
   for (const row of segments) {
     const add = (kind: PlannedAction['kind'], found: Found | null) => {
-      if (found !== null) actions.push(actionOf(input, row, kind, found))
+      if (found !== null) actions.push(actionOf(input, row, kind, answered(input, kind, found)))
     }
     const seal = planSeal(input, row)
     const trim = trims.get(row.segment) ?? null
@@ -140,6 +144,12 @@ function blocked(input: PlanInput, moment: Moment, blockedBy: PlannedAction['blo
   return { ...moment, dueMs: Math.max(moment.dueMs, input.nowMs + 1), blockedBy }
 }
 
+/** Copies, evictions and trims that are due need an archive that answers, where there is one. */
+function answered(input: PlanInput, kind: PlannedAction['kind'], found: Found): Found {
+  const waits = input.archiveAnswers === false && kind !== 'seal' && found.blockedBy === null
+  return waits && found.dueMs <= input.nowMs ? blocked(input, found, 'archive') : found
+}
+
 function planSeal(input: PlanInput, row: SegmentRow): Found | null {
   const { open, policy, nowMs } = input
   // Fenced already, by whoever began to recover it: going on with that is right for anybody, at any time.
@@ -164,7 +174,6 @@ function planCopy(input: PlanInput, row: SegmentRow, seal: Found | null): Found 
   const reason = ageReason('sealed', input.nowMs - row.sealedMs, field, afterMs)
   const moment = inWindow(input, { dueMs: later(row.sealedMs, afterMs), field, reason })
   if (!input.windowOpen) return blocked(input, moment, 'window')
-  if (input.archiveAnswers === false) return blocked(input, moment, 'archive')
   return { ...moment, blockedBy: null }
 }
 
@@ -190,7 +199,7 @@ function inWindow(input: PlanInput, moment: Moment): Moment {
 function planEvict(
   input: PlanInput,
   row: SegmentRow,
-  overLimit: ReadonlyMap<bigint, string>,
+  overLimit: ReadonlyMap<bigint, OverLimit>,
   seal: Found | null,
   copy: Found | null,
 ): Found | null {
@@ -214,7 +223,7 @@ function planEvict(
     }
   const reasons: Moment[] = []
   const limit = overLimit.get(row.segment)
-  if (limit !== undefined) reasons.push({ dueMs: archivedMs, field: 'hot.max', reason: limit })
+  if (limit !== undefined) reasons.push({ dueMs: archivedMs, ...limit })
   if (hot.forMs !== null) {
     const reason = ageReason('age', input.nowMs - sealedMs, 'hot.for', hot.forMs)
     reasons.push({ dueMs: later(sealedMs, hot.forMs), field: 'hot.for', reason })
@@ -239,8 +248,8 @@ function planEvict(
  * lag of an older one is not over. Those in the archive come first, since only they can go; the others are
  * the outlook.
  */
-function evictedByLimit(input: PlanInput): ReadonlyMap<bigint, string> {
-  const found = new Map<bigint, string>()
+function evictedByLimit(input: PlanInput): ReadonlyMap<bigint, OverLimit> {
+  const found = new Map<bigint, OverLimit>()
   const { maxBytes } = input.policy.policy.hot
   if (maxBytes === null) return found
   // What was asked for by hand neither counts nor goes before its time.
@@ -248,14 +257,33 @@ function evictedByLimit(input: PlanInput): ReadonlyMap<bigint, string> {
   const closed = hot.filter((row) => isClosed(row.state))
   const openBytes = hot.length > closed.length ? (input.open?.lengthBytes ?? 0) : 0
   const hotBytes = closed.reduce((sum, row) => sum + row.lengthBytes, openBytes)
-  const reason = `hot ${formatBytes(hotBytes)} > hot.max ${formatBytes(maxBytes)}`
+  const over = {
+    field: 'hot.max',
+    reason: `hot ${formatBytes(hotBytes)} > hot.max ${formatBytes(maxBytes)}`,
+  } as const
   let excessBytes = hotBytes - maxBytes
   for (const state of ['archived', 'sealed'] as const) {
     for (const row of closed.filter((candidate) => candidate.state === state)) {
       if (excessBytes <= 0) return found
-      found.set(row.segment, reason)
+      found.set(row.segment, over)
       excessBytes -= row.lengthBytes
     }
+  }
+  return found
+}
+
+/**
+ * Segments that go because the disks are nearly full, the oldest first: how long they are hot is a target, given up for
+ * what is verified in the archive alone. The lag after that is not.
+ */
+function evictedByPressure(input: PlanInput): ReadonlyMap<bigint, OverLimit> {
+  const found = new Map<bigint, OverLimit>()
+  let leftBytes = input.pressedBytes ?? 0
+  for (const row of input.segments) {
+    if (leftBytes <= 0) break
+    if (row.state !== 'archived' || !isHot(row) || (row.recalledUntilMs ?? 0) > input.nowMs) continue
+    found.set(row.segment, { field: 'hot.for', reason: 'the disks are nearly full, hot.for is given up' })
+    leftBytes -= row.lengthBytes
   }
   return found
 }

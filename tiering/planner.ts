@@ -1,8 +1,9 @@
 import type { ResolvedPolicy } from '../src/model/policy.js'
-import type { SegmentRow, StreamRow } from '../src/model/segment.js'
+import { isHot, type SegmentRow, type StreamRow } from '../src/model/segment.js'
 import type { TieringContext } from './context.js'
 import { knownHolds } from './holds.js'
 import { listSegmentsUpTo } from './list-segments.js'
+import type { Outage } from './outage.js'
 import { type PlannedAction, plan } from './plan.js'
 import { SteadyTime } from './steady-time.js'
 import { windowAt } from './window.js'
@@ -22,19 +23,21 @@ export interface StreamPlan {
   readonly stream: StreamRow
   readonly policy: ResolvedPolicy
   readonly actions: readonly PlannedAction[]
+  /** Segments that no archive has, oldest first, the open one among them; of very many the oldest. */
+  readonly uncopied: readonly SegmentRow[]
 }
 
 /** Asks the world what `plan` depends on, in bounded memory. */
 export class Planner {
   readonly #context: TieringContext
-  readonly #archiveAnswers: () => boolean
+  readonly #outage: Pick<Outage, 'archiveAnswers' | 'pressedBytes'>
   readonly #steady: SteadyTime
   #recalled = false
   #remembered: { readonly atMs: number; readonly ahead: boolean } | null = null
 
-  constructor(context: TieringContext, archiveAnswers: () => boolean) {
+  constructor(context: TieringContext, outage: Pick<Outage, 'archiveAnswers' | 'pressedBytes'>) {
     this.#context = context
-    this.#archiveAnswers = archiveAnswers
+    this.#outage = outage
     this.#steady = new SteadyTime(context.ledger.clock, context.ledger.logger)
   }
 
@@ -79,14 +82,16 @@ export class Planner {
       holds: (await knownHolds(this.#context, stream)).filter(({ origin }) => origin === 'stream'),
       txidMode: stream.txidMode,
       archiveConfigured: this.#context.archive !== null && policy.policy.archive !== 'none',
-      archiveAnswers: this.#archiveAnswers(),
+      archiveAnswers: this.#outage.archiveAnswers,
+      pressedBytes: this.#outage.pressedBytes(policy.policy),
       windowOpen: window.open,
       nextWindowMs: window.nextMs,
     })
     const due = (action: PlannedAction) => action.kind === 'trim' && action.dueMs <= nowMs
     // Some of the first few are due: so may be many.
     if (oldestMax < OLDEST_MAX && actions.some(due)) return this.planFor(stream)
-    return { stream, policy, actions }
+    const uncopied = segments.filter((row) => isHot(row) && row.state !== 'archived')
+    return { stream, policy, actions, uncopied }
   }
 
   /** What there is to plan with, in bounded memory however long the history is: its old end and what is hot. */

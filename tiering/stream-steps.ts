@@ -131,22 +131,24 @@ export class StreamSteps {
     }
   }
 
-  /** Drops a segment to make room. */
+  /** Makes room by a segment while the archive is down. */
   async drop(one: Droppable, report: PassReport, signal: AbortSignal): Promise<void> {
     const { stream, row } = one
-    const about = { kind: 'drop' as const, stream: stream.name, segment: row.segment, bytes: row.lengthBytes }
+    const kind = row.state === 'archived' ? ('evict' as const) : ('drop' as const)
+    const about = { kind, stream: stream.name, segment: row.segment, bytes: row.lengthBytes }
     try {
       this.#tell({ ...about, phase: 'begin' })
-      const gap = await this.#watch.run(about, signal, () => dropSegment(this.#context, one))
-      if (gap === null) return
+      const after = await this.#watch.run(about, signal, () => dropSegment(this.#context, one))
+      if (after === null) return
       this.#outage.dropped(one)
-      report.dropped += 1
+      report[kind === 'evict' ? 'evicted' : 'dropped'] += 1
       report.freedHotBytes += row.lengthBytes
+      const what = kind === 'evict' ? 'a hot copy was freed before its time' : 'a segment was dropped'
       this.#context.ledger.logger.warn(
         { stream: stream.name, segment: `${row.segment}`, bytes: row.lengthBytes },
-        'a segment was dropped: the archive is down and the disks are nearly full',
+        `${what}: the archive is down and the disks are nearly full`,
       )
-      this.#tell({ ...about, phase: 'done', row: gap })
+      this.#tell({ ...about, phase: 'done', row: after })
     } catch (error) {
       signal.throwIfAborted()
       if (isStratalogError(error, 'conflict')) return
@@ -259,6 +261,7 @@ export class StreamSteps {
     const cold = await evictSegment(this.#context, lease, row, signal)
     report.evicted += 1
     report.freedHotBytes += row.lengthBytes
+    this.#outage.freed((await this.#context.policy(stream)).policy, row.lengthBytes)
     return cold
   }
 

@@ -20,7 +20,7 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
   await withLog(io, {}, async ({ api, beside }) => {
     const all = await api.tierStatus()
     const shown = stream === undefined ? all : { ...all, streams: [one(all, stream)] }
-    const late = shown.streams.filter((line) => isBehind(line, all))
+    const late = shown.streams.filter(({ behind }) => behind)
     const troubled = isTroubled(all)
     const [only] = stream === undefined ? [] : shown.streams
     const history = only === undefined ? null : await api.tierHistory(only.stream.name)
@@ -54,7 +54,7 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
 export async function summary(io: CliIo, check: boolean): Promise<void> {
   await withLog(io, {}, async ({ api, beside, directory }) => {
     const all = await api.tierStatus()
-    const late = all.streams.filter((line) => isBehind(line, all)).map((line) => line.stream.name)
+    const late = all.streams.filter(({ behind }) => behind).map((line) => line.stream.name)
     const { logId, pid } = await api.ping()
     const who = beside ? `open in process ${pid}` : 'open in no process'
     if (io.json) {
@@ -93,15 +93,6 @@ function one(all: TierStatusDto, name: string): StreamTiersDto {
     `there is no stream ${name}: ${near === null ? 'see "stratalog stream list"' : `did you mean ${near}?`}`,
     { found: name },
   )
-}
-
-/**
- * Behind: a step of protection is due and not done, whether or not the archive is to blame. A closed window is no
- * delay, and space that could be freed puts no record at risk.
- */
-function isBehind({ next }: StreamTiersDto, all: TierStatusDto): boolean {
-  if (next === null || next.kind === 'evict') return false
-  return next.blockedBy === 'archive' || (next.blockedBy === null && next.dueMs <= all.atMs)
 }
 
 /** Whether something is wrong that is no single stream's. */

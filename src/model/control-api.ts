@@ -308,6 +308,8 @@ export interface StreamTiersDto {
   readonly atRiskBytes: number
   readonly atRiskSinceMs: number | null
   readonly next: PlannedDto | null
+  /** A step of protection is due and not done, whether or not the archive is to blame. */
+  readonly behind: boolean
   /** When history begins; null for none. */
   readonly sinceMs: number | null
 }

@@ -79,7 +79,7 @@ function scrubDto({ scrub, onRead }: UpkeepState): ScrubDto {
 }
 
 async function streamTiersDto(log: Log, tiers: StreamTiers): Promise<StreamTiersDto> {
-  const { stream, totals, oldestUncopied, atRiskBytes, atRiskSinceMs, next } = tiers
+  const { stream, totals, oldestUncopied, atRiskBytes, atRiskSinceMs, next, behind } = tiers
   const oldest = await log.parts.segments.index.oldestSegment(stream.incarnation)
   // Where txids are times they say since when there is history; else the segment's own times do.
   const sinceMs =
@@ -95,6 +95,7 @@ async function streamTiersDto(log: Log, tiers: StreamTiers): Promise<StreamTiers
     atRiskBytes,
     atRiskSinceMs,
     next: next === null ? null : plannedDto(stream.name, next),
+    behind,
     sinceMs,
   }
 }

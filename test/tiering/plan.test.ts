@@ -140,6 +140,34 @@ describe('evict', () => {
     assert.match(byLag?.reason ?? '', /verified 30m of evict.lag 1h, age 2h ≥ hot.for 2h/)
   })
 
+  test('invariant 4: nearly full disks free what is verified before its time, no sooner than the lag, and nothing else', () => {
+    const policy = { hot: { for: 'forever' }, evict: { lag: '1h' } } as const
+    const rows = [
+      archived(1, NOW - 3 * HOUR, NOW - 2 * HOUR),
+      row(2, 'sealed'),
+      archived(3, NOW - 3 * HOUR, NOW - MINUTE),
+      archived(4, NOW - 3 * HOUR, NOW - 2 * HOUR),
+    ]
+    const evicts = planOf(policy, rows, { pressedBytes: 2 * MiB }).filter(({ kind }) => kind === 'evict')
+    assert.deepEqual(brief(evicts), ['evict 1 -60m', 'evict 3 59m'])
+    assert.match(evicts[0]?.reason ?? '', /disks are nearly full, hot.for is given up/)
+    assert.deepEqual(evicts[0]?.field, 'evict.lag')
+  })
+
+  test('while the archive is down nothing is due but seals, and each says so', () => {
+    const policy = { hot: { for: '1m' }, evict: { lag: 0 }, keep: { for: '30m' }, copy: { after: 0 } }
+    const rows = [archived(1, NOW - HOUR, NOW - HOUR), row(2, 'sealed', { sealedMs: NOW - 5 * MINUTE })]
+    const actions = planOf(policy, rows, { archiveAnswers: false })
+    assert.deepEqual(
+      actions.filter(({ dueMs }) => dueMs <= NOW),
+      [],
+    )
+    assert.deepEqual(
+      actions.map(({ kind, segment, blockedBy }) => `${kind} ${segment} ${blockedBy}`).sort(),
+      ['copy 2 archive', 'evict 1 archive', 'evict 2 verify', 'trim 1 archive', 'trim 2 null'],
+    )
+  })
+
   test('hot.max frees the oldest until the stream is below, and no more', () => {
     const policy = { hot: { for: 'forever', max: '3 MiB' }, evict: { lag: 0 } } as const
     const rows = [1, 2, 3, 4, 5].map((segment) => archived(segment, NOW - HOUR, NOW - HOUR))
