@@ -164,6 +164,7 @@ export class TieringAgent {
 
   async #movePass(signal: AbortSignal): Promise<PassReport> {
     const report = emptyReport()
+    this.#outage.passBegins()
     await this.#askArchive(report)
     // What lies in an archive that is down is freed when it is back.
     const context = this.#outage.archiveAnswers ? this.#context : { ...this.#context, archive: null }
@@ -191,7 +192,7 @@ export class TieringAgent {
     }
     await Promise.all(Array.from({ length: STREAMS_AT_ONCE }, work))
     await this.#dropWhereShort(report, signal)
-    if (report.failed.length === 0) await this.#outage.settled()
+    await this.#outage.passEnded()
     return report
   }
 

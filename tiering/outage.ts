@@ -46,6 +46,7 @@ export class Outage {
   #following = false
   #slowing = false
   #untold = true
+  #passFailed = false
   #timer: Timer | null = null
 
   constructor(context: TieringContext, events: EventRing, wake: () => void) {
@@ -105,6 +106,7 @@ export class Outage {
   failed(error: Error): void {
     const sign = signOf(error)
     if (sign === null) return
+    this.#passFailed = true
     this.#health.sign(sign, error)
     // Whether it was one object's trouble or the archive's: a probe tells, and holds nothing up.
     if (this.#following && this.#health.state === 'failing') this.#probe.start()
@@ -124,9 +126,18 @@ export class Outage {
     if (archive === 'ok' && lastAnswerMs === null && !this.#following) await this.#probe.now()
   }
 
-  /** A pass over all streams in which nothing failed: where no step had to ask the archive, a probe does. */
-  async settled(): Promise<void> {
-    if (this.#health.state === 'failing' && (await this.#probe.now()) === null) this.answered()
+  /** A pass over all streams begins. */
+  passBegins(): void {
+    this.#passFailed = false
+  }
+
+  /**
+   * A pass over all streams is over. If nothing failed in it for the archive's sake, and no step had to ask it, a probe
+   * does: what fails for another reason would leave it failing for ever.
+   */
+  async passEnded(): Promise<void> {
+    if (!this.#passFailed && this.#health.state === 'failing' && (await this.#probe.now()) === null)
+      this.answered()
   }
 
   /** And of deletions. Gaps first: what is copied after them is only then contiguous in the archive too (invariant 5). */
@@ -231,6 +242,7 @@ export class Outage {
       void this.disks.look().then(() => {
         if (!this.#following) return
         if (this.disks.shortBytes(this.#stores) > 0) this.#wake()
+        if (this.disks.slowRoom(this.#stores) === 1) this.#slow(false)
         this.#look()
       })
     })

@@ -7,6 +7,8 @@ const INTERVAL_MS_MAX = 60_000
 /** Between passes while something fails: doubled each time from the first to the last of these. */
 const RETRY_MS_MIN = 500
 const RETRY_MS_MAX = 60_000
+/** What happens meanwhile does not make it sooner than that: a copy that fails is a whole segment read and compressed. */
+const RETRY_WOKEN_MS_MIN = 5_000
 /** How long closing waits for a pass that does not heed its signal. */
 const CLOSE_WAIT_MS = 5_000
 
@@ -47,9 +49,11 @@ export class PassLoop<R extends PassOutcome> {
     this.#sleep(afterMs)
   }
 
-  /** Something happened: a pass is made within that time. */
-  wake(withinMs: number): void {
+  /** Something happened: a pass is made within that time, a little later while something fails. 0: at once. */
+  wake(eventMs: number): void {
     if (!this.#following) return
+    const retryMs = Math.min(RETRY_WOKEN_MS_MIN, this.#retryMs)
+    const withinMs = eventMs > 0 && this.#failures > 0 ? Math.max(eventMs, retryMs) : eventMs
     // A pass under way may have planned before this: look again right after it.
     if (this.#pass !== null) this.#wakeAgain = true
     else if (this.#clock.monotonicMs() + withinMs < this.#timerAtMs) this.#sleep(withinMs)
@@ -88,6 +92,11 @@ export class PassLoop<R extends PassOutcome> {
     waited.abort()
   }
 
+  /** The pause after so many passes in which something failed. */
+  get #retryMs(): number {
+    return Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** Math.max(0, Math.min(this.#failures - 1, 10)))
+  }
+
   #sleep(delayMs: number): void {
     this.#timer?.cancel()
     this.#timerAtMs = this.#clock.monotonicMs() + delayMs
@@ -107,8 +116,7 @@ export class PassLoop<R extends PassOutcome> {
       if (!this.#abort.signal.aborted) this.#logger.error({ err: error }, 'tiering pass failed, trying again')
     }
     if (this.#wakeAgain) delayMs = 0
-    if (this.#failures > 0)
-      delayMs = Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** Math.min(this.#failures - 1, 10))
+    if (this.#failures > 0) delayMs = this.#retryMs
     if (this.#following) this.#sleep(delayMs)
   }
 }

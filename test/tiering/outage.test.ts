@@ -19,6 +19,7 @@ import { ArchiveProbe } from '../../tiering/archive-probe.js'
 import { DiskWatch } from '../../tiering/disk-watch.js'
 import { chooseDrops, DropLedger, droppable, droppableRows } from '../../tiering/drop.js'
 import { EventRing } from '../../tiering/events.js'
+import { PassLoop } from '../../tiering/pass-loop.js'
 import { type RunningStep, StepWatch } from '../../tiering/step-watch.js'
 import { openRow, sealedRow } from '../contract/segment-rows.js'
 import { countingRandom } from '../helpers/archive.js'
@@ -672,3 +673,25 @@ async function until(holds: () => Promise<boolean>): Promise<void> {
   for (const endMs = clock.nowMs() + 15_000; !(await holds()); await clock.sleep(20))
     assert.ok(clock.nowMs() < endMs, 'it takes too long')
 }
+
+describe('passes that fail', () => {
+  test('are not hurried by what is appended meanwhile, and are by who asks', async () => {
+    const clock = new ManualClock()
+    let passes = 0
+    const loop = new PassLoop(clock, silentLogger(), async () => {
+      passes += 1
+      return { failed: ['a copy'], nextDueMs: null }
+    })
+    loop.follow()
+    for (let at = 0; at < 600; at += 1) {
+      await clock.advance(100)
+      loop.wake(100)
+    }
+    assert.ok(passes < 20, `${passes} passes in a minute`)
+    const before = passes
+    loop.wake(0)
+    await clock.advance(1)
+    assert.equal(passes, before + 1)
+    await loop.close()
+  })
+})
