@@ -112,7 +112,10 @@ async function printOutcome(io: CliIo, tested: PolicyTestDto): Promise<void> {
   const { plural } = await import('./render.js')
   const { nowMs, atMs, seals, copies, evicts, trims, held } = tested
   // The clock went on a little since the moment was read.
-  const aheadText = (ms: number) => formatDuration(ms < 3_600_000 ? ms : Math.round(ms / 60_000) * 60_000)
+  const aheadText = (ms: number) => {
+    const unitMs = ms < 600_000 ? 1_000 : 60_000
+    return formatDuration(Math.round(ms / unitMs) * unitMs)
+  }
   const ahead = atMs > nowMs ? `in ${aheadText(atMs - nowMs).padEnd(6)}` : 'by then  '
   const from = ({ firstMs }: PolicyStepSum) =>
     firstMs === null || firstMs <= nowMs ? '' : `, from ${formatTime(firstMs)} on`
