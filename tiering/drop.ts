@@ -95,7 +95,9 @@ export async function droppableRows(context: TieringContext, stream: StreamRow):
 /** The oldest hot copies of a stream that are verified in the archive: freeing them loses nothing, and needs no leave. */
 export async function freeableRows(context: TieringContext, stream: StreamRow): Promise<SegmentRow[]> {
   const rows = await context.index.listHotSegments(stream.incarnation, WEIGHED_MAX)
-  return rows.filter(({ state }) => state === 'archived')
+  const nowMs = context.ledger.clock.nowMs()
+  // What somebody asked to be hot stays as long as that was asked for.
+  return rows.filter((row) => row.state === 'archived' && (row.recalledUntilMs ?? 0) <= nowMs)
 }
 
 /**

@@ -275,7 +275,7 @@ describe('what is dropped', () => {
       listSegments: async (_: string, from: bigint, limit: number) =>
         rows.filter(({ segment }) => segment >= from).slice(0, limit),
       holds: async () => [],
-      fact: async () => '[]',
+      fact: async (name: string) => (name.startsWith('holds-seen/') ? '[]' : null),
     }
     const context = { index, policy: async () => ({ policy: { holds: [] }, origins: {} }) }
     const stream = { name: 'a', incarnation, txidMode: 'custom' }
