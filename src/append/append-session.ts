@@ -25,7 +25,10 @@ export interface ConditionOptions {
 export interface AppendOptions extends ConditionOptions {
   /** A position of your own, not below the last one. Default: max(last, now in milliseconds). */
   readonly txid?: bigint
-  /** Who appends: a record of the same producer with the same or a lower `sequence` is not appended again. */
+  /**
+   * Who appends: a record of the same producer with the same or a lower `sequence` is not appended again, for as long
+   * as the history lasts that shows it. A retry of a record that was trimmed meanwhile is appended as a new one.
+   */
   readonly producer?: string
   /**
    * The producer's own number of this record; numbers grow, with or without gaps. Send them in order: one that was
