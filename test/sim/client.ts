@@ -1,32 +1,39 @@
-import { BlockCache } from '../../archive/block-cache.js'
 import { directoryArchive } from '../../archive/directory/store.js'
 import type { AppendConditions } from '../../src/append/refusals.js'
 import { WriterHub } from '../../src/append/writer-hub.js'
 import type { LedgerContext, StoreDirectory } from '../../src/ledger/context.js'
 import { RepairQueue } from '../../src/ledger/repair-queue.js'
 import { StoreHealth } from '../../src/ledger/store-health.js'
+import { StoreRoom } from '../../src/ledger/store-room.js'
+import type { LogParts } from '../../src/log-parts.js'
 import { present } from '../../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../../src/model/errors.js'
 import { BUILT_IN_POLICY, type Policy, type ResolvedPolicy } from '../../src/model/policy.js'
 import type { Ack, LogRecord } from '../../src/model/record.js'
 import type { SegmentRow, StreamRow } from '../../src/model/segment.js'
+import { ColdTier } from '../../src/open/cold-tier.js'
+import type { SystemPorts } from '../../src/options.js'
 import type { ArchiveStore } from '../../src/ports/archive-store.js'
 import type { SegmentStore, StoreStatus } from '../../src/ports/segment-store.js'
-import { ColdSource } from '../../src/read/cold.js'
+import type { ColdSource } from '../../src/read/cold.js'
 import { type ReadContext, readBatches } from '../../src/read/reader.js'
 import { HotSource } from '../../src/read/source.js'
 import { TieringAgent } from '../../tiering/agent.js'
 import type { TieringContext } from '../../tiering/context.js'
 import type { StoreFactsKeeper } from '../../tiering/store-facts.js'
 import { Upkeep } from '../../tiering/upkeep.js'
-import type { SimDisk } from './disk.js'
+import { type ArchiveTrouble, RemoteArchive } from './archive.js'
+import { SimDisk } from './disk.js'
 import type { MetadataClient, MetadataService } from './metadata.js'
 import { type Network, remote } from './network.js'
 import type { SimOptions } from './options.js'
-import { ARCHIVE_ROOT, type Oracle, type ReaderPlace } from './oracle.js'
+import type { Oracle, ReaderPlace } from './oracle.js'
+import { buggyCoordination, buggyIndex } from './planted.js'
 import type { SimRandom } from './random.js'
 import { Host, HostClock, type Scheduler } from './scheduler.js'
+import type { Steps } from './steps.js'
 import type { StoreNode } from './store-node.js'
+import { ARCHIVE_ROOT } from './tiering-oracle.js'
 import type { Trace } from './trace.js'
 
 const STATUS_TIMEOUT_MS = 1_000
@@ -42,6 +49,8 @@ export interface Surroundings {
   readonly nodes: readonly StoreNode[]
   readonly clients: readonly Client[]
   readonly archive: SimDisk | null
+  readonly trouble: ArchiveTrouble
+  readonly steps: Steps
   readonly oracle: Oracle
   readonly trace: Trace
   readonly options: SimOptions
@@ -131,12 +140,19 @@ interface Running {
   readonly ledger: LedgerContext
   readonly read: ReadContext
   readonly metadata: MetadataClient
+  /** What the verbs of a stream need of a log. */
+  readonly parts: LogParts
 }
+
+/** Opens the archive, to tier or to read what is cold. */
+type ArchiveOpener = (tiers: boolean) => Promise<ArchiveStore>
 
 /** An application's process: writers, an agent and readers over the stores and the metadata. */
 export class Client {
   readonly host: Host
   readonly clock: HostClock
+  /** Where its cache is; it loses nothing but what a death cuts off. */
+  readonly disk: SimDisk
   readonly #around: Surroundings
   readonly #random: SimRandom
   #running: Running | null = null
@@ -148,6 +164,7 @@ export class Client {
   constructor(name: string, around: Surroundings, random: SimRandom) {
     this.host = new Host(name)
     this.clock = new HostClock(around.scheduler, this.host)
+    this.disk = new SimDisk(name, around.scheduler, random.fork(), around.trace, null)
     this.#around = around
     this.#random = random
   }
@@ -171,6 +188,7 @@ export class Client {
     trace.note(`${this.host.name} dies: ${why}`)
     scheduler.kill(this.host)
     archive?.hostDied(this.host)
+    this.disk.hostDied(this.host)
     this.#running = null
   }
 
@@ -180,53 +198,50 @@ export class Client {
 
   /** Composed as src/open.ts composes a log, over what this world has in place of disks and files. */
   #assemble(): Running {
-    const { metadata: service, trace, options } = this.#around
+    const { metadata: service, trace, options, steps } = this.#around
     const metadata = service.client(this.host)
     const logger = trace.logger(this.host.name)
     const stores = new RemoteStores(this.#around, this.host, this.clock)
     const ledger: LedgerContext = {
       stores,
-      metadata: metadata.ledgers,
+      metadata: steps.watched(this.host, metadata.ledgers),
       clock: this.clock,
       logger,
       health: new StoreHealth(this.clock, logger),
+      room: new StoreRoom(stores, this.clock, logger),
       damaged: (copy) => repairs.damaged(copy),
     }
     const repairs = new RepairQueue(ledger)
-    const { index, coordination } = metadata
-    const policy = policyOf(options)
+    const index = buggyIndex(steps.watched(this.host, metadata.index), options.bug, this.#random)
+    const coordination = buggyCoordination(metadata.coordination, options.bug)
+    const resolved = policyOf(options)
+    const policy = async () => resolved
     const archive = this.#archiveOpener()
-    const cache = new BlockCache(1 << 20)
-    const openCold = async (row: SegmentRow): Promise<ColdSource> => {
-      if (archive === null) throw new StratalogError('archive_missing', 'there is no archive in this run')
-      return ColdSource.open(await archive(), row, cache)
-    }
-    const hub = new WriterHub({ ledger, index, openCold }, coordination, async () => ({
-      policy: () => policy.policy,
-      quorum: () => options.quorum,
-      inFlightBytesMax: 4_096,
-      takenBytesMax: 1 << 20,
-    }))
-    const tiering = {
+    const hub: WriterHub = new WriterHub(
+      { ledger, index, openCold: (row) => openCold(row) },
+      coordination,
+      async () => ({
+        policy: () => resolved.policy,
+        quorum: () => options.quorum,
+        slowMs: () => agent.slowMs(resolved.policy, options.quorum),
+        inFlightBytesMax: 4_096,
+        takenBytesMax: 1 << 20,
+      }),
+    )
+    const openCold = this.#coldOpener(ledger, index, archive, () => hub.takenBytes, resolved)
+    const tiering: TieringContext = {
       logId: '5'.repeat(32),
       ledger,
       index,
       coordination,
       random: this.#random,
-      archive,
+      archive: archive === null ? null : () => archive(true),
       writers: hub,
-      policy: async () => policy,
+      policy,
     }
     const agent = new TieringAgent(tiering)
-    const upkeep = new Upkeep({
-      ledger,
-      index,
-      keeper: this.#around.keeper,
-      archive,
-      policy: async () => policy,
-      repairs,
-      tiering,
-    })
+    const { keeper } = this.#around
+    const upkeep = new Upkeep({ ledger, index, keeper, archive: tiering.archive, policy, repairs, tiering })
     const read: ReadContext = {
       index,
       clock: this.clock,
@@ -234,28 +249,79 @@ export class Client {
       openHot: (row) => HotSource.open(ledger, row.ledgerId ?? -1n),
       openCold,
     }
-    return { hub, agent, upkeep, tiering, archive, ledger, read, metadata }
+    const segments = { ledger, index, openCold }
+    const parts = {
+      segments,
+      hub,
+      read,
+      agent,
+      tiering,
+      upkeep,
+    } satisfies Partial<LogParts> as Partial<LogParts>
+    return {
+      hub,
+      agent,
+      upkeep,
+      tiering,
+      archive: tiering.archive,
+      ledger,
+      read,
+      metadata,
+      parts: parts as LogParts,
+    }
   }
 
-  #archiveOpener(): (() => Promise<ArchiveStore>) | null {
-    const { archive, trace } = this.#around
+  /** As src/open/assemble.ts has it, with a cache where the run has one. */
+  #coldOpener(
+    ledger: LedgerContext,
+    index: ReadContext['index'],
+    archive: ArchiveOpener | null,
+    takenBytes: () => number,
+    policy: ResolvedPolicy,
+  ): (row: SegmentRow, signal?: AbortSignal, ahead?: boolean) => Promise<ColdSource> {
+    const { clock, logger } = ledger
+    let tier: Promise<ColdTier> | null = null
+    return async (row, signal, ahead) => {
+      if (archive === null) throw new StratalogError('archive_missing', 'there is no archive in this run')
+      tier ??= ColdTier.open({
+        root: '/client',
+        system: { disk: this.disk.mount(this.host), clock, logger } as Partial<SystemPorts> as SystemPorts,
+        index,
+        openArchive: () => archive(false),
+        archiveLocation: ARCHIVE_ROOT,
+        diskCacheBytes: this.#around.options.cacheBytes,
+        takenBytes,
+        policy: async () => policy,
+      }).catch((error: unknown) => {
+        tier = null
+        throw error
+      })
+      return (await tier).source(row, signal, ahead)
+    }
+  }
+
+  #archiveOpener(): ArchiveOpener | null {
+    const { archive, trace, trouble, steps, options } = this.#around
     if (archive === null) return null
     let opening: Promise<ArchiveStore> | null = null
-    return () => {
+    const { host } = this
+    return async (tiers) => {
       opening ??= directoryArchive(ARCHIVE_ROOT)
         .open({
           clock: this.clock,
           random: this.#random,
-          logger: trace.logger(this.host.name),
-          disk: archive.mount(this.host),
+          logger: trace.logger(host.name),
+          disk: archive.mount(host),
           signal: new AbortController().signal,
           existing: false,
         })
         .catch((error: unknown) => {
           opening = null
+          trouble.failedMs = this.#around.scheduler.nowMs
           throw error
         })
-      return opening
+      const believes = options.bug === 'evict-before-verify'
+      return new RemoteArchive(await opening, trouble, { host, steps, tiers, believes })
     }
   }
 
@@ -348,15 +414,17 @@ export class Client {
 
 /** One policy for every stream of a run. */
 function policyOf(options: SimOptions): ResolvedPolicy {
-  const { quorum, rollBytes, hotForMs, evictLagMs, keepForMs } = options
+  const { quorum, rollBytes, hotForMs, evictLagMs, keepForMs, hotMaxBytes, keepMaxBytes, archiveDown } =
+    options
   const policy: Policy = {
     ...BUILT_IN_POLICY,
     quorum,
     roll: { sizeBytes: rollBytes, ageMs: 15_000, idleMs: 10_000 },
-    hot: { forMs: hotForMs, maxBytes: null },
+    hot: { forMs: hotForMs, maxBytes: hotMaxBytes },
+    archiveDown,
     evict: { lagMs: evictLagMs },
     scrub: { fullPassMs: 60_000 },
-    keep: { forMs: keepForMs, maxBytes: null, by: 'completion' },
+    keep: { forMs: keepForMs, maxBytes: keepMaxBytes, by: 'completion' },
   }
   const origins = new Proxy({}, { get: () => 'simulated' }) as ResolvedPolicy['origins']
   return { policy, origins }

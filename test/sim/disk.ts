@@ -22,6 +22,8 @@ export interface DiskFaults {
   stalledUntilMs: number
   /** Every call fails, as of a mount whose server is gone. */
   down: boolean
+  /** It has only so much room left, and says so; null: plenty. */
+  freeBytes: number | null
 }
 
 interface PendingWrite {
@@ -45,7 +47,10 @@ export class SimDisk {
     lies: false,
     stalledUntilMs: 0,
     down: false,
+    freeBytes: null,
   }
+  /** Told of each file that is removed, before it is. */
+  onRemove: (path: string) => void = () => {}
   readonly scheduler: Scheduler
   readonly random: SimRandom
   readonly trace: Trace
@@ -152,6 +157,7 @@ class MountedDisk implements Disk {
   remove(path: string): Promise<void> {
     return this.call(0.1, path, () => {
       if (!this.#disk.platter.names.has(path)) throw failure('file_not_found', path)
+      this.#disk.onRemove(path)
       this.#disk.platter.remove(path)
     })
   }
@@ -171,7 +177,7 @@ class MountedDisk implements Disk {
   }
 
   space(path: string): Promise<{ freeBytes: number; totalBytes: number; device: string }> {
-    const freeBytes = this.#disk.faults.full ? 0 : 2 ** 30
+    const freeBytes = this.#disk.faults.full ? 0 : (this.#disk.faults.freeBytes ?? 2 ** 30)
     return this.call(0.05, path, () => ({ freeBytes, totalBytes: 2 ** 31, device: this.#disk.name }))
   }
 

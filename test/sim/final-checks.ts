@@ -7,6 +7,7 @@ import { isFinished } from '../../tiering/store-work.js'
 import type { Client } from './client.js'
 import { checkRestore, rebuild } from './other-logs.js'
 import type { StoreNode } from './store-node.js'
+import { isKept } from './tiering-oracle.js'
 import type { SimWorld } from './world.js'
 
 const RETRIES_MAX = 40
@@ -32,6 +33,7 @@ export async function finalChecks(world: SimWorld, cutPower: boolean): Promise<v
   const client = present(clients[0], 'a client')
   client.clock.skewMs = 0
   client.start([])
+  if (world.options.faults['archive-rot'] !== undefined) await checkMended(world, client)
   for (const stream of world.streams) await checkStream(world, client, stream)
   for (const node of nodes) if (node.lostId !== null) await checkReplaced(world, client, node, node.lostId)
   const { restores, rebuilds, finishes } = world.options
@@ -89,6 +91,16 @@ async function checkReplaced(world: SimWorld, client: Client, node: StoreNode, f
   await scheduler.wait(5_000)
 }
 
+/** Invariant 9: the scrub finds what rotted in the archive, and mends it from the hot copy. */
+async function checkMended(world: SimWorld, client: Client): Promise<void> {
+  const failed = await retried(world, async () => {
+    const state = await present(client.running, 'a client that runs').upkeep.coldScrubPass()
+    const [alarm] = state?.alarms ?? []
+    if (alarm !== undefined) throw new Error(`segment ${alarm.segment}: ${alarm.why}`)
+  })
+  if (failed !== null) world.trace.violate(9, `what rotted in the archive is not mended: ${failed}`)
+}
+
 async function checkStream(world: SimWorld, client: Client, stream: StreamRow): Promise<void> {
   const { trace } = world
   const appended = await retried(world, () => client.append(stream, [world.nextRecord()]))
@@ -140,7 +152,7 @@ async function checkRows(world: SimWorld, stream: StreamRow): Promise<void> {
       } catch (error) {
         trace.violate(7, `segment ${row.segment} is ${row.state}: ${String(error).slice(0, 160)}`)
       }
-    } else if (isClosed(row.state) && row.state !== 'trimmed') missing ??= row.segment
+    } else if (isKept(row)) missing ??= row.segment
   }
 }
 

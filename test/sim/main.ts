@@ -49,10 +49,11 @@ async function main(): Promise<void> {
   const job = jobOf(process.argv.slice(2))
   const startedMs = performance.now()
   const total = await runJobs(job, job.jobs)
-  const { seeds, violations, faults, works, ...sums } = total
+  const { seeds, violations, faults, works, deaths, ...sums } = total
   const seconds = (performance.now() - startedMs) / 1_000
   process.stdout.write(`${seconds.toFixed(1)} s; ${JSON.stringify(sums)}\n`)
   process.stdout.write(`works ${JSON.stringify(works)}\n`)
+  process.stdout.write(`deaths ${JSON.stringify(deaths)}\n`)
   process.stdout.write(`faults ${JSON.stringify(faults)}\n`)
   process.stdout.write(`${seeds} seeds, ${violations} violations\n`)
   process.exitCode = violations > 0 ? 1 : 0

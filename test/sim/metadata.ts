@@ -8,8 +8,8 @@ import {
   type SqliteMetadataOptions,
 } from '../../src/metadata/sqlite/open.js'
 import { MIGRATIONS } from '../../src/metadata/sqlite/schema.js'
-import { StratalogError } from '../../src/model/errors.js'
-import type { SegmentRow } from '../../src/model/segment.js'
+import { isStratalogError, StratalogError } from '../../src/model/errors.js'
+import type { SegmentRow, StreamRow } from '../../src/model/segment.js'
 import type { Coordination, Lease } from '../../src/ports/coordination.js'
 import type { LedgerMetadataStore } from '../../src/ports/ledger-metadata.js'
 import type { SegmentIndex, SegmentPatch } from '../../src/ports/segment-index.js'
@@ -21,6 +21,8 @@ import type { Trace } from './trace.js'
 
 /** A process that is not heard of for this long loses its leases. */
 const SESSION_MS = 4_000
+/** How often a lease that another has is asked for again by somebody who waits. */
+const LEASE_RETRY_MS = 250
 /** A file system in memory where there is one: the service never dies, so its syncs only cost time. */
 const MEMORY = '/dev/shm'
 
@@ -34,6 +36,7 @@ const OF_ONE: ReadonlySet<string> = new Set([
   'oldestSegment',
   'totals',
   'policyOverride',
+  'holds',
   'read',
 ])
 /** All questions: what changes nothing. */
@@ -46,6 +49,7 @@ const READS: ReadonlySet<string> = new Set([
   'segmentForTime',
   'segmentsInState',
   'segmentsOwing',
+  'streamsOwingHolds',
   'fact',
   'list',
 ])
@@ -168,7 +172,7 @@ export class MetadataService {
       {},
       (name, args, work) => call(name, () => this.#observed(name, args, work)),
     )
-    const acquire: Coordination['acquire'] = async (name) => {
+    const acquireOnce = async (name: string): Promise<Lease> => {
       const { instance } = from
       const granted: Lease[] = []
       const grant = async (): Promise<Lease> => {
@@ -182,6 +186,17 @@ export class MetadataService {
         // Its answer got lost. Nobody would ever release it, and the session that has it lives on.
         for (const lease of granted) await lease.release()
         throw error
+      }
+    }
+    const acquire: Coordination['acquire'] = async (name, { waitMs }) => {
+      const untilMs = this.#scheduler.nowMs + waitMs
+      for (;;) {
+        try {
+          return await acquireOnce(name)
+        } catch (error) {
+          if (!isStratalogError(error, 'conflict') || this.#scheduler.nowMs >= untilMs) throw error
+        }
+        await new Promise<void>((resolve) => this.#scheduler.after(LEASE_RETRY_MS, from, resolve))
       }
     }
     return { index, ledgers, coordination: { acquire, close: async () => {} } }
@@ -202,6 +217,10 @@ export class MetadataService {
     if (name === 'create') this.#oracle.ledgerChanged(args[0] as bigint, args[1])
     if (name === 'compareAndSet') this.#oracle.ledgerChanged(args[0] as bigint, args[2])
     if (name === 'updateSegment') this.#oracle.rowChanged(done as SegmentRow)
+    if (name === 'updateStream') {
+      const { trimmedBelow = null } = args[2] as Partial<StreamRow>
+      if (trimmedBelow !== null) this.#oracle.streamTrimmed(String(args[0]), trimmedBelow)
+    }
     if (name === 'beginSegment') this.#oracle.segmentBegun(done as SegmentRow)
     if (name === 'removeSegment') this.#oracle.segmentRemoved(args[0] as SegmentRow)
     return done

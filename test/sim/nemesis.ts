@@ -1,11 +1,16 @@
+import type { StreamRow } from '../../src/model/segment.js'
+import type { ArchiveTrouble } from './archive.js'
 import type { Client } from './client.js'
 import type { SimDisk } from './disk.js'
 import type { MetadataService } from './metadata.js'
 import type { Network } from './network.js'
 import { FAULT_KINDS, type FaultKind, type SimOptions } from './options.js'
+import type { Oracle } from './oracle.js'
 import { SimRandom } from './random.js'
 import type { Scheduler } from './scheduler.js'
+import { STEPS, type Steps } from './steps.js'
 import type { StoreNode } from './store-node.js'
+import { ARCHIVE_ROOT } from './tiering-oracle.js'
 import type { Trace } from './trace.js'
 
 /** Everything that can be hurt. */
@@ -16,6 +21,10 @@ export interface Victims {
   readonly nodes: readonly StoreNode[]
   readonly clients: readonly Client[]
   readonly archive: SimDisk | null
+  readonly trouble: ArchiveTrouble
+  readonly steps: Steps
+  readonly oracle: Oracle
+  readonly streams: readonly StreamRow[]
   readonly trace: Trace
   readonly restartClient: (client: Client, ms: number) => void
   /** Runs something within moments of the next acknowledgement: where it hurts most. */
@@ -32,6 +41,9 @@ const HURTS_AFTER_ACK: readonly FaultKind[] = [
   'blackout',
   'pause',
 ]
+
+/** Free bytes of 2 GiB at which appends go on, and something has to be done about it (disk-watch.ts). */
+const SHORT_BYTES = 250_000_000
 
 type Attack = (victims: Victims, random: SimRandom) => void
 
@@ -128,6 +140,40 @@ const ATTACKS: Readonly<Partial<Record<FaultKind, Attack>>> = {
     scheduler.after(random.between(1_000, 20_000), null, () => {
       archive.faults.down = false
     })
+  },
+  'archive-partition'({ archive, clients, trouble, scheduler, trace }, random) {
+    if (archive === null) return
+    const { host } = random.pick(clients)
+    trace.note(`${host.name} is cut off from the archive`)
+    trouble.cut.add(host)
+    scheduler.after(random.between(500, 25_000), null, () => trouble.cut.delete(host))
+  },
+  // A bit of an object flips while the hot copy is there: the scrub of the archive has to find and mend it.
+  'archive-rot'({ archive, oracle, streams, trace }, random) {
+    if (archive === null) return
+    const rows = streams.flatMap((stream) => oracle.tiering.rowsOf(stream))
+    const archived = rows.filter(({ state }) => state === 'archived')
+    if (archived.length === 0) return
+    const { object } = random.pick(archived)
+    const inode = archive.platter.names.get(`${ARCHIVE_ROOT}/${object?.key}`)
+    if (inode === undefined) return
+    trace.fault('archive-rot', `${object?.key.slice(-20)}`)
+    inode.rot(random)
+  },
+  // The archive is down and every disk nearly full: what a policy says of that happens now.
+  'disk-short'({ archive, nodes, scheduler, trace }, random) {
+    if (archive === null) return
+    trace.fault('disk-short', 'every store')
+    archive.faults.down = true
+    for (const { disk } of nodes) disk.faults.freeBytes = SHORT_BYTES
+    scheduler.after(random.between(12_000, 40_000), null, () => {
+      archive.faults.down = false
+      for (const { disk } of nodes) disk.faults.freeBytes = null
+    })
+  },
+  'step-death'({ steps }, random) {
+    // Many points are not come by in a run: whoever comes to one of these first dies there.
+    for (let i = 0; i < 6; i += 1) steps.arm(random.pick(STEPS), random.chance(0.5) ? 'before' : 'after')
   },
   // The machine that has the archive's disk loses power, and the applications on it die.
   'archive-power-cut'({ archive, clients, restartClient, trace }, random) {

@@ -1,3 +1,4 @@
+import type { ArchiveDown } from '../../src/model/policy.js'
 import type { Quorum } from '../../src/model/quorum.js'
 import { SimRandom } from './random.js'
 
@@ -34,9 +35,26 @@ export const FAULT_KINDS = [
   'misdirected-write',
   'bit-rot',
   'format',
+  // the way to the archive
+  'archive-delay',
+  'archive-loss',
+  'archive-lost-answer',
+  'archive-late',
+  'archive-cut',
+  'archive-pages',
+  'archive-partition',
+  'archive-damage',
+  'archive-rot',
+  // disks that are nearly full while the archive is down
+  'disk-short',
+  // processes that die right before a step of tiering or right behind it
+  'step-death',
 ] as const
 
 export type FaultKind = (typeof FAULT_KINDS)[number]
+
+/** Kinds of tiering: a seed draws them from numbers of their own. */
+const TIERING_KINDS: readonly FaultKind[] = FAULT_KINDS.slice(FAULT_KINDS.indexOf('archive-delay'))
 
 /** Kinds that lose what a store made durable. */
 export const LOSSES: readonly FaultKind[] = ['lying-sync', 'misdirected-write', 'bit-rot', 'format']
@@ -49,6 +67,12 @@ export const PLANTED_BUGS = [
   'acknowledges-before-sync',
   'forgets-directory-sync',
   'archive-forgets-sync',
+  'evict-before-verify',
+  'evict-after-index-error',
+  'delete-during-copy',
+  'stale-agent-commits',
+  'restore-by-listing-order',
+  'absence-is-proof',
 ] as const
 
 export type PlantedBug = (typeof PLANTED_BUGS)[number]
@@ -78,6 +102,16 @@ export interface SimOptions {
   readonly evictLagMs: number
   /** Null: nothing is ever trimmed. */
   readonly keepForMs: number | null
+  /** Bytes of history that stay; null: all. */
+  readonly keepMaxBytes: number | null
+  /** Bytes that stay hot; null: no limit. */
+  readonly hotMaxBytes: number | null
+  /** What is done about disks that fill up while the archive is down. */
+  readonly archiveDown: ArchiveDown
+  /** Bytes of the cache that each process has on a disk of its own; 0: none. */
+  readonly cacheBytes: number
+  /** What an operator asks for by hand, so many times. */
+  readonly byHand: number
   readonly pendingBytesMax: number
   readonly archive: boolean
   /** Faults that may happen, each as many times as it says or with that chance for each message. */
@@ -100,7 +134,16 @@ const RATES: Readonly<Partial<Record<FaultKind, number>>> = {
   'lost-answer': 0.02,
   duplicate: 0.03,
   'metadata-lost-answer': 0.01,
+  'archive-delay': 0.03,
+  'archive-loss': 0.03,
+  'archive-lost-answer': 0.03,
+  'archive-late': 0.01,
+  'archive-cut': 0.05,
+  'archive-pages': 0.3,
 }
+
+/** Longer than any run. */
+const LONG_MS = 600_000
 
 /** Swarm testing: each seed turns a random part of the faults on, so that none hides the others. */
 export function optionsOf(seed: number, bug: PlantedBug | null = null): SimOptions {
@@ -109,14 +152,14 @@ export function optionsOf(seed: number, bug: PlantedBug | null = null): SimOptio
   const quorum = lossy ? { ensemble: 3, copies: 3, ack: 2, min: 2 } : random.pick(QUORUMS)
   const faults: Partial<Record<FaultKind, number>> = {}
   for (const kind of FAULT_KINDS) {
-    if (LOSSES.includes(kind) || !random.chance(0.35)) continue
+    if (LOSSES.includes(kind) || TIERING_KINDS.includes(kind) || !random.chance(0.35)) continue
     faults[kind] = RATES[kind] ?? 1 + random.below(3)
   }
   if (lossy) faults[random.pick(LOSSES)] = 1
   // What breaks mostly breaks in a small world, and many of those fit where one large one does.
   const large = random.chance(0.15)
   for (const effect of ['torn-sector', 'unsynced-lost', 'unsynced-kept'] as const) faults[effect] = 1
-  return {
+  const options = {
     seed,
     stores: Math.max(quorum.ensemble, 3 + random.below(2)),
     clients: large || random.chance(0.2) ? 3 : 2,
@@ -125,7 +168,7 @@ export function optionsOf(seed: number, bug: PlantedBug | null = null): SimOptio
     appends: large ? 30 + random.below(40) : 12 + random.below(24),
     safetyMs: large ? 30_000 + random.below(50_000) : 10_000 + random.below(25_000),
     rollBytes: random.pick([1_000, 2_000, 8_000]),
-    hotForMs: random.pick([4_000, 20_000, 600_000]),
+    hotForMs: random.pick([4_000, 20_000, LONG_MS]),
     evictLagMs: random.pick([0, 1_000, 5_000]),
     keepForMs: random.chance(0.2) ? random.pick([10_000, 30_000]) : null,
     pendingBytesMax: random.pick([8_192, 1 << 20]),
@@ -138,5 +181,35 @@ export function optionsOf(seed: number, bug: PlantedBug | null = null): SimOptio
     // A store that lost something may have lost what only it knows, and a finished stream takes no append.
     rebuilds: !lossy && random.chance(0.15),
     finishes: random.chance(0.2),
+  }
+  return { ...options, ...tieringOf(options) }
+}
+
+/** What a seed does to tiering, drawn from numbers of its own. */
+function tieringOf(
+  options: Pick<SimOptions, 'seed' | 'rollBytes' | 'hotForMs' | 'faults' | 'archive'>,
+): Pick<SimOptions, 'faults' | 'keepMaxBytes' | 'hotMaxBytes' | 'archiveDown' | 'cacheBytes' | 'byHand'> {
+  const random = new SimRandom(options.seed * 307 + 11)
+  const { rollBytes } = options
+  const faults = { ...options.faults }
+  const archiveDown = random.pick<ArchiveDown>(['hold', 'hold', 'backpressure', 'drop'])
+  const troubled = options.archive && random.chance(0.6)
+  for (const kind of TIERING_KINDS) {
+    const drawn = random.chance(kind === 'step-death' ? 0.6 : 0.3)
+    if (troubled && drawn) faults[kind] = RATES[kind] ?? 1 + random.below(3)
+  }
+  // Only together do they make a policy do something about it.
+  if (options.archive && archiveDown !== 'hold') faults['disk-short'] = 1 + random.below(2)
+  const hotMaxBytes = random.chance(0.2) ? rollBytes * (1 + random.below(4)) : null
+  // An object that rots while its hot copy is there can be mended; nothing may make it the only one before that.
+  const staysHot = options.hotForMs === LONG_MS && hotMaxBytes === null
+  if (!staysHot) delete faults['archive-rot']
+  return {
+    faults,
+    archiveDown,
+    keepMaxBytes: random.chance(0.12) ? rollBytes * (3 + random.below(8)) : null,
+    hotMaxBytes,
+    cacheBytes: random.chance(0.2) ? random.pick([16_384, 262_144]) : 0,
+    byHand: random.chance(0.4) ? 5 + random.below(15) : 0,
   }
 }

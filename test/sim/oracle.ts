@@ -11,10 +11,8 @@ import { Copies } from './copies.js'
 import type { SimDisk } from './disk.js'
 import type { SimOptions } from './options.js'
 import type { Scheduler } from './scheduler.js'
+import { ARCHIVE_ROOT, TieringOracle } from './tiering-oracle.js'
 import type { Trace } from './trace.js'
-
-/** Where the archive is on its disk. */
-export const ARCHIVE_ROOT = '/archive'
 
 /** What is known to be true of one stream, from acknowledgements and from what readers were shown. */
 class StreamTruth {
@@ -35,8 +33,7 @@ export interface ReaderPlace {
 /** The model that a run is compared with. It sees every promise that the log makes, and believes all of them. */
 export class Oracle {
   readonly #trace: Trace
-  readonly #scheduler: Scheduler
-  readonly #options: SimOptions
+  readonly tiering: TieringOracle
   readonly #streams = new Map<string, StreamTruth>()
   /** Incarnation/segment → its ledger, and a closed ledger's last entry. */
   readonly #ledgers = new Map<string, bigint>()
@@ -56,14 +53,14 @@ export class Oracle {
   conditional = 0
 
   constructor(scheduler: Scheduler, trace: Trace, options: SimOptions) {
-    this.#scheduler = scheduler
     this.#trace = trace
-    this.#options = options
+    this.tiering = new TieringOracle(scheduler, trace, options)
     this.copies = new Copies(trace)
   }
 
   watchArchive(disk: SimDisk): void {
     this.#archive = disk
+    this.tiering.watch(disk)
   }
 
   /** What record `n` of a stream holds, of a length that is known from its number. */
@@ -90,7 +87,7 @@ export class Oracle {
         this.#trace.violate(2, `record ${n} is at ${place} and a retry was told ${dlsn}`)
       return
     }
-    this.#place(truth, n, dlsn)
+    this.#place(incarnation, truth, n, dlsn)
     const ledgerId = this.#ledgers.get(`${incarnation}/${dlsn.segment}`)
     if (ledgerId === undefined) {
       this.#trace.violate(3, `record ${n} was acknowledged at ${dlsn}, in a segment that is gone`)
@@ -121,7 +118,7 @@ export class Oracle {
       )
       return
     }
-    this.#place(truth, n, record.dlsn)
+    this.#place(stream.incarnation, truth, n, record.dlsn)
     if (place.dlsn !== null && record.dlsn.compare(place.dlsn) <= 0)
       this.#trace.violate(2, `${record.dlsn} of ${stream.name} was read after ${place.dlsn}`)
     if (place.sequenceId !== null && record.sequenceId !== place.sequenceId + 1n)
@@ -135,14 +132,29 @@ export class Oracle {
 
   gap(stream: StreamRow, gap: Gap, place: ReaderPlace): void {
     this.#trace.note(`gap ${gap.gap} in ${stream.name} from ${gap.from} until ${gap.until}`)
-    if (gap.gap !== 'trimmed' || !this.#truth(stream.incarnation).trimmed)
+    const { incarnation } = stream
+    if (gap.gap === 'dropped' && this.#allDropped(incarnation, gap)) this.#trace.worked('gaps read')
+    else if (gap.gap !== 'trimmed' || !this.#truth(incarnation).trimmed)
       this.#trace.violate(1, `${stream.name} has a gap (${gap.gap}) and nothing was given up`)
     place.sequenceId = null
   }
 
-  #place(truth: StreamTruth, n: number, dlsn: Dlsn): void {
+  #allDropped(incarnation: string, { from, until }: Gap): boolean {
+    for (let { segment } = from; segment < until.segment; segment += 1n)
+      if (!this.tiering.isDropped(incarnation, segment)) return false
+    return true
+  }
+
+  #place(incarnation: string, truth: StreamTruth, n: number, dlsn: Dlsn): void {
     const there = truth.at.get(`${dlsn}`)
     const before = truth.places.get(n)
+    if (before !== undefined && !before.equals(dlsn) && this.#hasEnded(incarnation, before, dlsn)) {
+      // Idempotence lasts as long as the history that shows it: of a record that was trimmed nothing tells any more.
+      this.#trace.worked('records again after a trim')
+      truth.at.set(`${dlsn}`, n)
+      if (before.compare(dlsn) < 0) truth.places.set(n, dlsn)
+      return
+    }
     if (there !== undefined && there !== n)
       this.#trace.violate(2, `${dlsn} holds record ${n} and record ${there}`)
     if (before !== undefined && !before.equals(dlsn))
@@ -151,10 +163,22 @@ export class Oracle {
     truth.places.set(n, dlsn)
   }
 
+  #hasEnded(incarnation: string, one: Dlsn, other: Dlsn): boolean {
+    return this.tiering.hasEnded(incarnation, one.compare(other) < 0 ? one : other)
+  }
+
   // What the metadata service is told.
+
+  /** History ends below, perhaps in the middle of a segment that stays as it is. */
+  streamTrimmed(incarnation: string, below: Dlsn): void {
+    this.#trace.note(`history begins at ${below}`)
+    this.tiering.streamTrimmed(incarnation, below)
+    this.#truth(incarnation).trimmed = true
+  }
 
   segmentBegun(row: SegmentRow): void {
     this.#ledgers.set(`${row.incarnation}/${row.segment}`, present(row.ledgerId, 'ledger of an open segment'))
+    this.tiering.rowChanged(row)
     this.#trace.note(`segment ${row.segment} begins in ledger ${row.ledgerId}, epoch ${row.epoch}`)
   }
 
@@ -162,6 +186,7 @@ export class Oracle {
     const trimmed = this.#truth(row.incarnation).trimmed
     if (!trimmed) this.#checkEnd(row.incarnation, row.segment, -1n)
     this.#ledgers.delete(`${row.incarnation}/${row.segment}`)
+    this.tiering.rowRemoved(row)
   }
 
   /** A ledger that closes below what was acknowledged loses it (invariant 1). */
@@ -191,20 +216,19 @@ export class Oracle {
   }
 
   beforeUpdate(row: SegmentRow, patch: SegmentPatch): void {
-    if (patch.state === undefined || patch.state === row.state) return
+    if (patch.state === undefined) return
+    this.tiering.checkCommit(row, patch)
+    if (patch.state === row.state) return
     this.#trace.note(`segment ${row.segment} ${row.state} → ${patch.state}`)
+    if (patch.state === 'archived') void this.#checkObject({ ...row, ...patch }, 'committed')
     if (patch.state === 'cold') {
       this.evictions += 1
-      void this.#checkObject(row)
+      void this.#checkObject(row, 'evicted')
     }
-    if (patch.state === 'gap') this.#trace.violate(1, `segment ${row.segment} is given up`)
+    if (patch.state === 'gap') this.tiering.checkGap(row, patch)
     if (patch.state !== 'trimmed') return
     this.trims += 1
-    const { keepForMs } = this.#options
-    const keptMs = this.#scheduler.nowMs + 1_700_000_000_000 - (row.sealedMs ?? Number.POSITIVE_INFINITY)
-    // Clocks may be off by what the faults put on them.
-    if (keepForMs === null || keptMs < keepForMs - 20_000)
-      this.#trace.violate(8, `segment ${row.segment} is trimmed after ${keptMs} ms, to keep: ${keepForMs}`)
+    this.tiering.checkTrim(row)
     this.#truth(row.incarnation).trimmed = true
   }
 
@@ -218,21 +242,25 @@ export class Oracle {
 
   /** Marks what a row's state allows to be deleted. Told by the metadata service after each change of a row. */
   rowChanged(row: SegmentRow): void {
-    if (row.state !== 'cold' && row.state !== 'trimmed') return
+    this.tiering.rowChanged(row)
     const key = `${row.incarnation}/${row.segment}`
+    // One that is recalled has a ledger of its own from then on.
+    if (row.ledgerId !== null) this.#ledgers.set(key, row.ledgerId)
+    if (row.state === 'archived') this.#freed.delete(key)
+    if (row.state !== 'cold' && row.state !== 'trimmed' && row.state !== 'gap') return
     this.#freed.add(key)
     const ledgerId = this.#ledgers.get(key)
     if (ledgerId !== undefined) this.copies.freed(ledgerId)
   }
 
-  /** The object an eviction relies on, as a power cut would leave it, holds what was acknowledged (4, 6). */
-  async #checkObject(row: SegmentRow): Promise<void> {
+  /** The object that a row names, as a power cut would leave it, holds what was acknowledged (4, 6). */
+  async #checkObject(row: SegmentRow, what: string): Promise<void> {
     try {
       await this.checkArchived(row)
     } catch (error) {
       this.#trace.violate(
         4,
-        `segment ${row.segment} is evicted, and its object: ${String(error).slice(0, 160)}`,
+        `segment ${row.segment} is ${what}, and its object: ${String(error).slice(0, 160)}`,
       )
     }
   }
@@ -265,6 +293,7 @@ export class Oracle {
     const read = new Map(records.map((record) => [`${record.dlsn}`, record]))
     for (const [n, dlsn] of truth.places) {
       if (stream.trimmedBelow !== null && dlsn.compare(stream.trimmedBelow) < 0) continue
+      if (this.tiering.isDropped(stream.incarnation, dlsn.segment)) continue
       if (!read.has(`${dlsn}`))
         this.#trace.violate(
           1,
@@ -275,7 +304,8 @@ export class Oracle {
       if (!truth.places.has(n) && !truth.trimmed)
         this.#trace.violate(1, `record ${n} is nowhere, and a retry was told that it is there already`)
     const first = records[0]
-    if (first !== undefined && !truth.trimmed && first.sequenceId !== 0n)
+    const begins = !truth.trimmed && !this.tiering.isDropped(stream.incarnation, 1n)
+    if (first !== undefined && begins && first.sequenceId !== 0n)
       this.#trace.violate(2, `${stream.name} begins with sequenceId ${first.sequenceId}`)
   }
 

@@ -1,5 +1,6 @@
 import { present } from '../../src/model/assert.js'
-import type { StreamRow } from '../../src/model/segment.js'
+import type { SegmentRow, StreamRow } from '../../src/model/segment.js'
+import type { ArchiveStore } from '../../src/ports/archive-store.js'
 import { readBatches } from '../../src/read/reader.js'
 import { HotSource } from '../../src/read/source.js'
 import { recordWhatLacks } from '../../src/rebuild/catch-up.js'
@@ -9,7 +10,10 @@ import { RecordedIndex } from '../../src/rebuild/recorded-index.js'
 import { planRestore, restoreInto } from '../../tiering/restore.js'
 import type { Client } from './client.js'
 import type { ReaderPlace } from './oracle.js'
+import { buggySource } from './planted.js'
 import type { SimWorld } from './world.js'
+
+const ROWS_MAX = 10_000
 
 /** Invariant 7: the archive alone makes a log again, twice the same, with every record at its place. */
 export async function checkRestore(world: SimWorld, client: Client): Promise<void> {
@@ -22,12 +26,25 @@ export async function checkRestore(world: SimWorld, client: Client): Promise<voi
 }
 
 async function restored(world: SimWorld, client: Client): Promise<string> {
-  const { archive, ledger } = present(client.running, 'a client that runs')
-  const source = await present(archive, 'archive')()
+  const { archive } = present(client.running, 'a client that runs')
+  const { bug } = world.options
+  return restoreFrom(world, client, buggySource(await present(archive, 'archive')(), bug, world.random))
+}
+
+/** Restores what there is now into a log of its own, and reads it. */
+export async function restoreOnce(world: SimWorld, client: Client): Promise<void> {
+  const { archive } = present(client.running, 'a client that runs')
+  await restoreFrom(world, client, await present(archive, 'archive')())
+}
+
+async function restoreFrom(world: SimWorld, client: Client, source: ArchiveStore): Promise<string> {
+  const { ledger } = present(client.running, 'a client that runs')
+  const plan = await planRestore(source)
   const { index, ledgers } = await world.metadata.another('another log')
   const quorum = () => world.options.quorum
   const target = { ledger: { ...ledger, metadata: ledgers }, index, random: world.random, quorum }
-  const { digest } = await restoreInto(target, source, await planRestore(source), { strict: true })
+  const { digest } = await restoreInto(target, source, plan, { strict: true })
+  if (digest !== plan.digest) world.trace.violate(7, `restored: ${digest}, and the plan said ${plan.digest}`)
   for (const stream of world.streams) {
     const row = await index.streamByName(stream.name)
     if (row !== null) await compare(world, client, stream, row, target)
@@ -51,6 +68,7 @@ async function compare(
   const place: ReaderPlace = { dlsn: null, sequenceId: null }
   for await (const batch of readBatches(context, row, {}, { hot: 0, cold: 0 })) {
     if (Array.isArray(batch)) for (const record of batch) oracle.observed(stream, record, place)
+    else if (batch.gap === 'dropped') oracle.gap(stream, batch, place)
     else if (batch.gap !== 'trimmed')
       trace.violate(7, `${stream.name} was restored with a gap (${batch.gap})`)
   }
@@ -72,6 +90,7 @@ export async function rebuild(world: SimWorld, client: Client): Promise<void> {
     decisions,
     nothing,
   )
+  await recordHoldsAndRecalls(world, decisions)
   client.kill('its index is lost')
   client.start([])
   const fresh = await world.metadata.another('this log')
@@ -87,4 +106,20 @@ export async function rebuild(world: SimWorld, client: Client): Promise<void> {
     acceptLoss: false,
   })
   world.metadata.replaceBy(fresh)
+  const rows: SegmentRow[] = []
+  for (const { incarnation } of world.streams)
+    rows.push(...(await fresh.index.listSegments(incarnation, 0n, ROWS_MAX)))
+  world.oracle.tiering.rowsReplaced(rows)
+}
+
+/** What a log of 0.1.0 did not have: a recorded index writes these down as they are made. */
+async function recordHoldsAndRecalls(world: SimWorld, decisions: DecisionWriter): Promise<void> {
+  const { index } = world.metadata.sqlite
+  for (const { incarnation } of world.streams) {
+    for (const { releasedMs, ...hold } of await index.holds(incarnation))
+      if (releasedMs === null) await decisions.write({ kind: 'hold', incarnation, hold })
+    for (const { segment, recalledUntilMs: untilMs } of await index.listSegments(incarnation, 0n, ROWS_MAX))
+      if (untilMs !== null)
+        await decisions.write({ kind: 'recall', incarnation, first: segment, last: segment, untilMs })
+  }
 }

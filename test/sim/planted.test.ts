@@ -35,6 +35,36 @@ const FOUND: Readonly<Record<PlantedBug, Finding>> = {
   'acknowledges-before-sync': { seeds: 100, by: [1, 3] },
   'forgets-directory-sync': { seeds: 20, by: [1] },
   'archive-forgets-sync': { seeds: 20, by: [4, 7] },
+  'evict-before-verify': {
+    seeds: 60,
+    by: [4],
+    shape: (options) => ({ ...options, archive: true, faults: { ...options.faults, 'archive-damage': 3 } }),
+  },
+  'evict-after-index-error': {
+    seeds: 60,
+    by: [4],
+    shape: (options) => ({ ...options, archive: true, hotForMs: 4_000, evictLagMs: 0 }),
+  },
+  'delete-during-copy': {
+    seeds: 60,
+    by: [8],
+    shape: (options) => ({ ...options, archive: true, byHand: 40 }),
+  },
+  'stale-agent-commits': {
+    seeds: 60,
+    by: [3],
+    shape: (options) => ({ ...options, archive: true, clients: 3 }),
+  },
+  'restore-by-listing-order': {
+    seeds: 60,
+    by: [7],
+    shape: (options) => ({ ...options, archive: true, restores: true }),
+  },
+  'absence-is-proof': {
+    seeds: 60,
+    by: [8],
+    shape: (options) => ({ ...options, archive: true, byHand: 40 }),
+  },
 }
 
 async function find(bug: PlantedBug): Promise<SimResult | null> {

@@ -15,6 +15,8 @@ export interface Tally {
   conditional: number
   readonly faults: Partial<Record<FaultKind, number>>
   readonly works: Partial<Record<Work, number>>
+  /** By the point of tiering at which processes died. */
+  readonly deaths: Partial<Record<string, number>>
 }
 
 /** What a run counts. */
@@ -23,7 +25,7 @@ const COUNTS = ['events', 'acked', 'reads', 'evictions', 'trims', 'duplicates', 
 /** Nothing yet. */
 export function emptyTally(): Tally {
   const counts = Object.fromEntries(COUNTS.map((key) => [key, 0])) as Record<(typeof COUNTS)[number], number>
-  return { seeds: 0, violations: 0, ...counts, faults: {}, works: {} }
+  return { seeds: 0, violations: 0, ...counts, faults: {}, works: {}, deaths: {} }
 }
 
 /** Counts a run; a run with several violations is one that failed. */
@@ -33,6 +35,7 @@ export function count(tally: Tally, result: SimResult): void {
   for (const key of COUNTS) tally[key] += result[key]
   for (const [kind, times] of result.faults) tally.faults[kind] = (tally.faults[kind] ?? 0) + times
   for (const [work, times] of result.works) tally.works[work] = (tally.works[work] ?? 0) + times
+  for (const [point, times] of result.deaths) tally.deaths[point] = (tally.deaths[point] ?? 0) + times
 }
 
 /** Adds what another process counted. */
@@ -42,6 +45,8 @@ export function merge(into: Tally, from: Tally): void {
     into.faults[kind] = (into.faults[kind] ?? 0) + times
   for (const [work, times] of Object.entries(from.works) as [Work, number][])
     into.works[work] = (into.works[work] ?? 0) + times
+  for (const [point, times] of Object.entries(from.deaths))
+    into.deaths[point] = (into.deaths[point] ?? 0) + (times ?? 0)
 }
 
 /** A run that failed, for people: how to have it again and what happened last. */

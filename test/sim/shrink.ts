@@ -33,6 +33,7 @@ export async function shrink(found: SimResult): Promise<SimResult> {
   }
   for (const smaller of [
     (options: SimOptions): SimOptions => ({ ...options, appends: Math.floor(options.appends / 2) }),
+    (options: SimOptions): SimOptions => ({ ...options, byHand: Math.floor(options.byHand / 2) }),
     (options: SimOptions): SimOptions => ({ ...options, streams: 1 }),
     (options: SimOptions): SimOptions => ({ ...options, clients: 2 }),
     (options: SimOptions): SimOptions => ({ ...options, archive: false }),

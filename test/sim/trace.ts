@@ -11,12 +11,30 @@ const WORKS = {
   'a copy that was absent or damaged has been repaired': 'repairs on read',
   'the scrub repaired copies': 'repairs by scrub',
   'no ledger names the store any more': 'stores replaced',
+  'the scrub mended a copy in the archive': 'objects mended',
 } as const
 
-export type Work = (typeof WORKS)[keyof typeof WORKS]
+/** What an operator does by hand, and what only the oracle sees. */
+export const BY_HAND = [
+  'holds put',
+  'holds released',
+  'trims by hand',
+  'trims kept off by a hold',
+  'recalls',
+  'evictions by hand',
+  'collections',
+  'objects collected',
+  'cold scrubs',
+  'restores in the middle',
+  'segments dropped',
+  'gaps read',
+  'records again after a trim',
+] as const
+
+export type Work = (typeof WORKS)[keyof typeof WORKS] | (typeof BY_HAND)[number]
 
 /** All of them. */
-export const WORK_KINDS: readonly Work[] = Object.values(WORKS)
+export const WORK_KINDS: readonly Work[] = [...Object.values(WORKS), ...BY_HAND]
 
 /** A promise of the design that was broken, by its number in DESIGN.md §11; 0: a bug that breaks none by name. */
 export class Violation extends Error {
@@ -34,6 +52,8 @@ export class Trace {
   readonly #lines: string[] = []
   readonly faults: Map<FaultKind, number> = new Map()
   readonly works: Map<Work, number> = new Map()
+  /** Where processes died in the middle of tiering. */
+  readonly deaths: Map<string, number> = new Map()
   readonly violations: Violation[] = []
   hash = 0x811c9dc5
 
@@ -58,6 +78,16 @@ export class Trace {
     this.note(`FAULT ${kind} ${text}`)
   }
 
+  /** A process died at a point of tiering. */
+  died(point: string): void {
+    this.deaths.set(point, (this.deaths.get(point) ?? 0) + 1)
+  }
+
+  /** Something that a process or an operator did and that the logs don't tell. */
+  worked(work: Work): void {
+    this.works.set(work, (this.works.get(work) ?? 0) + 1)
+  }
+
   violate(invariant: number, what: string): void {
     this.note(`VIOLATION of invariant ${invariant}: ${what}`)
     this.violations.push(new Violation(invariant, what))
@@ -67,7 +97,7 @@ export class Trace {
   logger(who: string): Logger {
     const count = (message: string): void => {
       const work = message in WORKS ? WORKS[message as keyof typeof WORKS] : null
-      if (work !== null) this.works.set(work, (this.works.get(work) ?? 0) + 1)
+      if (work !== null) this.worked(work)
     }
     const add = (level: string) => (fields: object, message: string) => {
       count(message)

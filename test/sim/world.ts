@@ -1,17 +1,20 @@
 import process from 'node:process'
 import type { StreamRow } from '../../src/model/segment.js'
 import type { StoreFactsKeeper } from '../../tiering/store-facts.js'
+import { ArchiveTrouble } from './archive.js'
 import { Client } from './client.js'
 import { SimDisk } from './disk.js'
 import { finalChecks } from './final-checks.js'
 import { MetadataService } from './metadata.js'
 import { loseOne, planAttacks } from './nemesis.js'
 import { Network } from './network.js'
+import { Operator } from './operator.js'
 import { type FaultKind, LOSSES, type SimOptions } from './options.js'
 import { Oracle } from './oracle.js'
 import { Producer } from './producer.js'
 import { SimRandom } from './random.js'
 import { Scheduler } from './scheduler.js'
+import { Steps } from './steps.js'
 import { StoreNode } from './store-node.js'
 import { Trace, type Violation, type Work } from './trace.js'
 
@@ -22,6 +25,8 @@ const TICK_MS = 1_000
 const CALM_MS = 15_000
 /** Longer than any message or call that a fault made slow is under way. */
 const CALM_AFTER_SLOWNESS_MS = 45_000
+/** Faults that make something slow for a long time. */
+const SLOW: readonly FaultKind[] = ['delay', 'stall', 'archive-delay', 'archive-late']
 /** Within this time after everything is healed everything has to work. */
 const LIVENESS_MS = 240_000
 
@@ -31,6 +36,7 @@ export interface SimResult {
   readonly violations: readonly Violation[]
   readonly faults: ReadonlyMap<FaultKind, number>
   readonly works: ReadonlyMap<Work, number>
+  readonly deaths: ReadonlyMap<string, number>
   readonly hash: number
   readonly lines: readonly string[]
   readonly events: number
@@ -74,6 +80,8 @@ export class SimWorld {
   readonly nodes: readonly StoreNode[]
   readonly clients: readonly Client[]
   readonly archive: SimDisk | null
+  readonly trouble: ArchiveTrouble
+  readonly steps: Steps
   readonly streams: StreamRow[] = []
   #facts: string | null = null
   /** What is remembered of stores; on a disk of its own that loses nothing. */
@@ -110,6 +118,16 @@ export class SimWorld {
       ? new SimDisk('archive', scheduler, this.random.fork(), trace, options.bug)
       : null
     if (this.archive !== null) oracle.watchArchive(this.archive)
+    // Numbers of their own: what tiering suffers leaves the rest as it is.
+    const own = new SimRandom(options.seed ^ 0xa2c)
+    this.trouble = new ArchiveTrouble(scheduler, own, trace, options.faults)
+    oracle.tiering.archiveFailedMs = () => this.trouble.failedMs
+    this.steps = new Steps(trace)
+    this.steps.kill = (host) => {
+      const client = this.clients.find((one) => one.host === host)
+      client?.kill('a step')
+      if (client !== undefined) this.restartClient(client, own.between(100, 5_000))
+    }
     oracle.onAck = () => {
       for (const attack of this.#armed.splice(0)) scheduler.after(this.random.between(0, 8), null, attack)
     }
@@ -167,6 +185,7 @@ export class SimWorld {
       violations: trace.violations,
       faults: trace.faults,
       works: trace.works,
+      deaths: trace.deaths,
       hash: trace.hash,
       lines: trace.lines,
       events: scheduler.fired,
@@ -195,11 +214,14 @@ export class SimWorld {
     this.#tick()
     this.#planAppends(options.appends, options.safetyMs)
     this.#produce(options.produced, options.safetyMs)
+    const operator = new Operator(this, new SimRandom(options.seed * 223 + 7))
+    void operator.run(options.byHand, options.safetyMs)
     planAttacks(this, options)
     await scheduler.wait(options.safetyMs)
     await this.heal()
     const loss = LOSSES.find((kind) => options.faults[kind] !== undefined)
     if (loss !== undefined) await this.#lose(loss)
+    operator.stop()
     await finalChecks(this, this.random.chance(0.5))
   }
 
@@ -282,6 +304,8 @@ export class SimWorld {
     this.trace.note('everything is healed')
     this.#safety = false
     this.network.heal()
+    this.trouble.heal()
+    this.steps.disarm()
     for (const disk of [
       ...this.nodes.map((node) => node.disk),
       ...(this.archive === null ? [] : [this.archive]),
@@ -293,10 +317,10 @@ export class SimWorld {
         full: false,
         stalledUntilMs: 0,
         down: false,
+        freeBytes: null,
       })
     for (const { host } of [...this.nodes, ...this.clients]) if (host.paused) this.scheduler.resume(host)
-    const { delay, stall } = this.options.faults
-    const slow = delay !== undefined || stall !== undefined
+    const slow = SLOW.some((kind) => this.options.faults[kind] !== undefined)
     await this.scheduler.wait(slow ? CALM_AFTER_SLOWNESS_MS : CALM_MS)
     await this.until('every append settles', () => this.clients.every(({ pending }) => pending === 0))
     for (const node of this.nodes) await node.restartIfPoisoned()
