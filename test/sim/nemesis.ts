@@ -8,7 +8,7 @@ import { FAULT_KINDS, type FaultKind, type SimOptions } from './options.js'
 import type { Oracle } from './oracle.js'
 import { SimRandom } from './random.js'
 import type { Scheduler } from './scheduler.js'
-import { STEPS, type Steps } from './steps.js'
+import { STEPS, type Step, type Steps } from './steps.js'
 import type { StoreNode } from './store-node.js'
 import { ARCHIVE_ROOT } from './tiering-oracle.js'
 import type { Trace } from './trace.js'
@@ -44,6 +44,20 @@ const HURTS_AFTER_ACK: readonly FaultKind[] = [
 
 /** Free bytes of 2 GiB at which appends go on, and something has to be done about it (disk-watch.ts). */
 const SHORT_BYTES = 250_000_000
+
+/** Where processes die: what is rare is armed more often. */
+const RARE_STEPS = [
+  'recall',
+  'recalled',
+  'mark trim',
+  'trim',
+  'drop',
+  'hold',
+  'release',
+  'forget',
+  'delete object',
+] as const
+const MORTAL: readonly Step[] = [...STEPS, ...RARE_STEPS, ...RARE_STEPS]
 
 type Attack = (victims: Victims, random: SimRandom) => void
 
@@ -173,7 +187,7 @@ const ATTACKS: Readonly<Partial<Record<FaultKind, Attack>>> = {
   },
   'step-death'({ steps }, random) {
     // Many points are not come by in a run: whoever comes to one of these first dies there.
-    for (let i = 0; i < 6; i += 1) steps.arm(random.pick(STEPS), random.chance(0.5) ? 'before' : 'after')
+    for (let i = 0; i < 6; i += 1) steps.arm(random.pick(MORTAL), random.chance(0.5) ? 'before' : 'after')
   },
   // The machine that has the archive's disk loses power, and the applications on it die.
   'archive-power-cut'({ archive, clients, restartClient, trace }, random) {
