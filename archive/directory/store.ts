@@ -18,6 +18,8 @@ import { MARKER, prepareRoot, removeLeftovers, TEMPORARY, temporaryName } from '
 
 /** Directories remembered as durable; there is one per incarnation. */
 const DIRECTORIES_MAX = 10_000
+/** Keys that are known to be durable. */
+const SETTLED_MAX = 10_000
 
 /** An archive in a directory: of another disk, or of a mounted file system that has hard links. */
 export function directoryArchive(root: string): ArchiveEngine {
@@ -43,6 +45,7 @@ class DirectoryArchive implements ArchiveStore {
   readonly #context: ArchiveContext
   /** Directories whose names are known to be durable. */
   readonly #durable = new Set<string>()
+  readonly #settled = new Set<string>()
   readonly #names: DirectoryNames
   #closed = false
 
@@ -126,6 +129,7 @@ class DirectoryArchive implements ArchiveStore {
       await step(this.location, 'withdrawing an object', () => disk.remove(path))
       throw archiveError(error, this.location, 'making a name durable')
     }
+    this.#note(key)
   }
 
   /**
@@ -147,9 +151,32 @@ class DirectoryArchive implements ArchiveStore {
   async head(key: string, signal?: AbortSignal): Promise<ArchivedKey | null> {
     const path = this.#path(key, signal)
     const about = await step(this.location, 'looking for an object', () => this.#context.disk.stat(path))
-    if (about !== null) return about.directory ? null : { key, sizeBytes: about.sizeBytes }
+    if (about !== null && !about.directory) {
+      await this.#settle(key, path)
+      return { key, sizeBytes: about.sizeBytes }
+    }
+    if (about !== null) return null
     await this.#requireMarker()
     return null
+  }
+
+  /**
+   * Makes a name durable that another process may have left in sight only: it died between naming an object and
+   * syncing the directory. Whoever is told of the object may free what it was copied from (invariant 4).
+   */
+  async #settle(key: string, path: string): Promise<void> {
+    if (this.#settled.has(key) || this.#context.readOnly === true) return
+    const directory = dirname(path)
+    await step(this.location, 'making a name durable', async () => {
+      await this.#makeDirectory(directory)
+      await this.#context.disk.syncDirectory(directory)
+    })
+    this.#note(key)
+  }
+
+  #note(key: string): void {
+    if (this.#settled.size >= SETTLED_MAX) this.#settled.clear()
+    this.#settled.add(key)
   }
 
   async readRange(

@@ -51,7 +51,7 @@ export interface ArchiveStore {
     body: ReplayableBody,
     options?: StorageWishes & { readonly signal?: AbortSignal },
   ): Promise<void>
-  /** Size, or null if there is no such object. */
+  /** Size, or null if there is no such object. What it tells of is durable, also what a crashed process stored. */
   head(key: string, signal?: AbortSignal): Promise<ArchivedKey | null>
   /** Exactly the bytes [offset, offset + length), fewer only where the object ends. Owned by the caller. `object_not_found`. */
   readRange(key: string, offset: number, lengthBytes: number, signal?: AbortSignal): Promise<Uint8Array>

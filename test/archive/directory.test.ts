@@ -259,6 +259,23 @@ describe('failing', () => {
     }
   })
 
+  test('an object of a process that died before its name was durable is made so for whoever is told of it (invariant 4)', async () => {
+    const { disk, store } = await opened()
+    let named = false
+    disk.fail = (call) => {
+      const dead = named
+      named ||= call === 'link'
+      return dead ? 'io_failed' : null
+    }
+    await assert.rejects(store.putIfAbsent('a/b/c', bodyOf('whole')))
+    disk.fail = () => null
+    const next = await directoryArchive(ROOT).open(archiveContext(disk, NOW + 1))
+    assert.deepEqual(await next.head('a/b/c'), { key: 'a/b/c', sizeBytes: 5 })
+    disk.crash()
+    const last = await directoryArchive(ROOT).open(archiveContext(disk, NOW + 2))
+    assert.equal(Buffer.from(await last.readRange('a/b/c', 0, 9)).toString(), 'whole')
+  })
+
   test('a disk that is no longer mounted is missing, not empty (invariant 8)', async () => {
     const { path, remove } = await temporaryDirectory()
     const root = join(path, 'archive')
