@@ -1,4 +1,5 @@
 import { directoryArchive } from '../../archive/directory/store.js'
+import { ArchiveKeys, attachKeys } from '../../archive/keys.js'
 import type { AppendConditions } from '../../src/append/refusals.js'
 import { WriterHub } from '../../src/append/writer-hub.js'
 import type { LedgerContext, StoreDirectory } from '../../src/ledger/context.js'
@@ -24,6 +25,7 @@ import type { StoreFactsKeeper } from '../../tiering/store-facts.js'
 import { Upkeep } from '../../tiering/upkeep.js'
 import { type ArchiveTrouble, RemoteArchive } from './archive.js'
 import { SimDisk } from './disk.js'
+import { SIMULATED_KEY } from './key-ring.js'
 import type { MetadataClient, MetadataService } from './metadata.js'
 import { type Network, remote } from './network.js'
 import type { SimOptions } from './options.js'
@@ -301,10 +303,12 @@ export class Client {
   }
 
   #archiveOpener(): ArchiveOpener | null {
-    const { archive, trace, trouble, steps, options } = this.#around
+    const { archive, trace, trouble, steps, options, oracle } = this.#around
     if (archive === null) return null
     let opening: Promise<ArchiveStore> | null = null
-    const { host } = this
+    const reached = new Map<boolean, ArchiveStore>()
+    const { host, clock } = this
+    const random = this.#random
     return async (tiers) => {
       opening ??= directoryArchive(ARCHIVE_ROOT)
         .open({
@@ -320,8 +324,14 @@ export class Client {
           trouble.failedMs = this.#around.scheduler.nowMs
           throw error
         })
+      const inner = await opening
+      const known = reached.get(tiers)
+      if (known !== undefined) return known
       const believes = options.bug === 'evict-before-verify'
-      return new RemoteArchive(await opening, trouble, { host, steps, tiers, believes })
+      const store = new RemoteArchive(inner, trouble, { host, steps, tiers, believes })
+      attachKeys(store, new ArchiveKeys({ store, rings: oracle.rings, random, clock }))
+      reached.set(tiers, store)
+      return store
     }
   }
 
@@ -422,6 +432,7 @@ function policyOf(options: SimOptions): ResolvedPolicy {
     roll: { sizeBytes: rollBytes, ageMs: 15_000, idleMs: 10_000 },
     hot: { forMs: hotForMs, maxBytes: hotMaxBytes },
     archiveDown,
+    encryption: options.encrypted ? SIMULATED_KEY : null,
     evict: { lagMs: evictLagMs },
     scrub: { fullPassMs: 60_000 },
     keep: { forMs: keepForMs, maxBytes: keepMaxBytes, by: 'completion' },

@@ -110,6 +110,8 @@ export interface SimOptions {
   readonly archiveDown: ArchiveDown
   /** Bytes of the cache that each process has on a disk of its own; 0: none. */
   readonly cacheBytes: number
+  /** Objects are encrypted, by a ring that loses nothing. */
+  readonly encrypted: boolean
   /** What an operator asks for by hand, so many times. */
   readonly byHand: number
   readonly pendingBytesMax: number
@@ -188,7 +190,10 @@ export function optionsOf(seed: number, bug: PlantedBug | null = null): SimOptio
 /** What a seed does to tiering, drawn from numbers of its own. */
 function tieringOf(
   options: Pick<SimOptions, 'seed' | 'rollBytes' | 'hotForMs' | 'faults' | 'archive'>,
-): Pick<SimOptions, 'faults' | 'keepMaxBytes' | 'hotMaxBytes' | 'archiveDown' | 'cacheBytes' | 'byHand'> {
+): Pick<
+  SimOptions,
+  'faults' | 'keepMaxBytes' | 'hotMaxBytes' | 'archiveDown' | 'cacheBytes' | 'encrypted' | 'byHand'
+> {
   const random = new SimRandom(options.seed * 307 + 11)
   const { rollBytes } = options
   const faults = { ...options.faults }
@@ -211,5 +216,6 @@ function tieringOf(
     hotMaxBytes,
     cacheBytes: random.chance(0.2) ? random.pick([16_384, 262_144]) : 0,
     byHand: random.chance(0.4) ? 5 + random.below(15) : 0,
+    encrypted: random.chance(0.2),
   }
 }

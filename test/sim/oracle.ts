@@ -1,3 +1,4 @@
+import { ArchiveKeys, attachKeys, type KeyRings } from '../../archive/keys.js'
 import { openSegmentObject } from '../../archive/segment-reader.js'
 import { present } from '../../src/model/assert.js'
 import type { Dlsn } from '../../src/model/dlsn.js'
@@ -9,10 +10,14 @@ import type { SegmentPatch } from '../../src/ports/segment-index.js'
 import { userRecords } from '../../src/read/source.js'
 import { Copies } from './copies.js'
 import type { SimDisk } from './disk.js'
+import { simulatedRings } from './key-ring.js'
 import type { SimOptions } from './options.js'
 import type { Scheduler } from './scheduler.js'
 import { ARCHIVE_ROOT, TieringOracle } from './tiering-oracle.js'
 import type { Trace } from './trace.js'
+
+/** Bytes that every longer record has. */
+const CLEAR = 'abcdefghijkl'
 
 /** What is known to be true of one stream, from acknowledgements and from what readers were shown. */
 class StreamTruth {
@@ -33,6 +38,9 @@ export interface ReaderPlace {
 /** The model that a run is compared with. It sees every promise that the log makes, and believes all of them. */
 export class Oracle {
   readonly #trace: Trace
+  readonly #options: SimOptions
+  /** Keys of what is encrypted. */
+  readonly rings: KeyRings
   readonly tiering: TieringOracle
   readonly #streams = new Map<string, StreamTruth>()
   /** Incarnation/segment → its ledger, and a closed ledger's last entry. */
@@ -54,6 +62,8 @@ export class Oracle {
 
   constructor(scheduler: Scheduler, trace: Trace, options: SimOptions) {
     this.#trace = trace
+    this.#options = options
+    this.rings = simulatedRings()
     this.tiering = new TieringOracle(scheduler, trace, options)
     this.copies = new Copies(trace)
   }
@@ -270,8 +280,11 @@ export class Oracle {
     const object = present(row.object, 'object of an archived segment')
     const bytes = this.#archive?.platter.durableBytes(`${ARCHIVE_ROOT}/${object.key}`) ?? null
     if (bytes === null) throw new Error(`${object.key} is not durable`)
-    const readRange = async (_: string, from: number, length: number) => bytes.subarray(from, from + length)
-    const reader = await openSegmentObject({ readRange } as Partial<ArchiveStore> as ArchiveStore, object)
+    if (this.#options.encrypted) {
+      this.#trace.worked('encrypted objects read')
+      if (bytes.includes(CLEAR)) this.#trace.violate(0, `${object.key} holds records in clear`)
+    }
+    const reader = await openSegmentObject(this.#durableArchive(), object)
     const found = new Set<string>()
     for (let next = 0n; next <= row.lastEntryId; ) {
       const entries = await reader.readEntries(next, 1 << 20)
@@ -285,6 +298,26 @@ export class Oracle {
     for (const [n, dlsn] of this.#truth(row.incarnation).places)
       if (dlsn.segment === row.segment && !found.has(`${dlsn}=${n}`))
         this.#trace.violate(4, `record ${n} at ${dlsn} is not in ${object.key}`)
+  }
+
+  /** The archive as a power cut would leave it, past every process and cache, with the keys to it. */
+  #durableArchive(): ArchiveStore {
+    const { platter } = present(this.#archive, 'archive')
+    const bytesOf = (key: string) => platter.durableBytes(`${ARCHIVE_ROOT}/${key}`) ?? Buffer.alloc(0)
+    const store = {
+      location: 'the disk of the archive',
+      readRange: async (key: string, from: number, length: number) =>
+        bytesOf(key).subarray(from, from + length),
+      listFrom: async (prefix: string, after: string, limit: number) =>
+        platter
+          .durableNames()
+          .map((path) => path.slice(ARCHIVE_ROOT.length + 1))
+          .filter((key) => key.startsWith(prefix) && key > after)
+          .slice(0, limit)
+          .map((key) => ({ key, sizeBytes: bytesOf(key).length })),
+    } satisfies Partial<ArchiveStore> as Partial<ArchiveStore> as ArchiveStore
+    attachKeys(store, new ArchiveKeys({ store, rings: this.rings, random: null, clock: null }))
+    return store
   }
 
   /** At the end, everything healed: what was ever confirmed is there, once, in order, or was trimmed. */

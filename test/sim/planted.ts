@@ -1,3 +1,4 @@
+import { attachKeys, keysOf } from '../../archive/keys.js'
 import { listIncarnations, listSegments } from '../../archive/listing.js'
 import { isStratalogError, StratalogError } from '../../src/model/errors.js'
 import type { SegmentRow } from '../../src/model/segment.js'
@@ -53,13 +54,15 @@ export function buggySource(source: ArchiveStore, bug: PlantedBug | null, random
       .sort((a, b) => a.at - b.at)
       .map(({ one }) => one)
   }
-  return new Proxy(source, {
+  const shuffled = new Proxy(source, {
     get: (_, name) => {
       if (name === 'listFrom') return listFrom
       const value: unknown = source[name as keyof ArchiveStore]
       return typeof value === 'function' ? value.bind(source) : value
     },
   })
+  attachKeys(shuffled, keysOf(source))
+  return shuffled
 }
 
 /**

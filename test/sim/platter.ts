@@ -113,6 +113,11 @@ export class Platter {
     return this.#durable.get(path)?.durable ?? null
   }
 
+  /** Names that a power cut would leave, in their order. */
+  durableNames(): string[] {
+    return [...this.#durable.keys()].sort()
+  }
+
   powerCut(random: SimRandom, keeps: (kind: FaultKind, chance: number) => boolean): void {
     for (const [path, changes] of this.#changes) this.#apply(path, random.below(changes.length + 1))
     this.#changes.clear()

@@ -29,6 +29,7 @@ export const BY_HAND = [
   'segments dropped',
   'gaps read',
   'records again after a trim',
+  'encrypted objects read',
 ] as const
 
 export type Work = (typeof WORKS)[keyof typeof WORKS] | (typeof BY_HAND)[number]
