@@ -296,7 +296,7 @@ class StreamRestore {
     let told = false
     for (let segment = first; segment <= last; segment += 1n) {
       if (segment <= newest) continue
-      const row = restoredGapRow(this.#row, segment, before, following)
+      const row = { ...restoredGapRow(this.#row, segment, before, following), gapReason: reason }
       before = endOf(await index.adoptSegment(row, told ? null : { reason, last }))
       told = true
     }
