@@ -222,6 +222,8 @@ export class Outage {
 
   /** Bytes of hot copies of a stream that are to go before their time, for want of room on its stores. */
   pressedBytes(policy: Policy): number {
+    // A log that only reads an archive has no disks.
+    if (this.#stores === 0) return 0
     void this.disks.look()
     const { min } = policyQuorum(policy, this.#stores)
     return this.#drops.wanted(this.disks.shortBytes(min)) / this.#shareOf(policy)
