@@ -96,7 +96,8 @@ export async function releasePin(
   const controls = await readControls(archive, pin.parent)
   const id = pinId(pin.clone)
   if (standingHolds(controls).some((one) => one.kind === 'pin' && one.id === id)) {
-    const body = { id, atMs: context.ledger.clock.nowMs() }
+    // Of the pin alone: a legal hold may have the same id.
+    const body = { id, of: 'pin', atMs: context.ledger.clock.nowMs() }
     await putControl(archive, pin.parent, nextNumber(controls), 'release', body, context.random)
   }
   await forgetPin(context, pin)

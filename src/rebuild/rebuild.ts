@@ -239,6 +239,9 @@ class StreamRebuild {
         const row = await hotRow(ledger, from, (openedMs) =>
           Math.max(openedMs, object?.parsed.completionMs ?? ledger.clock.nowMs()),
         )
+        // What was archived was closed before: a ledger that ends elsewhere is what a failed start left under the same
+        // number, or recovery found more in it than was ever acknowledged.
+        if (object !== null && !isThatOf(row, object)) return this.#fromArchive(planned, object, gap)
         this.#used.add(from.ledger.ledgerId)
         this.#report.hot += 1
         if (object === null) return row
@@ -254,9 +257,17 @@ class StreamRebuild {
       if (!isStratalogError(error)) throw error
       // The archive's copy serves where the hot one can't be read to its end; the ledger stays where it is.
       if (planned.kind === 'hot' && planned.object !== null)
-        return this.#row({ ...planned, kind: 'cold', chosen: planned.object, twins: [] }, gap)
+        return this.#fromArchive(planned, planned.object, gap)
       return messageOf(error)
     }
+  }
+
+  #fromArchive(
+    { segment }: PlannedSegment,
+    chosen: ListedSegment,
+    gap: DecidedGap | null,
+  ): Promise<SegmentRow | string> {
+    return this.#row({ kind: 'cold', segment, chosen, twins: [] }, gap)
   }
 
   /** A ledger with epoch 0 was written from the object, which tells the epoch it had; a recall may still be asked for. */
@@ -400,4 +411,14 @@ function completedBy(row: SegmentRow, nextOpenedMs: number): SegmentRow {
 
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
+}
+
+/** Whether a hot copy ends where the archived object of its segment does. */
+function isThatOf(row: SegmentRow, { parsed }: ListedSegment): boolean {
+  return (
+    row.lastEntryId === parsed.lastEntryId &&
+    row.recordCount === parsed.recordCount &&
+    row.startSequenceId === parsed.startSequenceId &&
+    row.lastTxid === parsed.lastTxid
+  )
 }

@@ -178,8 +178,7 @@ export class CallFaults {
       failures.length === 0,
       `${failures.length} of ${chosen.length} cases failed:\n\n${failures.join('\n\n')}`,
     )
-    // On a busy machine groups are larger and calls fewer; but where hardly any fault fires nothing is tried.
-    assert.ok(fired >= chosen.length / 2, `${fired} of ${chosen.length} faults met their call`)
+    assert.ok(fired >= chosen.length * 0.7, `${fired} of ${chosen.length} faults met their call`)
   }
 
   /** A worker on a log of its own, waiting for its first line. */

@@ -2,7 +2,11 @@ import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
+import { entryHeaderBytes } from '../../src/format/ledger-digest.js'
+import { LedgerReader } from '../../src/ledger/reader.js'
+import { LedgerWriter } from '../../src/ledger/writer.js'
 import type { Log } from '../../src/log.js'
+import { present } from '../../src/model/assert.js'
 import { isStratalogError } from '../../src/model/errors.js'
 import { rebuildLogIndex as rebuild } from '../../src/open/rebuild-log.js'
 import { silentLogger } from '../../src/system/logger.js'
@@ -247,6 +251,43 @@ describe('what is missing is never guessed (invariant 8)', () => {
       const states: string[] = []
       for await (const row of log.segments('a')) states.push(row.state)
       assert.deepEqual(states, ['sealed', 'gap', 'sealed', 'sealed'])
+    })
+  })
+
+  test('a ledger that a failed start left under the number of an archived segment does not stand for it', async () => {
+    lives.options = { archive: join(lives.root, 'archive'), defaults: { hot: { for: 0 }, evict: { lag: 0 } } }
+    const before = await lives.life(async (log) => {
+      for (let segment = 0; segment < 3; segment += 1) {
+        await log.stream('a').appendBatch([`${segment}-one`, `${segment}-two`])
+        await log.stream('a').seal()
+      }
+      const { ledger, index } = log.parts.segments
+      const row = present(await log.streams.find('a'), 'stream')
+      const first = present(await index.segment(row.incarnation, 1n), 'segment')
+      const reader = await LedgerReader.open(ledger, present(first.ledgerId, 'ledger'))
+      const [entry] = await reader.readEntries(0n, 0n, 1)
+      const payload = present(entry, 'entry').payload
+      assert.equal((await log.tier.run()).evicted, 3)
+      // As many entries as the object, and one that nobody was ever told of; no store hears of an end.
+      const { segment, epoch, openedMs, firstTxid, startSequenceId, incarnation } = first
+      const writer = await LedgerWriter.create(ledger, {
+        quorum: { ensemble: 3, copies: 3, ack: 2, min: 2 },
+        segment: { incarnation, stream: 'a', segment, epoch, openedMs, firstTxid, startSequenceId },
+        preceding: null,
+      })
+      const room = entryHeaderBytes(writer.digestType)
+      for (let at = 0; at < 2; at += 1) {
+        const buffer = Buffer.alloc(room + payload.length)
+        buffer.set(payload, room)
+        await writer.append(buffer, payload.length)
+      }
+      return everything(log)
+    })
+    lives.dropIndex()
+    await lives.life(async (log) => {
+      assert.deepEqual(await everything(log), before)
+      for await (const { segment, state } of log.segments('a'))
+        assert.equal(`${segment} ${state}`, `${segment} cold`)
     })
   })
 

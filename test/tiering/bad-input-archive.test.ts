@@ -170,9 +170,9 @@ describe(`objects that are not what they were (seed ${SEED})`, () => {
         assert.deepEqual(texts, [])
         assert.ok(isStratalogError(error, 'corrupt'), String(error))
       }
-      const found = await problems(log)
-      assert.equal(found.length, 2)
-      for (const kind of found) assert.match(kind, /^(differs|damaged)$/)
+      // Another size is seen without reading; of one size only the bytes tell.
+      const kind = first.length === second.length ? 'damaged' : 'differs'
+      assert.deepEqual(await problems(log), [kind, kind])
       const state = await log.archive.scrub()
       assert.equal(state.alarms.length, 2)
     }
