@@ -25,6 +25,7 @@ export type {
   ArchiveContext,
   ArchivedKey,
   ArchiveEngine,
+  ArchiveFinding,
   ArchiveStore,
   ReplayableBody,
 } from '../src/ports/archive-store.js'

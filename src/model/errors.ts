@@ -51,6 +51,7 @@ export const ERROR_CODES = [
   'archive_conflict',
   'object_exists',
   'object_not_found',
+  'thawing',
   'key_missing',
   'key_wrong',
   // the bytes

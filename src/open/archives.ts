@@ -101,6 +101,14 @@ function archiveLocation(value: string, base: string): string {
 
 async function engineFor(location: string): Promise<ArchiveEngine> {
   const scheme = /^([a-z][a-z0-9+.-]+):\/\//.exec(location)?.[1]
+  if (scheme === 's3') {
+    const { s3Archive } = await import('../../archive/s3/engine.js')
+    return s3Archive(location)
+  }
+  if (scheme === 'hdfs') {
+    const { hdfsArchive } = await import('../../archive/hdfs/engine.js')
+    return hdfsArchive(location)
+  }
   if (scheme !== undefined) {
     throw new StratalogError(
       'unsupported',

@@ -25,6 +25,16 @@ export interface ArchiveCapabilities {
   readonly thaw: boolean
 }
 
+/** One thing an engine found its store to do, or not to do. Never a secret. */
+export interface ArchiveFinding {
+  /** Short and stable: `conditional-put`, `checksums`, `safe-mode`. */
+  readonly name: string
+  /** `ok`: as it should be. `without`: not there, and done without safely. `bad`: somebody must do something. */
+  readonly state: 'ok' | 'without' | 'bad'
+  /** A sentence for people: what was seen and, unless `ok`, what follows from it. */
+  readonly text: string
+}
+
 /** How an object is to be stored, in the words of the store. */
 export interface StorageWishes {
   readonly storageClass?: string
@@ -36,7 +46,7 @@ export interface StorageWishes {
 /**
  * A flat store of immutable objects under keys of at most 200 bytes (`[0-9a-z_~/.-]`, parts divided by `/`), in byte
  * order of keys. Failures: `archive_unavailable` (retryable), `archive_full`, `access_denied`, `object_not_found`,
- * `object_exists`; never a partial success.
+ * `object_exists`, `thawing`; never a partial success.
  */
 export interface ArchiveStore {
   /** For people: `s3://bucket/prefix`, a path. Never credentials. */
@@ -64,6 +74,14 @@ export interface ArchiveStore {
    * the engine leaves nothing.
    */
   removeLeftovers?(): Promise<number>
+  /**
+   * Asks that an object whose storage class is not read at once can be read for `forMs`: `readable` now, or `thawing`,
+   * which takes minutes to hours; asking again is fine and tells how far it is. Present where `capabilities.thaw`;
+   * until then a read fails as `thawing`, at once. `object_not_found`.
+   */
+  thaw?(key: string, forMs: number, signal?: AbortSignal): Promise<'readable' | 'thawing'>
+  /** What the engine found out about its store: for `doctor` and for people. Absent: there is nothing to find out. */
+  findings?(signal?: AbortSignal): Promise<ArchiveFinding[]>
   close(): Promise<void>
 }
 
