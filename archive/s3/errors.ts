@@ -26,16 +26,16 @@ export class NotFromS3 extends Error {
 
 function failureOf(error: unknown): Failure {
   const fields = (typeof error === 'object' && error !== null ? error : {}) as Record<string, unknown>
-  const metadata = (fields['$metadata'] ?? {}) as { httpStatusCode?: number }
-  const response = (fields['$response'] ?? {}) as {
+  const metadata = (fields.$metadata ?? {}) as { httpStatusCode?: number }
+  const response = (fields.$response ?? {}) as {
     statusCode?: number
     headers?: Record<string, string>
   }
-  const named = [fields['Code'], fields['code'], fields['name']].find((one) => typeof one === 'string')
+  const named = [fields.Code, fields.code, fields.name].find((one) => typeof one === 'string')
   return {
     name: typeof named === 'string' ? named : 'unknown',
     message: error instanceof Error && error.message !== '' ? error.message : 'no further word',
-    status: metadata.httpStatusCode ?? response.statusCode ?? (Number(fields['status']) || 0),
+    status: metadata.httpStatusCode ?? response.statusCode ?? (Number(fields.status) || 0),
     headers: response.headers ?? {},
     fields,
   }
@@ -97,7 +97,7 @@ export function judge(error: unknown): Judgement {
     // A page in the place of an answer, or an answer that can't be read, comes from something in between.
     (status >= 200 && status < 300) ||
     // The SDK has put its clock right by the store's: signed anew the request is as good as any.
-    (fields['$metadata'] as { clockSkewCorrected?: boolean } | undefined)?.clockSkewCorrected === true
+    (fields.$metadata as { clockSkewCorrected?: boolean } | undefined)?.clockSkewCorrected === true
   return { verdict: again && status !== 501 ? 'again' : 'throw', afterMs }
 }
 
@@ -154,7 +154,7 @@ export function archiveError(error: unknown, where: Doing): unknown {
 function isBug(error: unknown, { status, fields }: Failure): boolean {
   const programs =
     error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError
-  return programs && status === 0 && fields['code'] === undefined
+  return programs && status === 0 && fields.code === undefined
 }
 
 function meaning(failure: Failure, where: Doing): Said {
@@ -176,6 +176,8 @@ function meaning(failure: Failure, where: Doing): Said {
   if (name === 'RequestTimeTooSkewed') return said('access_denied', true, skew(fields, where.nowMs))
   if (/^(InvalidStorageClass|InvalidEncryption|KMS|KmsKey)/.test(name) || name.startsWith('KMS.'))
     return said('config_invalid', false, 'correct the storage class or the key in policy and settings')
+  if (status === 400 && /^Invalid(Argument|Request)$/.test(name))
+    return said('config_invalid', false, 'correct storage class, key and tags in policy and settings')
   if (status === 501 || name === 'NotImplemented')
     return said('unsupported', false, 'this store can not do what was asked: leave the setting out')
   if (CERTIFICATE.test(name))
@@ -224,7 +226,7 @@ function unreachable({ name, status }: Failure): Said {
 
 /** The region a store says the bucket is in; '' where it says no more than that it is another one; else null. */
 function regionOf({ name, status, headers, fields }: Failure): string | null {
-  const told = headers['x-amz-bucket-region'] ?? fields['Region']
+  const told = headers['x-amz-bucket-region'] ?? fields.Region
   const wrong = /^(PermanentRedirect|IllegalLocationConstraintException|AuthorizationHeaderMalformed)$/.test(
     name,
   )
@@ -236,7 +238,7 @@ function regionOf({ name, status, headers, fields }: Failure): string | null {
 }
 
 function skew(fields: Failure['fields'], nowMs: number): string {
-  const serverMs = Date.parse(String(fields['ServerTime'] ?? ''))
+  const serverMs = Date.parse(String(fields.ServerTime ?? ''))
   if (Number.isNaN(serverMs)) return "this machine's clock differs from the store's: set it right (NTP)"
   const seconds = Math.round((nowMs - serverMs) / 1000)
   const way = seconds < 0 ? 'behind' : 'ahead of'
