@@ -1,6 +1,7 @@
 import type { DecidedRecall, DecidedTrim, Decision } from '../format/control-frame.js'
 import { present } from '../model/assert.js'
 import type { Dlsn } from '../model/dlsn.js'
+import { isStratalogError } from '../model/errors.js'
 import type { KeptHold, StreamHold } from '../model/hold.js'
 import type { Incarnation, SegmentRow, StreamRow } from '../model/segment.js'
 import { canTransition, isClosed } from '../model/segment.js'
@@ -51,6 +52,8 @@ export class RecordedIndex implements SegmentIndex {
   #underWay = 0
   #noted: bigint
   #highest: bigint
+  /** Dropped segments whose rows the index failed to take, by `keyOf`. */
+  readonly #undone = new Map<string, SegmentPatch>()
   /** One at a time is given each name: a decision must not be written for the one that comes second. */
   readonly #creating = new Map<string, Promise<unknown>>()
   #markMs: number
@@ -138,6 +141,8 @@ export class RecordedIndex implements SegmentIndex {
   }
 
   async updateSegment(row: ExpectedSegment, patch: SegmentPatch): Promise<SegmentRow> {
+    // Its version is another one then, and whoever took it for what it was before is told so.
+    await this.#bringForward(row.incarnation, row.segment)
     const dropped = patch.state === 'gap' && patch.gapReason === 'dropped'
     // From here on a copy may be deleted: an index that is put back later must not look as if it were the newest.
     if (patch.state === 'cold' || patch.state === 'trimmed' || dropped) await this.#markBefore(row)
@@ -146,7 +151,30 @@ export class RecordedIndex implements SegmentIndex {
     const before = await this.#index.segment(row.incarnation, row.segment)
     // One that the index is going to refuse is not decided: a dropped segment stays a gap, whatever is found of it.
     if (before?.version !== row.version || !canTransition(before.state, 'gap')) return change()
-    return this.#decided(gapOf({ ...before, ...patch }), change)
+    return this.#decided(gapOf({ ...before, ...patch }), async () => {
+      try {
+        return await change()
+      } catch (error) {
+        if (dropped && !isStratalogError(error, 'conflict')) this.#undone.set(keyOf(row), patch)
+        throw error
+      }
+    })
+  }
+
+  /**
+   * A segment that is decided to be dropped and that the index failed to take for it is a gap after the next start
+   * (`catchUp`). Nobody is to copy it until then, as if it stayed: the archive would be left with an object of a gap.
+   * So it becomes a gap before anything else is done with it, or nothing is. Rejects while the index takes no change.
+   */
+  async #bringForward(incarnation: Incarnation, segment: bigint): Promise<void> {
+    if (this.#undone.size === 0) return
+    const key = keyOf({ incarnation, segment })
+    const patch = this.#undone.get(key)
+    if (patch === undefined) return
+    const row = await this.#index.segment(incarnation, segment)
+    if (row?.state === 'sealed') await this.#index.updateSegment(row, patch)
+    this.#undone.delete(key)
+    await this.#note()
   }
 
   /**
@@ -225,7 +253,7 @@ export class RecordedIndex implements SegmentIndex {
 
   /** Only when nothing is under way: a note must not lie above a decision that a crash could still keep out. */
   async #note(): Promise<void> {
-    if (this.#underWay > 0 || this.#highest <= this.#noted) return
+    if (this.#underWay > 0 || this.#undone.size > 0 || this.#highest <= this.#noted) return
     this.#noted = this.#highest
     await this.#index.setFact(SEQUENCE_FACT, this.#noted.toString())
   }
@@ -264,7 +292,8 @@ export class RecordedIndex implements SegmentIndex {
     return this.#index.removeSegment(row)
   }
 
-  segment(incarnation: Incarnation, segment: bigint): Promise<SegmentRow | null> {
+  async segment(incarnation: Incarnation, segment: bigint): Promise<SegmentRow | null> {
+    await this.#bringForward(incarnation, segment)
     return this.#index.segment(incarnation, segment)
   }
 
@@ -335,6 +364,10 @@ export class RecordedIndex implements SegmentIndex {
   close(): Promise<void> {
     return this.#index.close()
   }
+}
+
+function keyOf({ incarnation, segment }: Pick<SegmentRow, 'incarnation' | 'segment'>): string {
+  return `${incarnation} ${segment}`
 }
 
 /** A segment that is given up, as a decision, with what it leaves to go on from. */

@@ -1,6 +1,5 @@
 import { stat } from 'node:fs/promises'
 import process from 'node:process'
-import type { AppendOptions } from '../append/append-session.js'
 import type { Log } from '../log.js'
 import type {
   AppendConditionsDto,
@@ -45,15 +44,14 @@ import type {
 } from '../model/control-tiering.js'
 import { StratalogError } from '../model/errors.js'
 import { type Position, parsePosition } from '../model/position.js'
-import { type Ack, PAYLOAD_BYTES_MAX, TXID_MAX } from '../model/record.js'
 import type { StreamRow } from '../model/segment.js'
 import { checkStreamName } from '../model/stream-name.js'
 import { parseInteger } from '../model/units.js'
 import type { ReadOptions } from '../stream.js'
+import { appendRecords } from './append-verbs.js'
 import { archiveVerbs } from './archive-verbs.js'
 import { cloneStream } from './clone.js'
 import {
-  ackDto,
   gapDto,
   plannedDto,
   recordDto,
@@ -155,44 +153,12 @@ export class LocalControl implements ControlApi {
     return this.streamInfo(name)
   }
 
-  async append(
+  append(
     name: string,
     records: readonly AppendRecord[],
     conditions: AppendConditionsDto = {},
   ): Promise<AppendResult> {
-    checkRecords(name, records)
-    const stream = this.#log.stream(name)
-    const { resolved } = await this.#log.policyOf(name)
-    const results: PromiseSettledResult<Ack>[] = []
-    let at = -1
-    const send = ({ payload, txid }: AppendRecord) => {
-      at += 1
-      return stream.append(payload, {
-        ...(txid === undefined ? {} : { txid }),
-        ...conditionsAt(conditions, at),
-      })
-    }
-    // Records go on their way together, but the first alone if it may be refused for its txid or for where the stream
-    // ends: the ones behind it would be taken, and the stream would lack what stood before them.
-    const [first, ...others] = records
-    const { ifTail, fence } = conditions
-    const refusable = first?.txid !== undefined || ifTail !== undefined || fence !== undefined
-    const alone = refusable && others.length > 0
-    if (first !== undefined && alone) results.push(...(await Promise.allSettled([send(first)])))
-    if (results[0]?.status !== 'rejected')
-      results.push(...(await Promise.allSettled((alone ? others : records).map(send))))
-
-    const index = results.findIndex((result) => result.status === 'rejected')
-    const failure = results[index]
-    const acks = results.flatMap((result) => (result.status === 'fulfilled' ? [ackDto(result.value)] : []))
-    if (failure?.status === 'rejected' && acks.length === 0 && index === 0) throw failure.reason
-    const row = await this.#log.streams.find(name)
-    return {
-      acks,
-      failed: failure?.status === 'rejected' ? { index, error: failure.reason as Error } : null,
-      copiesWanted: resolved.policy.quorum.copies,
-      txid: row?.txidMode ?? 'ms',
-    }
+    return appendRecords(this.#log, name, records, conditions)
   }
 
   async *read(
@@ -464,56 +430,6 @@ function gapError(name: string, gap: ReturnType<typeof gapDto>): StratalogError 
     `${name} has a gap from ${gap.from} until ${gap.until} (${gap.gap}): read --from ${gap.until}, or --gaps to read on past it`,
     { found: gap },
   )
-}
-
-/** What the record at that place depends on: the tail is looked at for the first alone. */
-function conditionsAt({ producer, ifTail, fence }: AppendConditionsDto, at: number): AppendOptions {
-  return {
-    ...(fence === undefined ? {} : { fence }),
-    ...(ifTail === undefined || at > 0 ? {} : { ifTail }),
-    ...(producer === undefined ? {} : { producer: producer.id, sequence: producer.sequence + BigInt(at) }),
-  }
-}
-
-/** Refuses what can't be appended before any of it is. */
-function checkRecords(name: string, records: readonly AppendRecord[]): void {
-  let last: bigint | null = null
-  for (const [index, { payload, txid }] of records.entries()) {
-    const refuse = (
-      code: 'record_too_large' | 'txid_out_of_range' | 'txid_not_monotonic',
-      why: string,
-      expected: unknown,
-      found: unknown,
-    ) =>
-      new StratalogError(
-        code,
-        `record ${index + 1} of ${records.length} sent together to ${name} can't be appended, and none was: ${why}`,
-        {
-          expected,
-          found,
-          details: { index },
-        },
-      )
-    if (payload.byteLength > PAYLOAD_BYTES_MAX) {
-      throw refuse(
-        'record_too_large',
-        `it has ${payload.byteLength} bytes, ${PAYLOAD_BYTES_MAX} are the limit`,
-        PAYLOAD_BYTES_MAX,
-        payload.byteLength,
-      )
-    }
-    if (txid === undefined) continue
-    if (txid < 0n || txid >= TXID_MAX)
-      throw refuse('txid_out_of_range', `txid ${txid} must lie in 0 … 2^63−2`, undefined, txid)
-    if (last !== null && txid < last)
-      throw refuse(
-        'txid_not_monotonic',
-        `txid ${txid} is below ${last}, that of a record before it: sort by txid`,
-        last,
-        txid,
-      )
-    last = txid
-  }
 }
 
 function pageLimit(page: PageDto): number {

@@ -2,12 +2,14 @@ import assert from 'node:assert/strict'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { type Decision, decodeDecision, encodeDecision } from '../../src/format/control-frame.js'
 import { Dlsn } from '../../src/model/dlsn.js'
-import type { NewStream } from '../../src/ports/segment-index.js'
+import type { SegmentRow } from '../../src/model/segment.js'
+import type { NewStream, SegmentIndex, SegmentPatch } from '../../src/ports/segment-index.js'
 import { catchUp, lastSequence, recordWhatLacks } from '../../src/rebuild/catch-up.js'
 import { DecisionWriter, foldDecisions, readDecisions } from '../../src/rebuild/decisions.js'
-import { RecordedIndex } from '../../src/rebuild/recorded-index.js'
+import { RecordedIndex, SEQUENCE_FACT } from '../../src/rebuild/recorded-index.js'
 import { RecordedLedgers } from '../../src/rebuild/recorded-ledgers.js'
 import { realClock } from '../../src/system/clock.js'
+import { sealedRow } from '../contract/segment-rows.js'
 import { countingRandom, INCARNATION, memoryLogger } from '../helpers/archive.js'
 import { failure } from '../helpers/memory-store.js'
 import { type Process, World } from '../helpers/protocol.js'
@@ -58,6 +60,19 @@ const EACH: readonly Decision[] = [
   { kind: 'finish', incarnation: INCARNATION, finishedMs: 1_700_000_000_001 },
 ]
 const nonce = Buffer.alloc(8, 7)
+
+/** An index that fails at changes of segments as `before` says. */
+function withFaults(index: SegmentIndex, before: (patch: SegmentPatch) => void): SegmentIndex {
+  return new Proxy(index, {
+    get: (target, name: keyof SegmentIndex) => {
+      if (name !== 'updateSegment') return target[name].bind(target)
+      return async (row: SegmentRow, patch: SegmentPatch) => {
+        before(patch)
+        return target.updateSegment(row, patch)
+      }
+    },
+  })
+}
 
 describe('control frames (docs/formats/control-frames.md)', () => {
   test('each kind comes back as it was, also above 2^53', () => {
@@ -204,6 +219,32 @@ describe('a recorded index', () => {
       assert.equal(row?.version, 2)
       assert.equal(await plain.policyOverride(OTHER), '{"x":1}')
     }
+  })
+
+  test('a drop that the index failed to take is one before anything else is done with its segment (5)', async () => {
+    const plain = world.metadata.index
+    let failing = true
+    const flaky = withFaults(plain, (patch) => {
+      if (failing && patch.state === 'gap') throw failure('io_failed', 'injected')
+    })
+    const { writer } = await recorded()
+    const decided = await state()
+    const index = new RecordedIndex({ index: flaky, decisions: writer, clock: realClock(), decided })
+    await index.createStream(stream('a'))
+    const sealed = await plain.adoptSegment(sealedRow(INCARNATION, 1n))
+    const patch = { state: 'gap', gapReason: 'dropped' } as const
+    await assert.rejects(index.updateSegment(sealed, patch), { code: 'io_failed' })
+    // Who is about to copy it asks for its row, and is not told that it stays.
+    await assert.rejects(index.segment(INCARNATION, 1n), { code: 'io_failed' })
+    const archived = { state: 'archived', contentDigest: '0'.repeat(64), archivedMs: 3 } as const
+    await assert.rejects(index.updateSegment(sealed, archived), { code: 'io_failed' })
+    // Other decisions go on, and leave no note above this one: the next start brings it forward.
+    await index.setPolicyOverride(INCARNATION, '{}')
+    assert.ok(BigInt((await plain.fact(SEQUENCE_FACT)) ?? '0') < (await state()).sequence)
+    failing = false
+    assert.equal((await index.segment(INCARNATION, 1n))?.state, 'gap')
+    await assert.rejects(index.updateSegment(sealed, archived), { code: 'conflict' })
+    assert.equal(await plain.fact(SEQUENCE_FACT), `${(await state()).sequence}`)
   })
 
   test('of two creations of one name only one is decided', async () => {
