@@ -1,5 +1,5 @@
 import { checkZone, parseCronHours } from '../model/cron.js'
-import { isStratalogError } from '../model/errors.js'
+import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { ArchiveDown, CopyWindow, Policy, PolicyField, PolicyHold } from '../model/policy.js'
 import { parseBytes, parseDuration } from '../model/units.js'
 import { readHolds } from './holds.js'
@@ -111,6 +111,20 @@ const LEAST: Readonly<Partial<Record<PolicyField, readonly [least: number, text:
   'limits.replica-lag': [1024, '1 KiB'],
 }
 
+/** Classes in which an object can't be read when it was just written. */
+const NOT_READ_AT_ONCE = ['GLACIER', 'DEEP_ARCHIVE']
+
+/** Every copy is read back before a hot copy may go (invariant 4): in some classes that would never succeed. */
+function storageClass(raw: unknown): string | null {
+  const name = named('default')(raw)
+  if (name === null || !NOT_READ_AT_ONCE.includes(name.toUpperCase())) return name
+  throw new StratalogError(
+    'config_invalid',
+    `objects of class ${name} are not read at once, and each copy is read back before a hot copy may go: write GLACIER_IR, or default, and let a lifecycle rule of the bucket move objects later`,
+    { found: name },
+  )
+}
+
 function windowOf(raw: unknown): CopyWindow | null {
   if (raw === 'always') return null
   const { cron, zone = 'UTC' } = raw as { cron: string; zone?: string }
@@ -138,7 +152,7 @@ const READERS: { readonly [F in PolicyField]: (raw: unknown) => PolicyFieldValue
   'archive-down': asIs,
   'scrub.full-pass': ms,
   archive: asIs,
-  'storage.class': named('default'),
+  'storage.class': storageClass,
   'storage.kms-key': named('default'),
   'storage.tags': asIs,
   holds: (raw) => readHolds(raw as readonly Checked[]),
