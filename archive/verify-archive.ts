@@ -336,11 +336,15 @@ class StreamCheck {
   async #notRead(object: ListedSegment, error: unknown): Promise<ArchiveCheckPart> {
     this.#options.signal?.throwIfAborted()
     if (!isStratalogError(error)) throw error
-    this.#unreadable += 1
+    const thaws = isStratalogError(error, 'thawing')
+    // The archive answers: it keeps such an object where it is not read at once.
+    if (!thaws) this.#unreadable += 1
     if (this.#unreadable >= UNREADABLE_MAX) throw error
     const mend = isKeyTrouble(error)
       ? 'nothing is known about it: check again with its key ring'
-      : 'nothing is known about it: check again when the archive answers'
+      : thaws
+        ? 'nothing is known about it: recall it ("stratalog recall"), then check again'
+        : 'nothing is known about it: check again when the archive answers'
     return this.#finding('unreadable', object.parsed.segment, object.key, error.message, mend)
   }
 

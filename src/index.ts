@@ -1,5 +1,7 @@
 /** The library: a tiered storage log in this process. README.md has the quick start, docs/ the rest. */
 
+export type { HdfsSettings } from '../archive/hdfs/settings.js'
+export type { S3Settings } from '../archive/s3/settings.js'
 export type { PassReport, StreamPlan } from '../tiering/agent.js'
 export type { ClonedStream } from '../tiering/clone.js'
 export type { TieringEvent } from '../tiering/context.js'

@@ -31,7 +31,7 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
 
 /**
  * Opens an archive by itself, without a log: what a restore reads from. `archive_missing` if there is none. What is
- * encrypted in it needs its `keyRing`.
+ * encrypted in it needs its `keyRing`. How S3 or HDFS is reached say `s3` and `hdfs`: no configuration is read.
  */
 export async function openArchive(
   location: string,

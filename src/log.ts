@@ -7,6 +7,7 @@ import type { FsckPart } from '../tiering/fsck.js'
 import { decidedAlone } from '../tiering/holds.js'
 import { limitUpload, pauseTiering, resumeTiering, type TierOrders, tierOrders } from '../tiering/orders.js'
 import { settlePins } from '../tiering/pins.js'
+import { thawingSince } from '../tiering/thaw.js'
 import { fsckLog, type LogArchive, logArchive } from './log-archive.js'
 import { type Keys, logKeys } from './log-keys.js'
 import { attachedError } from './log-ownership.js'
@@ -214,6 +215,7 @@ export class Log implements AsyncDisposable {
           cold: parts.coldReads,
           archiveLocation: parts.archiveLocation,
           coldReadBytesPerSecond: policy.limits.coldReadBytesPerSecond,
+          thawingSince: (row) => thawingSince(parts.tiering, row),
         }
       },
       find: (name) => this.#index.streamByName(name),

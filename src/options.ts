@@ -1,3 +1,5 @@
+import type { HdfsSettings } from '../archive/hdfs/settings.js'
+import type { S3Settings } from '../archive/s3/settings.js'
 import { StratalogError } from './model/errors.js'
 import type { PolicyInput } from './model/policy-input.js'
 import type { ArchiveEngine } from './ports/archive-store.js'
@@ -21,6 +23,10 @@ export interface OpenOptions {
    * @default three directories under the log's own
    */
   readonly stores?: readonly string[]
+  /** How archives in S3 are reached; setting by setting above what the configuration says under `s3`. No credentials. */
+  readonly s3?: S3Settings
+  /** How archives in HDFS are reached; setting by setting above what the configuration says under `hdfs`. */
+  readonly hdfs?: HdfsSettings
   /** Values for every stream, above what the file's `defaults` say. */
   readonly defaults?: PolicyInput
   /**
@@ -94,6 +100,8 @@ const KEYS = new Set([
   'archive',
   'attach',
   'stores',
+  's3',
+  'hdfs',
   'defaults',
   'tiering',
   'control',

@@ -1,5 +1,6 @@
 import type { AgentState, StreamPlan } from '../tiering/agent.js'
 import type { PlannedAction } from '../tiering/plan.js'
+import { type ThawWait, thawWaits } from '../tiering/thaw.js'
 import type { UpkeepState } from '../tiering/upkeep.js'
 import type { LogParts } from './log-parts.js'
 import type { ArchiveDown } from './model/policy.js'
@@ -24,6 +25,8 @@ export interface StreamTiers {
   readonly waitingBytes: number
   /** What its policy says is done about full disks while the archive is down. */
   readonly archiveDown: ArchiveDown
+  /** What was recalled and can't be read yet. */
+  readonly thaws: readonly ThawWait[]
 }
 
 /** How protected the streams of a log are, at a moment. */
@@ -79,6 +82,7 @@ async function streamTiers(
     waitingSegments: uncopied.filter(({ state }) => state === 'sealed').length,
     waitingBytes: sealedAtRisk,
     archiveDown: policy.policy.archiveDown,
+    thaws: await thawWaits(parts.tiering, stream.incarnation),
   }
 }
 

@@ -14,8 +14,10 @@ import { PassLoop } from './pass-loop.js'
 import { add, emptyReport, type PassReport } from './pass-report.js'
 import { settlePins } from './pins.js'
 import { OLDEST_FIRST, Planner, type StreamPlan } from './planner.js'
+import { settleRecalls } from './recall.js'
 import { type RunningStep, StepWatch } from './step-watch.js'
 import { asError, StreamSteps } from './stream-steps.js'
+import { thawWaits } from './thaw.js'
 
 /**
  * Streams whose segments are moved side by side: one that hangs does not hold up the others, and small segments, which
@@ -165,6 +167,7 @@ export class TieringAgent {
   async #movePass(signal: AbortSignal): Promise<PassReport> {
     const report = emptyReport()
     this.#outage.passBegins()
+    const byHand = this.#byHand || !this.following
     await this.#askArchive(report)
     // What lies in an archive that is down is freed when it is back.
     const context = this.#outage.archiveAnswers ? this.#context : { ...this.#context, archive: null }
@@ -188,6 +191,7 @@ export class TieringAgent {
         }
         await this.#guarded(stream, report, signal, () => this.#moveStream(stream, report, signal))
         await this.#settle('tell', stream, report, signal, () => announceDebts(this.#context, stream))
+        await this.#guarded(stream, report, signal, () => this.#bringBack(stream, byHand, signal))
       }
     }
     await Promise.all(Array.from({ length: STREAMS_AT_ONCE }, work))
@@ -220,6 +224,17 @@ export class TieringAgent {
     const planned = await this.#planner.planFor(stream, OLDEST_FIRST)
     this.#scheduleWindow(stream, planned.policy)
     await this.#steps.move(planned, report, signal)
+  }
+
+  /** What was recalled and could not be read then, as soon as it can. */
+  async #bringBack(stream: StreamRow, now: boolean, signal: AbortSignal): Promise<void> {
+    if (!this.#outage.archiveAnswers) return
+    if ((await thawWaits(this.#context, stream.incarnation)).length === 0) return
+    const about = { kind: 'recall', stream: stream.name, segment: null }
+    const more = await this.#watch.run(about, signal, (stepSignal, answered) =>
+      settleRecalls(this.#context, stream, { now, signal: stepSignal, answered }),
+    )
+    if (more) this.#moves.wake(0)
   }
 
   /** Who asked for a pass wants to know now whether the archive is back; in the background the probe has its own times. */

@@ -24,6 +24,8 @@ export type ColdOutcome =
   | { readonly kind: 'whole' }
   /** The row is another one by now: nothing was concluded. */
   | { readonly kind: 'changed' }
+  /** It lies in a class that is not read at once: nothing was concluded, and nobody has to do anything. */
+  | { readonly kind: 'frozen' }
   /** It is bad, and somebody else is at work on the stream: to be tried again. */
   | { readonly kind: 'busy'; readonly why: string }
   | { readonly kind: 'mended'; readonly by: 'twin' | 'hot copy'; readonly why: string }
@@ -55,6 +57,7 @@ export async function mendCold(
     signal.throwIfAborted()
     if (!isStratalogError(error)) throw error
     if (error.code === 'conflict' || error.code === 'lease_lost') return { kind: 'changed' }
+    if (error.code === 'thawing') return { kind: 'frozen' }
     // If the archive answers, it is this one object that can't be read; if not, this rejects and the scrub stops.
     await ownerOf(archive, signal)
     return { kind: 'alarm', problem: 'unreadable', why: error.message }
@@ -74,6 +77,16 @@ async function whyBad(archive: ArchiveStore, key: string, signal: AbortSignal): 
   } catch (error) {
     if (isStratalogError(error, 'object_not_found')) return { problem: 'missing', why: error.message }
     if (isStratalogError(error, 'corrupt')) return { problem: 'damaged', why: error.message }
+    throw error
+  }
+}
+
+/** One that can't be read yet is of no use now, and hides nothing: what is bad is told all the same. */
+async function isWhole(archive: ArchiveStore, key: string, signal: AbortSignal): Promise<boolean> {
+  try {
+    return (await whyBad(archive, key, signal)) === null
+  } catch (error) {
+    if (isStratalogError(error, 'thawing')) return false
     throw error
   }
 }
@@ -137,7 +150,7 @@ async function wholeTwin(
   const { attempts } = await attemptsOfSegment(archive, objectOwner(row), row.segment, signal)
   for (const twin of attempts) {
     if (twin.key === row.object?.key || twin.parsed.contentDigest !== row.contentDigest) continue
-    if ((await whyBad(archive, twin.key, signal)) === null) return twin
+    if (await isWhole(archive, twin.key, signal)) return twin
   }
   return null
 }

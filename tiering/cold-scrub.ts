@@ -161,7 +161,8 @@ export class ColdScrub {
     const { incarnation, segment } = row
     const others = state.alarms.filter((one) => one.incarnation !== incarnation || one.segment !== segment)
     const before = state.alarms.find((one) => one.incarnation === incarnation && one.segment === segment)
-    let alarms = outcome.kind === 'changed' && before !== undefined ? [...others, before] : others
+    const unknown = outcome.kind === 'changed' || outcome.kind === 'frozen'
+    let alarms = unknown && before !== undefined ? [...others, before] : others
     if (outcome.kind === 'alarm') {
       const foundMs = before?.foundMs ?? this.#context.ledger.clock.nowMs()
       const { problem, why } = outcome

@@ -5,7 +5,8 @@ import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext } from './context.js'
 import { copySegment } from './copy.js'
 import { evictSegment } from './evict.js'
-import { rowsIn, type SegmentRange } from './ranges.js'
+import { rowsIn, type SegmentRange, segmentsIn } from './ranges.js'
+import { forgetThawed } from './thaw.js'
 
 /** How long the agent may take for the steps it is in, until the stream is free. */
 const LEASE_WAIT_MS = 60_000
@@ -43,6 +44,10 @@ export async function* evictRange(
       signal.throwIfAborted()
       yield* freeSegment(context, lease, stream, found, signal)
     }
+    // What is to be freed is not to come back either.
+    const { first, last } = segmentsIn(range)
+    const newest = (await context.index.newestSegment(stream.incarnation))?.segment ?? first
+    await forgetThawed(context, stream.incarnation, { first, last: last ?? newest })
   } finally {
     await lease.release()
   }

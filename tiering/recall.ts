@@ -5,6 +5,7 @@ import { entryHeaderBytes } from '../src/format/ledger-digest.js'
 import { ask } from '../src/ledger/context.js'
 import { LedgerWriter } from '../src/ledger/writer.js'
 import { present } from '../src/model/assert.js'
+import { Dlsn } from '../src/model/dlsn.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import { policyQuorum, type Quorum } from '../src/model/quorum.js'
 import { isHot, type SegmentRow, type StreamRow } from '../src/model/segment.js'
@@ -14,6 +15,15 @@ import type { TieringContext } from './context.js'
 import { releaseLedger } from './evict.js'
 import { rowsIn, type SegmentRange, segmentsIn } from './ranges.js'
 import { recallLease } from './recall-lease.js'
+import {
+  askThaw,
+  forgetThawed,
+  isWithin,
+  noteFrozen,
+  type SegmentSpan,
+  segmentsOf,
+  settleThaws,
+} from './thaw.js'
 
 /** Bytes of payloads read from the archive, written and under way at a time. */
 const RECALL_READ_BYTES = 1024 * 1024
@@ -22,6 +32,8 @@ const UNDER_WAY_MAX = 8
 const ROOM_LEFT_BYTES = 512 * 2 ** 20
 const ROOM_LEFT_SHARE = 0.05
 const LEASE_WAIT_MS = 1_000
+/** How long a pass of the agent brings back what thawed before it goes on with other things. */
+const PASS_MS = 20_000
 
 /** What a recall is going to do, or has done so far. */
 export interface RecallProgress {
@@ -34,6 +46,8 @@ export interface RecallProgress {
   readonly kept: number
   /** Segments of the range that are a gap: nothing to bring back. */
   readonly gaps: number
+  /** Segments whose objects can't be read yet: the archive was asked, and the agent brings them back when they can. */
+  readonly thawing: number
   /** The segment at hand; null: none. */
   readonly segment: bigint | null
   readonly untilMs: number
@@ -55,6 +69,9 @@ export interface RecallRequest {
  *
  * Order for each: ledger, row (`cold`, with the ledger and the time: being recalled), entries, digest, seal, row
  * (`archived`). A crash before the last leaves a row that owes the deletion of its ledger, as any cold one with a ledger.
+ *
+ * Objects that are not read at once are asked for before anything is copied, and noted before that: whatever ends this
+ * recall, the agent goes on asking and brings them back (`settleRecalls`).
  */
 export async function* recallRange(
   context: TieringContext,
@@ -72,13 +89,17 @@ export async function* recallRange(
   try {
     const { first, last } = segmentsIn(range)
     const end = last ?? present(await context.index.newestSegment(stream.incarnation), 'newest').segment
+    const frozen = await frozenIn(context, stream, range, untilMs, signal)
+    const thawing = segmentsOf(frozen)
+    if (thawing > 0) yield { ...plan, thawing }
+    if (thawing > 0 && thawing === plan.segments && plan.kept === 0) return
     // Before the first row, so that an index that is made again knows that the ledgers are meant to be there.
     await context.index.recordRecall(stream.incarnation, { first, last: end, untilMs })
-    const state = { ...plan }
+    const state = { ...plan, thawing }
     for await (const row of rowsIn(context.index, stream.incarnation, range)) {
       signal.throwIfAborted()
       if (isHot(row)) await keepHot(context, row, untilMs)
-      if (row.state !== 'cold') continue
+      if (row.state !== 'cold' || isWithin(frozen, row.segment)) continue
       state.segment = row.segment
       for await (const bytes of recallSegment(context, lease, stream, row, quorum, untilMs, signal)) {
         state.doneBytes += bytes
@@ -87,10 +108,76 @@ export async function* recallRange(
       state.done += 1
       yield { ...state }
     }
+    await forgetThawed(context, stream.incarnation, { first, last: end }, frozen)
     yield { ...state, segment: null }
   } finally {
     await lease.release()
   }
+}
+
+/** What of the range can't be read yet, asked for and noted. */
+async function frozenIn(
+  context: TieringContext,
+  stream: StreamRow,
+  range: SegmentRange,
+  untilMs: number,
+  signal: AbortSignal,
+): Promise<readonly SegmentSpan[]> {
+  if (context.archive === null) return []
+  const archive = await context.archive()
+  if (archive.thaw === undefined) return []
+  const { incarnation } = stream
+  const frozen = await askThaw(archive, rowsIn(context.index, incarnation, range), signal)
+  await noteFrozen(context, incarnation, frozen, untilMs - context.ledger.clock.nowMs())
+  return frozen
+}
+
+/**
+ * Goes on with the recalls of a stream that wait until their objects can be read. `now`: somebody wants to know at once;
+ * else each waits for its turn, and what takes long goes on in the next pass. True: there is more to do now.
+ */
+export async function settleRecalls(
+  context: TieringContext,
+  stream: StreamRow,
+  options: { readonly now: boolean; readonly signal: AbortSignal; readonly answered: () => void },
+): Promise<boolean> {
+  const { clock } = context.ledger
+  const { now, signal, answered } = options
+  const { incarnation } = stream
+  const untilMs = clock.monotonicMs() + (now ? Number.POSITIVE_INFINITY : PASS_MS)
+  let more = false
+  await settleThaws(context, incarnation, options, async (span, forMs) => {
+    more ||= clock.monotonicMs() >= untilMs
+    if (more) return
+    more = await recallSpan(context, stream, span, { forMs, signal, answered, passUntilMs: untilMs })
+  })
+  return more
+}
+
+/** True: its time was over before it was done; what was brought back stays. */
+async function recallSpan(
+  context: TieringContext,
+  stream: StreamRow,
+  { first, last }: SegmentSpan,
+  options: {
+    readonly forMs: number
+    readonly passUntilMs: number
+    readonly signal: AbortSignal
+    readonly answered: () => void
+  },
+): Promise<boolean> {
+  const { clock } = context.ledger
+  const range = { from: new Dlsn(first, 0n, 0n), until: new Dlsn(last + 1n, 0n, 0n) }
+  const request = { range, untilMs: clock.nowMs() + options.forMs, signal: options.signal }
+  let done = 0
+  for await (const progress of recallRange(context, stream, request)) {
+    options.answered()
+    if (progress.done > done && clock.monotonicMs() >= options.passUntilMs) return true
+    done = progress.done
+    // Trimmed, gone, or hot by now: there is nothing to wait for.
+    if (progress.segments === 0) await forgetThawed(context, stream.incarnation, { first, last })
+  }
+  return false
 }
 
 function checkUntil(context: TieringContext, untilMs: number): void {
@@ -106,7 +193,17 @@ async function planRecall(
   range: SegmentRange,
   untilMs: number,
 ): Promise<RecallProgress> {
-  const plan = { done: 0, segments: 0, doneBytes: 0, bytes: 0, kept: 0, gaps: 0, segment: null, untilMs }
+  const plan = {
+    done: 0,
+    segments: 0,
+    doneBytes: 0,
+    bytes: 0,
+    kept: 0,
+    gaps: 0,
+    thawing: 0,
+    segment: null,
+    untilMs,
+  }
   for await (const row of rowsIn(context.index, stream.incarnation, range)) {
     if (row.state === 'gap') plan.gaps += 1
     else if (isHot(row)) plan.kept += 1

@@ -1,3 +1,4 @@
+import { optionalCalls } from '../archive/forward.js'
 import { attachKeys, keysOf } from '../archive/keys.js'
 import type { ArchiveStore, ReplayableBody } from '../src/ports/archive-store.js'
 import type { TieringContext } from './context.js'
@@ -35,7 +36,7 @@ export function withUploadLimit(
       readRange: (key, offset, lengthBytes, signal) => archive.readRange(key, offset, lengthBytes, signal),
       listFrom: (prefix, after, limit, signal) => archive.listFrom(prefix, after, limit, signal),
       delete: (key, signal) => archive.delete(key, signal),
-      removeLeftovers: async () => (await archive.removeLeftovers?.()) ?? 0,
+      ...optionalCalls(archive),
       close: () => archive.close(),
     }
     limited.set(archive, wrapped)

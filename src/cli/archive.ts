@@ -234,11 +234,9 @@ async function withArchive(
   from: string,
   work: (archive: import('../ports/archive-store.js').ArchiveStore) => Promise<void>,
 ): Promise<void> {
-  const { openArchive } = await import('../open.js')
-  const { quietSystem } = await import('./quiet.js')
+  const { openFrom } = await import('./from-archive.js')
   if (io.dir !== undefined) io.note('(--from reads an archive by itself: --dir is not used)')
-  const ring = io.keyRing === undefined ? {} : { keyRing: io.keyRing }
-  const archive = await openArchive(from, await quietSystem(), ring)
+  const archive = await openFrom(io, from)
   try {
     await work(archive)
   } finally {

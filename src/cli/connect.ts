@@ -6,6 +6,7 @@ import process from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ControlApi } from '../model/control-api.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
+import { settingsFor } from './from-archive.js'
 import type { CliIo } from './io.js'
 import { quietSystem } from './quiet.js'
 
@@ -72,6 +73,8 @@ async function connect(io: CliIo, options: ConnectOptions): Promise<Connection> 
     if (beside !== null) {
       if (io.keyRing !== undefined)
         io.note('(--key-ring is not used: the application that has the log open has rings of its own)')
+      if (io.config !== undefined)
+        io.note('(--config is not used: the application that has the log open has its own)')
       return beside
     }
     try {
@@ -139,7 +142,13 @@ async function attach(io: CliIo, archive: string): Promise<Connection> {
   const remove = () => (kept === null ? rm(directory, { recursive: true, force: true }) : Promise.resolve())
   try {
     const system = await quietSystem()
-    const fixed = { attach: archive, control: 'off', config: 'none', system } as const
+    const fixed = {
+      attach: archive,
+      control: 'off',
+      config: 'none',
+      system,
+      ...(await settingsFor(io, archive)),
+    } as const
     const log = await openLog(directory, { ...fixed, ...ringOf(io) })
     const close = () => log.close().finally(remove)
     return { api: new LocalControl(log), directory, beside: false, close }
@@ -166,6 +175,7 @@ async function openHere(io: CliIo, directory: string, options: ConnectOptions): 
     system: await quietSystem(),
     storeFileBytes: options.bulk === true ? BULK_FILE_BYTES : FILE_BYTES,
     ...ringOf(io),
+    ...(io.config === undefined ? {} : { config: resolve(io.config) }),
   })
   let server: Promise<{ close(): Promise<void> }> | null = null
   const serve = async () => {

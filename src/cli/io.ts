@@ -13,6 +13,8 @@ export interface CliIo {
   readonly attach: string | undefined
   /** The `--key-ring` option: a ring beside those that policies name; an archive by itself has no policies. */
   readonly keyRing: string | undefined
+  /** The `--config` option: instead of the stratalog.yaml of the log, or of where the command runs. */
+  readonly config: string | undefined
   /** Whether stderr is a terminal: there progress may be drawn. */
   readonly isTTY: boolean
   /** Colours of stdout; all of them do nothing without a terminal or with NO_COLOR. */
@@ -39,7 +41,7 @@ export interface CliIo {
 export interface ProcessIo extends CliIo {
   readonly exitCode: number
   /** Set once the options are known. */
-  setDirectory(dir: string | undefined, attach: string | undefined, keyRing: string | undefined): void
+  setDirectory(options: Pick<CliIo, 'dir' | 'attach' | 'keyRing' | 'config'>): void
   /** Says an error on stderr, for people and with `--json` as JSON; returns the exit code for it. */
   fail(error: unknown): number
   /** Why the signal was aborted, if it was. */
@@ -59,6 +61,7 @@ export function processIo(argv: readonly string[]): ProcessIo {
     dir: undefined as string | undefined,
     attach: undefined as string | undefined,
     keyRing: undefined as string | undefined,
+    config: undefined as string | undefined,
     stopped: null as ProcessIo['stopped'],
   }
   const stop = (why: 'interrupted' | 'pipe-closed') => {
@@ -114,6 +117,9 @@ export function processIo(argv: readonly string[]): ProcessIo {
     get keyRing() {
       return state.keyRing
     },
+    get config() {
+      return state.config
+    },
     get exitCode() {
       return state.exitCode
     },
@@ -131,10 +137,8 @@ export function processIo(argv: readonly string[]): ProcessIo {
     setExitCode: (code) => {
       state.exitCode = code
     },
-    setDirectory: (dir, attach, keyRing) => {
-      state.dir = dir
-      state.attach = attach
-      state.keyRing = keyRing
+    setDirectory: ({ dir, attach, keyRing, config }) => {
+      Object.assign(state, { dir, attach, keyRing, config })
     },
     fail: (error) => {
       const { text, code } = describe(error)

@@ -40,16 +40,18 @@ export function createProgram(io: ProcessIo): Command {
       'read an archive that another log owns; with --dir the cache of it is kept there',
     )
     .option('--key-ring <file>', 'a ring with keys of what is encrypted, beside those that policies name')
+    .option('--config <file>', "another configuration than the log's stratalog.yaml")
     .option('--json', 'JSON on stdout: one value, or one a line')
     .showSuggestionAfterError(false)
     .configureHelp({ showGlobalOptions: true })
     .configureOutput({ writeErr: () => undefined })
     .hook('preAction', () => {
-      const { dir, attach, keyRing } = program.opts<{ dir?: string; attach?: string; keyRing?: string }>()
+      const { dir, attach, keyRing, config } = program.opts<Partial<Record<string, string>>>()
       if (dir === '') throw new StratalogError('usage', '--dir is empty: name a directory')
       if (attach === '') throw new StratalogError('usage', '--attach is empty: name an archive')
       if (keyRing === '') throw new StratalogError('usage', '--key-ring is empty: name a file')
-      io.setDirectory(dir, attach, keyRing)
+      if (config === '') throw new StratalogError('usage', '--config is empty: name a file')
+      io.setDirectory({ dir, attach, keyRing, config })
     })
   return program
 }

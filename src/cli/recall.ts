@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import type { RecallPart } from '../model/control-tiering.js'
+import { EXIT } from './exit-codes.js'
 import type { CliIo } from './io.js'
 
 interface RecallFlags {
@@ -21,7 +22,7 @@ export function register(program: Command, io: CliIo): void {
     .option('--dry-run', 'only say what would be brought back')
     .addHelpText(
       'after',
-      '\nWhole segments. Safe to stop and to run again: it goes on. They are freed when the time is over, or by "evict".\n\nExample:\n  stratalog recall audit/login --from 2026-01-01 --until 2026-02-01 --for 7d',
+      '\nWhole segments. Safe to stop and to run again: it goes on. They are freed when the time is over, or by "evict".\nObjects in a class that is not read at once are asked for: exit 5, and the agent brings them back when they can be read\n("tier status" says how far that is; "evict" ends the waiting).\n\nExample:\n  stratalog recall audit/login --from 2026-01-01 --until 2026-02-01 --for 7d',
     )
     .action(async (stream: string, flags: RecallFlags) => recall(io, stream, flags))
 }
@@ -52,6 +53,7 @@ async function recall(io: CliIo, stream: string, flags: RecallFlags): Promise<vo
       return
     }
     const { type: _, ...report } = last
+    if (last.thawing > 0 && flags.dryRun !== true) io.setExitCode(EXIT.partial)
     if (io.json) return io.value(report)
     await io.line(await outcome(stream, last, flags.dryRun === true))
     io.note(`(hot until ${formatTime(last.untilMs)}, or until: stratalog evict ${stream})`)
@@ -61,10 +63,14 @@ async function recall(io: CliIo, stream: string, flags: RecallFlags): Promise<vo
 async function outcome(stream: string, part: RecallPart, dryRun: boolean): Promise<string> {
   const { formatBytes } = await import('../model/units.js')
   const { plural } = await import('./render.js')
-  const { segments, done, bytes, doneBytes, kept, gaps } = part
+  const { segments, done, bytes, doneBytes, kept, gaps, thawing } = part
   const what = dryRun
     ? `would recall ${plural(segments, 'segment')} of ${stream}, ${formatBytes(bytes)}`
     : `recalled ${plural(done, 'segment')} of ${stream}, ${formatBytes(doneBytes)}`
   const stay = kept === 0 ? '' : `; ${plural(kept, 'segment')} hot anyway ${kept === 1 ? 'stays' : 'stay'}`
-  return `${what}${stay}${gaps === 0 ? '' : `; ${plural(gaps, 'segment')} in gaps`}`
+  const thaw =
+    thawing === 0
+      ? ''
+      : `; ${plural(thawing, 'segment')} ${thawing === 1 ? 'thaws' : 'thaw'} and ${thawing === 1 ? 'comes' : 'come'} back when the archive can read ${thawing === 1 ? 'it' : 'them'} ("stratalog tier status")`
+  return `${what}${stay}${thaw}${gaps === 0 ? '' : `; ${plural(gaps, 'segment')} in gaps`}`
 }

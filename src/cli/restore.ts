@@ -40,7 +40,10 @@ export function register(program: Command, io: CliIo): void {
   program
     .command('restore')
     .description('rebuild streams from an archive, and nothing but the archive')
-    .requiredOption('--from <archive>', 'the archive: a directory')
+    .requiredOption(
+      '--from <archive>',
+      'the archive: a directory, s3://bucket/prefix or hdfs://namenode:9870/path',
+    )
     .requiredOption('--into <directory>', 'an empty directory, or that of a log that no process has open')
     .option('--streams <pattern>', 'only these, as in policies; may be given again', more, [])
     .option('--until <position>', 'a time or, of one stream, a DLSN: what comes from there on is left out')
@@ -59,13 +62,12 @@ export function register(program: Command, io: CliIo): void {
 }
 
 async function restore(io: CliIo, flags: RestoreFlags): Promise<void> {
-  const { openArchive } = await import('../open.js')
+  const { openFrom } = await import('./from-archive.js')
   const { hasLosses } = await import('./restore-plan.js')
   const { planRestore } = await import('../restore.js')
   const wanted = await selection(io, flags)
   await refuseForeignDirectory(flags.into)
-  const ring = io.keyRing === undefined ? {} : { keyRing: io.keyRing }
-  const archive = await openArchive(flags.from, await quietSystem(), ring)
+  const archive = await openFrom(io, flags.from)
   try {
     const plan = await planRestore(archive, wanted)
     if (plan.streams.length === 0) throw nothingThere(plan, flags)

@@ -34,6 +34,7 @@ export async function status(io: CliIo, stream: string | undefined, check: boole
         ...coldScrubLines(all.coldScrub),
         ...policyLines(all),
         ...orderLines(all.orders, all.atMs),
+        ...thawLines(shown),
         '',
         ...streamLines(io, shown),
         summaryLine(shown, late.length) +
@@ -176,6 +177,21 @@ function stalledLines({ stalled, atMs }: TierStatusDto): string[] {
     const what = segment === null ? kind : `${kind} of ${printable(stream)} seg ${segment}`
     return `         ${what} stalled since ${formatTime(sinceMs)} (${formatDuration(Math.max(0, atMs - sinceMs))}), it is tried again`
   })
+}
+
+/** `thaw     audit: 3 segments thawing since 14:02Z, asked again in 10m`. */
+function thawLines({ streams, atMs }: TierStatusDto): string[] {
+  const waiting = streams.flatMap(({ stream, thawing }) => (thawing === null ? [] : [{ stream, thawing }]))
+  const more = waiting.length - RISKS_SHOWN_MAX
+  return [
+    ...waiting.slice(0, RISKS_SHOWN_MAX).map(({ stream, thawing }) => {
+      const { segments, sinceMs, nextAskMs, problem } = thawing
+      const again = `asked again in ${formatDuration(Math.max(0, nextAskMs - atMs))}`
+      const why = problem === null ? again : `${printable(problem)}; ${again}`
+      return `thaw     ${printable(stream.name)}: ${plural(segments, 'segment')} thawing since ${formatTime(sinceMs)}, ${why}`
+    }),
+    ...(more > 0 ? [`         and ${plural(more, 'stream')} more`] : []),
+  ]
 }
 
 /** How the stores are. */

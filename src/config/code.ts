@@ -19,6 +19,9 @@ export interface CodeConfig extends PolicyInput {
   /** A directory, `s3://…`, `hdfs://…`; null or `none`: no archive. */
   readonly archive?: string | null
   readonly stores?: readonly string[]
+  /** Settings of engines, as they take them. */
+  readonly s3?: object
+  readonly hdfs?: object
   /** Before those of the file. */
   readonly policies?: readonly (PolicyInput & { readonly match: string; readonly archive?: string })[]
 }

@@ -1,3 +1,4 @@
+import { ENGINES } from './engine-settings.js'
 import { type ConfigLayer, readLayer } from './layer.js'
 import {
   branches,
@@ -73,11 +74,13 @@ function unknownVariable(name: string, known: readonly string[]): string {
 
 interface Setting {
   readonly path: readonly string[]
-  readonly kind: 'text' | 'count' | 'list'
+  readonly kind: 'text' | 'count' | 'flag' | 'list' | 'hosts'
 }
 
 function plainValue(text: string, setting: Setting, pathDelimiter: string): unknown {
   if (setting.kind === 'list') return text.split(pathDelimiter)
+  if (setting.kind === 'hosts') return text.split(',').map((host) => host.trim())
+  if (setting.kind === 'flag') return text === 'true' ? true : text === 'false' ? false : text
   // Only plain decimal numbers: the schema refuses any other text in their place.
   return setting.kind === 'count' && /^\d{1,9}$/.test(text) ? Number(text) : text
 }
@@ -94,7 +97,7 @@ function assign(raw: Record<string, unknown>, path: readonly string[], value: un
   return true
 }
 
-/** Every variable there is, from the schema: the leaves of `defaults`, and `archive` and `stores`. */
+/** Every variable there is, from the schema: the leaves of `defaults`, `cache` and the engines, and `archive` and `stores`. */
 function settableNames(): ReadonlyMap<string, Setting> {
   const names = new Map<string, Setting>()
   const variable = (path: readonly string[]) =>
@@ -104,13 +107,19 @@ function settableNames(): ReadonlyMap<string, Setting> {
       const keys = Object.entries(propertiesOf(branch))
       for (const [key, inner] of keys) visit(inner, top, [...path, key])
       const type = typeof branch === 'object' && branch !== null && 'type' in branch ? branch.type : 'string'
-      if (keys.length > 0 || type === 'array' || type === 'object' || type === 'number') continue
-      names.set(variable(path), { path: [...top, ...path], kind: type === 'integer' ? 'count' : 'text' })
+      if (keys.length > 0 || type === 'object' || type === 'number') continue
+      // Of lists only those of hosts can be told in a variable.
+      const isHosts = ENGINES.some((engine) => engine === path[0])
+      if (type === 'array' && !isHosts) continue
+      const kind =
+        type === 'integer' ? 'count' : type === 'boolean' ? 'flag' : type === 'array' ? 'hosts' : 'text'
+      names.set(variable(path), { path: [...top, ...path], kind })
     }
   }
   const top = propertiesOf(CONFIG_SCHEMA)
   visit(top.defaults, ['defaults'], [])
   visit(top.cache, [], ['cache'])
+  for (const engine of ENGINES) visit(top[engine], [], [engine])
   names.set('STRATALOG_ARCHIVE', { path: ['archive'], kind: 'text' })
   names.set('STRATALOG_STORES', { path: ['stores'], kind: 'list' })
   return names

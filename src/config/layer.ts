@@ -1,7 +1,8 @@
 import { checkZone, parseCronHours } from '../model/cron.js'
-import { isStratalogError } from '../model/errors.js'
+import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { ArchiveDown, CopyWindow, Policy, PolicyField, PolicyHold } from '../model/policy.js'
 import { parseBytes, parseDuration } from '../model/units.js'
+import { ENGINE_SETTINGS, type EngineName } from './engine-settings.js'
 import { readHolds } from './holds.js'
 import { checkPattern } from './pattern.js'
 import { type Checked, type ConfigPath, pathText, quoted, type Report } from './problems.js'
@@ -66,6 +67,9 @@ export interface CacheSettings {
   readonly index: Sourced<number> | null
 }
 
+/** What one source says of engines of archives, by the names of their settings. */
+export type EngineLayer = Readonly<Record<EngineName, Readonly<Record<string, Sourced<unknown>>>>>
+
 /**
  * All that one source (the file, the environment, the program) says. `archive` null inside: none is wanted.
  */
@@ -76,6 +80,7 @@ export interface ConfigLayer {
   readonly defaults: readonly PolicyLayer[]
   readonly policies: readonly MatchedPolicy[]
   readonly cache: CacheSettings
+  readonly engines: EngineLayer
 }
 
 /** Says where a value at that path was written. */
@@ -111,6 +116,20 @@ const LEAST: Readonly<Partial<Record<PolicyField, readonly [least: number, text:
   'limits.replica-lag': [1024, '1 KiB'],
 }
 
+/** Classes in which an object can't be read when it was just written. */
+const NOT_READ_AT_ONCE = ['GLACIER', 'DEEP_ARCHIVE']
+
+/** Every copy is read back before a hot copy may go (invariant 4): in some classes that would never succeed. */
+function storageClass(raw: unknown): string | null {
+  const name = named('default')(raw)
+  if (name === null || !NOT_READ_AT_ONCE.includes(name.toUpperCase())) return name
+  throw new StratalogError(
+    'config_invalid',
+    `objects of class ${name} are not read at once, and each copy is read back before a hot copy may go: write GLACIER_IR, or default, and let a lifecycle rule of the bucket move objects later`,
+    { found: name },
+  )
+}
+
 function windowOf(raw: unknown): CopyWindow | null {
   if (raw === 'always') return null
   const { cron, zone = 'UTC' } = raw as { cron: string; zone?: string }
@@ -138,7 +157,7 @@ const READERS: { readonly [F in PolicyField]: (raw: unknown) => PolicyFieldValue
   'archive-down': asIs,
   'scrub.full-pass': ms,
   archive: asIs,
-  'storage.class': named('default'),
+  'storage.class': storageClass,
   'storage.kms-key': named('default'),
   'storage.tags': asIs,
   holds: (raw) => readHolds(raw as readonly Checked[]),
@@ -217,7 +236,7 @@ function attempt(path: ConfigPath, report: Report, read: () => void): void {
  * Reads a whole source whose shape was checked. `flat`: policy keys stand at the top, as programs write them.
  */
 export function readLayer(raw: Checked, source: LayerSource, flat: boolean): ConfigLayer {
-  const { archive, stores, policies, defaults, quorum, cache, version: _, ...rest } = raw
+  const { archive, stores, policies, defaults, quorum, cache, s3, hdfs, version: _, ...rest } = raw
   const layers: PolicyLayer[] = []
   if (isObject(defaults)) layers.push(readPolicy(defaults, ['defaults'], source))
   if (flat) layers.push(readPolicy({ ...rest, ...(isObject(quorum) ? { quorum } : {}) }, [], source))
@@ -230,7 +249,27 @@ export function readLayer(raw: Checked, source: LayerSource, flat: boolean): Con
       readMatched(policy, ['policies', index], source),
     ),
     cache: readCache(cache, source),
+    engines: { s3: readEngine('s3', s3, source), hdfs: readEngine('hdfs', hdfs, source) },
   }
+}
+
+/** Keys as in a file, with their units, or fields of the engine's settings as programs write them. */
+function readEngine(name: EngineName, raw: unknown, source: LayerSource): Record<string, Sourced<unknown>> {
+  const found: Record<string, Sourced<unknown>> = {}
+  if (!isObject(raw)) return found
+  for (const [key, { kind, field }] of Object.entries(ENGINE_SETTINGS[name])) {
+    const written = raw[key] === undefined ? field : key
+    const value = raw[written]
+    if (value === undefined) continue
+    const path = [name, written]
+    if (typeof value === 'string' && /:\/\/[^/]*@/.test(value))
+      source.report(path, `${pathText(path)}: credentials do not belong in an address: take them out`)
+    attempt(path, source.report, () => {
+      const read = kind === 'size' ? bytes(value) : kind === 'duration' ? ms(value) : value
+      found[field] = { value: read, origin: source.locate(path) }
+    })
+  }
+  return found
 }
 
 /** With less every look-up in a closed file would go to the disk. */
@@ -273,10 +312,10 @@ function readArchive(raw: unknown, path: ConfigPath, source: LayerSource): Sourc
   if (scheme !== undefined)
     source.report(path, `archive: ${quoted(text)} is taken for a directory: write ${scheme}://…`)
   // A password in a file ends up in version control and in every message that names the archive.
-  if (/^[a-z0-9]+:\/\/[^/]*:[^/]*@/i.test(text)) {
+  if (/^[a-z0-9+.-]+:\/\/[^/]*@/i.test(text)) {
     source.report(
       path,
-      'archive: credentials do not belong in an address: leave them to the credentials chain of the SDK',
+      'archive: credentials do not belong in an address: leave them to the credentials chain of the SDK; the user of HDFS is named under hdfs: user',
     )
   }
   return { value: text, origin }

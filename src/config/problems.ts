@@ -2,6 +2,7 @@ import type { ErrorObject, ValidateFunction } from 'ajv'
 import { Ajv } from 'ajv'
 import type { TSchema } from 'typebox'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
+import { credentialAdvice } from './engine-settings.js'
 import { EXPECTS } from './schema.js'
 import { didYouMean, nearest } from './suggest.js'
 
@@ -73,7 +74,8 @@ export function checkShape(schema: TSchema, value: unknown, report: Report): boo
     const path = pathOf(error.instancePath, value)
     if (error.keyword === 'additionalProperties') {
       const key = String(error.params.additionalProperty)
-      report([...path, key], `unknown key "${key}": ${suggestion(key, error.parentSchema)}`)
+      const advice = credentialAdvice(path.at(-1), key) ?? suggestion(key, error.parentSchema)
+      report([...path, key], `unknown key "${key}": ${advice}`)
     } else if (error.keyword === 'required') {
       const missing = String(error.params.missingProperty)
       report(path, `${pathText(path) || 'the file'} needs the key "${missing}"`)

@@ -2,6 +2,7 @@ import { StratalogError } from '../model/errors.js'
 import { BUILT_IN_POLICY, type PolicyField, type PolicyHold, type ResolvedPolicy } from '../model/policy.js'
 import type { PolicyInput } from '../model/policy-input.js'
 import { type CodeConfig, readCode, readPolicyInput } from './code.js'
+import type { EngineName } from './engine-settings.js'
 import {
   type ConfigLayer,
   fieldsOf,
@@ -31,6 +32,9 @@ export interface OutvotedValue {
   readonly by: string
 }
 
+/** Settings of engines of archives with who said them; what nobody says is not there. */
+export type EngineConfig = Readonly<Record<EngineName, Readonly<Record<string, LogSetting<unknown>>>>>
+
 /** All that code, environment and file say, with the nearest winning. */
 export interface ResolvedConfig {
   /** null: no archive. */
@@ -46,6 +50,8 @@ export interface ResolvedConfig {
     readonly diskBytes: LogSetting<number | null>
     readonly indexBytes: LogSetting<number | null>
   }
+  /** What is said of engines of archives, by the names of their settings. */
+  readonly engines: EngineConfig
   /**
    * Throws `config_invalid` if the values of several places do not fit together, `invalid_argument` for a bad
    * override.
@@ -120,6 +126,7 @@ export function resolveConfig(layers: ConfigLayers, place: PlaceArchive = (value
       diskBytes: nearestSetting<number | null>(named, (layer) => layer.cache.disk, null),
       indexBytes: nearestSetting<number | null>(named, (layer) => layer.cache.index, null),
     },
+    engines: { s3: nearestOf(named, 's3'), hdfs: nearestOf(named, 'hdfs') },
     policyFor: (streamName, override) => {
       if (override) return combine(said(streamName, override))
       // Ten thousand streams share few policies: one object for all that match the same patterns.
@@ -154,6 +161,15 @@ function nearestSetting<T>(
     if (found !== null) return { ...found, layer: name }
   }
   return { value: builtIn, origin: 'built-in', layer: 'built-in' }
+}
+
+/** Setting by setting: one place may name the endpoint, another the region. */
+function nearestOf(named: readonly NamedLayer[], engine: EngineName): Record<string, LogSetting<unknown>> {
+  const found: Record<string, LogSetting<unknown>> = {}
+  for (const { name, layer } of [...named].reverse()) {
+    for (const [field, said] of Object.entries(layer.engines[engine])) found[field] = { ...said, layer: name }
+  }
+  return found
 }
 
 /** The nearest value of each field; what nobody says is built in. */

@@ -1,5 +1,6 @@
 import type { TSchema } from 'typebox'
 import { Type } from 'typebox'
+import { ENGINE_SETTINGS, type EngineName, type EngineSetting } from './engine-settings.js'
 
 /** Versions of the configuration file that are read. */
 export const CONFIG_VERSIONS: readonly number[] = [1]
@@ -70,6 +71,40 @@ function archive(what: string): TSchema {
     default: 'none',
     [EXPECTS]: 'an archive: write a directory, s3://bucket/prefix, hdfs://host:port/path, or none',
   })
+}
+
+const SECTIONS: Readonly<Record<EngineName, string>> = {
+  s3: 'How archives in S3 are reached. Credentials come from the credential chain of the SDK, never from here.',
+  hdfs: 'How archives in HDFS are reached. A delegation token comes from a file, never from here.',
+}
+
+/** The section of an engine, with keys and units as in a file, or as programs write them. */
+function engineSection(name: EngineName, written: 'file' | 'code'): TSchema {
+  const entries = Object.entries(ENGINE_SETTINGS[name]).map(([key, setting]): [string, TSchema] =>
+    written === 'file' ? [key, settingSchema(setting)] : [setting.field, fieldSchema(setting)],
+  )
+  return strict(optional(Object.fromEntries(entries)), { description: SECTIONS[name] })
+}
+
+function settingSchema({ kind, description, default: builtIn }: EngineSetting): TSchema {
+  const about = { description, ...(builtIn === undefined ? {} : { default: builtIn }) }
+  if (typeof kind === 'object') return oneOf(kind, about)
+  if (kind === 'flag') return Type.Boolean({ ...about, [EXPECTS]: 'true or false' })
+  if (kind === 'count') return count(about)
+  if (kind === 'size') return size(about)
+  if (kind === 'duration') return duration(about)
+  if (kind === 'hosts') {
+    const expects = 'a list of hosts, as [nn2.example.org:9870]'
+    return Type.Array(text('a host', about), { minItems: 1, ...about, [EXPECTS]: expects })
+  }
+  return text(kind === 'file' ? 'a file' : 'a text', about)
+}
+
+function fieldSchema(setting: EngineSetting): TSchema {
+  const { kind, description } = setting
+  if (kind !== 'size' && kind !== 'duration') return settingSchema(setting)
+  const expects = `a whole number of ${kind === 'size' ? 'bytes' : 'milliseconds'}`
+  return Type.Integer({ minimum: 0, description, [EXPECTS]: expects })
 }
 
 function quorum(description: string): TSchema {
@@ -336,6 +371,8 @@ export const CONFIG_SCHEMA: TSchema = Type.Object(
         }),
         { description: 'Caches of the log.' },
       ),
+      s3: engineSection('s3', 'file'),
+      hdfs: engineSection('hdfs', 'file'),
     }),
   },
   {
@@ -359,6 +396,8 @@ export const CODE_SCHEMA: TSchema = camelKeys(
         archive: archive('Where sealed segments are copied to.'),
         stores: stores(),
         policies: policies(),
+        s3: engineSection('s3', 'code'),
+        hdfs: engineSection('hdfs', 'code'),
       }),
       ...policyProperties(),
     },

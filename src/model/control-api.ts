@@ -10,7 +10,7 @@ import type { KeysApi } from './control-keys.js'
 import type { LivesApi } from './control-lives.js'
 import type { PolicyApi, PolicyOutcome, PolicySource } from './control-policy.js'
 import type { ReadApi } from './control-read.js'
-import type { ArchiveStatusDto, ForecastDto, StalledDto, StatusApi } from './control-status.js'
+import type { ArchiveStatusDto, ForecastDto, StalledDto, StatusApi, ThawingDto } from './control-status.js'
 import type { TieringApi, TierOrdersDto } from './control-tiering.js'
 
 /** Version of the routes (`/v1`). */
@@ -312,6 +312,8 @@ export interface StreamTiersDto {
   readonly behind: boolean
   /** When history begins; null for none. */
   readonly sinceMs: number | null
+  /** What was recalled and can't be read yet; null: nothing. */
+  readonly thawing: ThawingDto | null
 }
 
 export interface TierStatusDto {

@@ -24,6 +24,8 @@ export interface ExplainedSegment {
   /** Requests to the archive. */
   readonly indexRequests: number
   readonly blockRequests: number
+  /** There where its object can't be read at once: since when that is waited for, null for nobody asked. */
+  readonly thaw?: { readonly sinceMs: number | null }
   readonly note: string
 }
 

@@ -47,6 +47,16 @@ export interface ForecastDto {
   readonly fullInMs: number | null
 }
 
+/** Segments of a stream that were recalled and whose objects can't be read yet. */
+export interface ThawingDto {
+  readonly segments: number
+  /** When the archive was first asked for the oldest wish. */
+  readonly sinceMs: number
+  readonly nextAskMs: number
+  /** Why what can be read did not come back; null: it can't be read yet. */
+  readonly problem: string | null
+}
+
 /** Where a piece of history lies. */
 export type HistoryTier = 'cold' | 'both' | 'hot' | 'open' | 'gap' | 'none'
 

@@ -64,6 +64,8 @@ export interface RecallPart {
   readonly bytes: number
   readonly kept: number
   readonly gaps: number
+  /** Segments whose objects can't be read yet: the agent brings them back when they can. */
+  readonly thawing: number
   readonly segment: string | null
   readonly untilMs: number
 }

@@ -8,6 +8,7 @@ import type { OpenOptions, SystemPorts } from '../options.js'
 import type { ArchiveEngine, ArchiveStore } from '../ports/archive-store.js'
 import type { KeyRing } from '../ports/key-ring.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
+import type { ArchiveSettings } from './archive-settings.js'
 import { keyRings } from './key-rings.js'
 import { systemPorts } from './system.js'
 
@@ -30,6 +31,8 @@ export interface ArchiveUser {
   readonly signal: AbortSignal
   /** Where the keys are of what is encrypted in it. */
   readonly rings: KeyRings
+  /** How archives of each engine are reached. */
+  readonly settings: ArchiveSettings
 }
 
 /** Null: none is configured. */
@@ -46,7 +49,7 @@ export function archiveOpener(
   const location = engine?.name ?? archiveLocation(value ?? '', layer === 'file' ? root : process.cwd())
   let opening: Promise<ArchiveStore> | null = null
   const open = (): Promise<ArchiveStore> => {
-    opening ??= (engine === null ? engineFor(location) : Promise.resolve(engine))
+    opening ??= (engine === null ? engineFor(location, user.settings) : Promise.resolve(engine))
       .then((found) => openOwn(found, user))
       .catch((error: unknown) => {
         opening = null
@@ -56,7 +59,7 @@ export function archiveOpener(
   }
   const openAny = async (existing: boolean): Promise<ArchiveStore> => {
     const { clock, random, logger, disk } = user.system
-    const found = engine ?? (await engineFor(location))
+    const found = engine ?? (await engineFor(location, user.settings))
     const store = await found.open({ clock, random, logger, disk, signal: user.signal, existing })
     attachKeys(store, new ArchiveKeys({ store, rings: user.rings, random, clock }))
     return store
@@ -94,25 +97,41 @@ async function openOwn(
 }
 
 function archiveLocation(value: string, base: string): string {
-  const scheme = /^([a-z][a-z0-9+.-]+):\/\//.exec(value)?.[1]
-  if (scheme === undefined) return resolve(base, value)
+  if (schemeOf(value) === null) return resolve(base, value)
   return value
 }
 
-async function engineFor(location: string): Promise<ArchiveEngine> {
-  const scheme = /^([a-z][a-z0-9+.-]+):\/\//.exec(location)?.[1]
+/** `s3`, `hdfs`; null: it is a directory. */
+function schemeOf(location: string): string | null {
+  return /^([a-z][a-z0-9+.-]+):\/\//.exec(location)?.[1] ?? null
+}
+
+/** What stands before an @ may be a secret, and the address of an archive is in every message and log line about it. */
+function refuseCredentials(location: string): void {
+  const scheme = schemeOf(location)
+  if (scheme === null || !/^[^/]*:\/\/[^/]*@/.test(location)) return
+  const right = scheme === 's3' ? 's3://bucket/prefix' : 'hdfs://namenode:9870/path'
+  throw new StratalogError(
+    'config_invalid',
+    `credentials do not belong in the address of an archive: write ${right}; docs/configuration.md says where they come from`,
+  )
+}
+
+async function engineFor(location: string, settings: ArchiveSettings): Promise<ArchiveEngine> {
+  refuseCredentials(location)
+  const scheme = schemeOf(location)
   if (scheme === 's3') {
     const { s3Archive } = await import('../../archive/s3/engine.js')
-    return s3Archive(location)
+    return s3Archive(location, settings.s3)
   }
   if (scheme === 'hdfs') {
     const { hdfsArchive } = await import('../../archive/hdfs/engine.js')
-    return hdfsArchive(location)
+    return hdfsArchive(location, settings.hdfs)
   }
-  if (scheme !== undefined) {
+  if (scheme !== null) {
     throw new StratalogError(
       'unsupported',
-      `the archive ${scheme}://… has no engine in this version: name a directory, or pass an engine to openLog({ archive })`,
+      `the archive ${scheme}://… has no engine in this version: write s3://bucket/prefix, hdfs://namenode:9870/path or a directory, or pass an engine to openLog({ archive })`,
       { found: scheme },
     )
   }
@@ -121,7 +140,7 @@ async function engineFor(location: string): Promise<ArchiveEngine> {
 }
 
 /** How an archive is opened by itself. */
-export interface OpenArchiveOptions {
+export interface OpenArchiveOptions extends ArchiveSettings {
   /** Where the keys are of what is encrypted in it: a file, or a ring of your own. */
   readonly keyRing?: string | KeyRing
 }
@@ -134,7 +153,9 @@ export async function openArchive(
 ): Promise<ArchiveStore> {
   const { clock, random, logger, disk } = await systemPorts(ports)
   const engine =
-    typeof location === 'string' ? await engineFor(archiveLocation(location, process.cwd())) : location
+    typeof location === 'string'
+      ? await engineFor(archiveLocation(location, process.cwd()), options)
+      : location
   const { signal } = new AbortController()
   const store = await engine.open({ clock, random, logger, disk, signal, existing: true, readOnly: true })
   const given = options.keyRing ?? null

@@ -22,6 +22,7 @@ import type { ColdSource } from '../read/cold.js'
 import { HotSource } from '../read/source.js'
 import { StoreAdmin } from '../stores/admin.js'
 import { LocalDirectory } from '../stores/directory.js'
+import { archiveSettings } from './archive-settings.js'
 import { type ArchiveOpener, archiveOpener } from './archives.js'
 import { ColdTier, type ColdTierParts } from './cold-tier.js'
 import {
@@ -198,7 +199,14 @@ async function openGround({
     const override = await index.policyOverride(incarnation)
     return policyResolver(current).resolve(stream.name, override).policy.encryption?.ring ?? null
   })
-  const archive = archiveOpener(root, options, config, { logId, index, system, signal: abort.signal, rings })
+  const archive = archiveOpener(root, options, config, {
+    logId,
+    index,
+    system,
+    signal: abort.signal,
+    rings,
+    settings: archiveSettings(root, config),
+  })
   closers.push(async () => {
     abort.abort(new StratalogError('closed', 'the log is closed'))
     if (archive !== null) await (await archive.opened())?.close()

@@ -21,6 +21,7 @@ import type { SegmentIndex } from '../ports/segment-index.js'
 import type { ReadContext } from '../read/context.js'
 import { StoreAdmin } from '../stores/admin.js'
 import { LocalDirectory } from '../stores/directory.js'
+import { archiveSettings } from './archive-settings.js'
 import { openArchive } from './archives.js'
 import type { Opening } from './assemble.js'
 import { ColdTier } from './cold-tier.js'
@@ -39,7 +40,7 @@ export async function assembleAttached(opening: Opening): Promise<Log> {
   const { root, options, filled, system, config, live, closers, close } = opening
   refuseOwnLog(root, options)
   const { clock, logger, random } = system
-  const archive = await openArchive(options.attach ?? '', system)
+  const archive = await openArchive(options.attach ?? '', system, archiveSettings(root, config))
   closers.push(() => archive.close())
   const rings = ringsOf(
     root,

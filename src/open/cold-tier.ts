@@ -10,6 +10,7 @@ import type { SystemPorts } from '../options.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
 import { ColdSource } from '../read/cold.js'
+import { thawingAdvice } from '../read/thawing.js'
 
 /** The disk cache of an archive that is further away than a directory, where nobody says how large it is to be. */
 const REMOTE_CACHE_BYTES = 256 * 2 ** 20
@@ -80,16 +81,23 @@ export class ColdTier {
     try {
       return await this.#open(used, signal, ahead)
     } catch (error) {
-      this.#noteFailure(used.object?.key ?? '', error)
-      throw error
+      throw await this.#failed(used, error)
     }
   }
 
   async #open(row: SegmentRow, signal: AbortSignal | undefined, ahead: boolean): Promise<ColdSource> {
     const [archive, limit] = await Promise.all([this.#parts.openArchive(), this.#limit(row.incarnation)])
-    const failed = (error: unknown) => this.#noteFailure(row.object?.key ?? '', error)
+    const failed = (error: unknown) => this.#failed(row, error)
     const options = { limit, ahead, ...(signal === undefined ? {} : { signal }) }
     return ColdSource.shared(this.reads, archive, row, options, failed)
+  }
+
+  /** Notes what is wrong with an object; one that can't be read yet is told with what to do. */
+  async #failed(row: SegmentRow, error: unknown): Promise<unknown> {
+    this.#noteFailure(row.object?.key ?? '', error)
+    if (!isStratalogError(error, 'thawing')) return error
+    const stream = await this.#parts.index.stream(row.incarnation)
+    return thawingAdvice(error, row, stream?.name ?? null)
   }
 
   /** An object that is not what it should be is left aside for a while, if the segment has another one. */

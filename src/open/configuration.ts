@@ -31,6 +31,8 @@ export function configSource(root: string, options: OpenOptions): ConfigSource {
     ...(options.defaults ?? {}),
     ...(typeof options.archive === 'string' ? { archive: options.archive } : {}),
     ...(options.stores === undefined ? {} : { stores: options.stores }),
+    ...(options.s3 === undefined ? {} : { s3: options.s3 }),
+    ...(options.hdfs === undefined ? {} : { hdfs: options.hdfs }),
   }
   // Nothing said needs no checking, and to compile the schema takes half as long as all else an open does.
   const code = Object.keys(said).length > 0 ? said : null

@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
-import type { ResolvedConfig } from '../config/resolve.js'
+import { ENGINES, type EngineName } from '../config/engine-settings.js'
+import type { LogSetting, ResolvedConfig } from '../config/resolve.js'
 import type { PolicyReload, PolicySource, RestartSetting } from '../model/control-policy.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { ResolvedPolicy } from '../model/policy.js'
@@ -206,12 +207,27 @@ function gone(file: string | null): StratalogError {
   )
 }
 
+/** What is said of an engine before and now, by the names of its settings. */
+function engineSettings(
+  engine: EngineName,
+  { engines: { [engine]: opened } }: ResolvedConfig,
+  { engines: { [engine]: now } }: ResolvedConfig,
+): [setting: RestartSetting['setting'], was: LogSetting<unknown>, is: LogSetting<unknown>][] {
+  const unsaid = { value: undefined, origin: 'built-in', layer: 'built-in' } as const
+  return [...new Set([...Object.keys(opened), ...Object.keys(now)])].map((field) => [
+    `${engine}.${field}`,
+    opened[field] ?? unsaid,
+    now[field] ?? unsaid,
+  ])
+}
+
 function needsRestart(opened: ResolvedConfig, now: ResolvedConfig): RestartSetting[] {
   const pairs = [
     ['archive', opened.archive, now.archive],
     ['stores', opened.stores, now.stores],
     ['cache.disk', opened.cache.diskBytes, now.cache.diskBytes],
     ['cache.index', opened.cache.indexBytes, now.cache.indexBytes],
+    ...ENGINES.flatMap((engine) => engineSettings(engine, opened, now)),
   ] as const
   return pairs.flatMap(([setting, was, is]) =>
     isDeepStrictEqual([was.value, was.layer], [is.value, is.layer]) ? [] : [{ setting, origin: is.origin }],

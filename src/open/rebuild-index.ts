@@ -9,6 +9,7 @@ import type { ArchiveStore } from '../ports/archive-store.js'
 import { foldDecisions, readDecisions } from '../rebuild/decisions.js'
 import { type RebuildOptions, rebuildIndex } from '../rebuild/rebuild.js'
 import type { RebuildReport } from '../rebuild/report.js'
+import { archiveSettings } from './archive-settings.js'
 import { archiveOpener } from './archives.js'
 import { policyResolver } from './configuration.js'
 import { ringsOf } from './key-rings.js'
@@ -107,7 +108,8 @@ async function openArchiveOf(
     const { policy } = policyResolver(current).resolve(name, policies.get(incarnation) ?? null)
     return policy.encryption?.ring ?? null
   })
-  const opener = archiveOpener(root, options, config, { logId, index, system, signal, rings })
+  const settings = archiveSettings(root, config)
+  const opener = archiveOpener(root, options, config, { logId, index, system, signal, rings, settings })
   if (opener === null)
     return { store: null, problem: used ? 'the archive: the log has one and none is configured' : null }
   try {

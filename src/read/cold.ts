@@ -6,14 +6,17 @@ import type { SegmentRow } from '../model/segment.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import type { SegmentSource, SourceEntry } from './source.js'
 
+/** Hears of an error of a read, and says which error the reader is to get. */
+type ColdFailure = (error: unknown) => Promise<unknown>
+
 /** The copy of a segment in the archive. */
 export class ColdSource implements SegmentSource {
   readonly tier = 'cold'
   readonly #object: SegmentObjectReader
   readonly #row: SegmentRow
-  readonly #failed: ((error: unknown) => void) | undefined
+  readonly #failed: ColdFailure | undefined
 
-  private constructor(object: SegmentObjectReader, row: SegmentRow, failed?: (error: unknown) => void) {
+  private constructor(object: SegmentObjectReader, row: SegmentRow, failed?: ColdFailure) {
     this.#object = object
     this.#row = row
     this.#failed = failed
@@ -26,13 +29,13 @@ export class ColdSource implements SegmentSource {
     )
   }
 
-  /** The same with what all readers of a log share; `failed` hears of each error that a read meets. */
+  /** The same with what all readers of a log share; `failed` hears of each error that a read meets, and says how to tell it. */
   static async shared(
     reads: ColdReads,
     archive: ArchiveStore,
     row: SegmentRow,
     options: ColdOpenOptions = {},
-    failed?: (error: unknown) => void,
+    failed?: ColdFailure,
   ): Promise<ColdSource> {
     return new ColdSource(
       await reads.open(archive, present(row.object, 'object of a cold segment'), options),
@@ -79,8 +82,7 @@ export class ColdSource implements SegmentSource {
     try {
       return await read
     } catch (error) {
-      this.#failed?.(error)
-      throw error
+      throw this.#failed === undefined ? error : await this.#failed(error)
     }
   }
 

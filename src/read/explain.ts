@@ -3,12 +3,15 @@ import type { SegmentObjectReader } from '../../archive/segment-reader.js'
 import { present } from '../model/assert.js'
 import type { ExplainedSegment, ReadBound, ReadExplanation } from '../model/control-read.js'
 import { Dlsn } from '../model/dlsn.js'
+import { isStratalogError } from '../model/errors.js'
 import { isClosed, isHot, type SegmentRow, type StreamRow } from '../model/segment.js'
+import { formatTime } from '../model/units.js'
 import { ColdSource } from './cold.js'
 import type { ReadContext, ReadRange } from './context.js'
 import { endOfStream, recordsBefore } from './counting.js'
 import { locate } from './locate.js'
 import { checkInRange, locating } from './reader.js'
+import type { SegmentSource } from './source.js'
 
 /** Rows looked up at a time, and segments told one by one. */
 const PAGE = 1_000
@@ -20,6 +23,8 @@ export interface ExplainContext {
   readonly cold: ColdReads | null
   readonly archiveLocation: string | null
   readonly coldReadBytesPerSecond: number | null
+  /** Since when a segment is waited for until its object can be read; null: it is not. */
+  readonly thawingSince?: (row: SegmentRow) => Promise<number | null>
 }
 
 interface Sums {
@@ -27,6 +32,8 @@ interface Sums {
   fetchedBytes: number
   requests: number
   gaps: number
+  /** Objects that can't be read at once, as far as that is known. */
+  thaws: number
   /** Records of the segments that are not to be had. */
   lost: bigint
 }
@@ -48,7 +55,7 @@ export async function explainRead(
   const end = await locate(around, stream, 'latest', false)
   const asked = range.until === undefined ? end : await locate(around, stream, range.until, false)
   const until = asked.compare(end) > 0 ? end : asked
-  const sums: Sums = { wantedBytes: 0, fetchedBytes: 0, requests: 0, gaps: 0, lost: 0n }
+  const sums: Sums = { wantedBytes: 0, fetchedBytes: 0, requests: 0, gaps: 0, thaws: 0, lost: 0n }
   const segments: ExplainedSegment[] = []
   let more = 0
   let first: ExplainedSegment | null = null
@@ -75,8 +82,7 @@ export async function explainRead(
     segments,
     more,
     gaps: sums.gaps,
-    // No engine of this version keeps objects that have to be thawed.
-    thaws: 0,
+    thaws: sums.thaws,
     firstRecordRequests: first === null ? 0 : first.indexRequests + Math.min(1, first.blockRequests),
     bound: segments.some((one) => one.tier === 'cold' || one.tier === 'cached') ? boundOf(context) : null,
   }
@@ -87,6 +93,7 @@ function add(sums: Sums, one: ExplainedSegment): void {
   sums.fetchedBytes += one.fetchedBytes
   sums.requests += one.indexRequests + one.blockRequests
   if (one.tier === 'gap' || one.tier === 'trimmed') sums.gaps += 1
+  if (one.thaw !== undefined) sums.thaws += 1
 }
 
 function boundOf({ cold, coldReadBytesPerSecond }: ExplainContext): ReadBound {
@@ -202,14 +209,30 @@ async function explainCold(
   const known = cold?.knows(object) ?? false
   const where = `${archiveLocation ?? ''}/${object.key}`
   const whole = firstEntry === 0n && beyond === null
+  const sinceMs = await context.thawingSince?.(row)
+  if (sinceMs !== undefined && sinceMs !== null)
+    return { ...explainUnopened(row, where, cold?.requestBytes ?? 1), ...frozen(sinceMs) }
   if (whole && !known) return explainUnopened(row, where, cold?.requestBytes ?? 1)
-  const source = await read.openCold(row)
+  let source: SegmentSource
+  try {
+    source = await read.openCold(row)
+  } catch (error) {
+    if (!isStratalogError(error, 'thawing')) throw error
+    return { ...explainUnopened(row, where, cold?.requestBytes ?? 1), ...frozen(null) }
+  }
   try {
     if (!(source instanceof ColdSource)) return explainUnopened(row, where, 1)
     return explainBlocks(source.object, { row, where, known, firstEntry, beyond })
   } finally {
     source.close?.()
   }
+}
+
+/** Why it can't be read at once. Asking the archive would begin to thaw it, and cost: only what is known is told. */
+function frozen(sinceMs: number | null): Pick<ExplainedSegment, 'thaw' | 'note'> {
+  return sinceMs === null
+    ? { thaw: { sinceMs: null }, note: 'must be thawed: recall it' }
+    : { thaw: { sinceMs }, note: `thawing since ${formatTime(sinceMs)}` }
 }
 
 /** A segment that is read whole: how many blocks it has makes no difference. */

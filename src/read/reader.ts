@@ -480,6 +480,8 @@ function mayRetry(error: unknown): boolean {
   return (
     isStratalogError(error) &&
     !isStratalogError(error, 'internal') &&
+    // It takes hours: whoever reads is told at once.
+    !isStratalogError(error, 'thawing') &&
     !isStratalogError(error, 'version_unsupported')
   )
 }

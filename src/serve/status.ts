@@ -1,8 +1,9 @@
 import type { LogEvent } from '../../tiering/events.js'
+import { segmentsOf, type ThawWait } from '../../tiering/thaw.js'
 import type { UpkeepState } from '../../tiering/upkeep.js'
 import type { Log } from '../log.js'
 import type { ScrubDto, StreamTiersDto, TierStatusDto } from '../model/control-api.js'
-import type { ArchiveStatusDto, EventDto } from '../model/control-status.js'
+import type { ArchiveStatusDto, EventDto, ThawingDto } from '../model/control-status.js'
 import type { ArchiveDown } from '../model/policy.js'
 import type { StreamTiers, TierStatus } from '../tier-status.js'
 import { coldScrubDto } from './archive-verbs.js'
@@ -36,6 +37,16 @@ export async function statusDto(log: Log): Promise<TierStatusDto> {
     policy: log.policies.source,
     gaps: gaps.length,
     orders: ordersDto(await log.tier.orders()),
+  }
+}
+
+function thawingDto(waits: readonly ThawWait[]): ThawingDto | null {
+  if (waits.length === 0) return null
+  return {
+    segments: segmentsOf(waits),
+    sinceMs: Math.min(...waits.map(({ sinceMs }) => sinceMs)),
+    nextAskMs: Math.min(...waits.map(({ nextAskMs }) => nextAskMs)),
+    problem: waits.find(({ problem }) => problem !== null)?.problem ?? null,
   }
 }
 
@@ -97,5 +108,6 @@ async function streamTiersDto(log: Log, tiers: StreamTiers): Promise<StreamTiers
     next: next === null ? null : plannedDto(stream.name, next),
     behind,
     sinceMs,
+    thawing: thawingDto(tiers.thaws),
   }
 }

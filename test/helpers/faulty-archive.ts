@@ -1,3 +1,4 @@
+import { optionalCalls } from '../../archive/forward.js'
 import { StratalogError } from '../../src/model/errors.js'
 import type { ArchiveEngine, ArchiveStore } from '../../src/ports/archive-store.js'
 
@@ -55,7 +56,7 @@ function wrap(store: ArchiveStore, faults: ArchiveFaults): ArchiveStore {
       faults.beforeDelete?.(key)
       await store.delete(key, signal)
     },
-    removeLeftovers: async () => (await store.removeLeftovers?.()) ?? 0,
+    ...optionalCalls(store),
     close: () => store.close(),
   }
 }
