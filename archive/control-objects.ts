@@ -15,6 +15,7 @@ import type { Incarnation, StreamParent, TxidMode } from '../src/model/segment.j
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Random } from '../src/ports/random.js'
 import { type ForeignKey, listKeys } from './listing.js'
+import { type ArchiveMark, markOf } from './marks.js'
 
 /*
  * Decisions that no segment states, kept in the archive so that it knows alone what was named, trimmed, held
@@ -279,11 +280,20 @@ function dlsnOf(control: ControlObject, value: unknown): Dlsn {
 }
 
 /** An owner with the number of its object: the next one goes above it. */
-export type NumberedOwner = ArchiveOwner & { readonly number: bigint }
+export type NumberedOwner = ArchiveOwner & {
+  readonly number: bigint
+  /** What the archive says of itself instead of whose it is: it moved, or is not whole yet; null: neither. */
+  readonly mark: ArchiveMark | null
+}
 
 /** The log that the archive belongs to now; null if it has none. */
 export async function ownerOf(store: ArchiveStore, signal?: AbortSignal): Promise<NumberedOwner | null> {
   return (await listOwners(store, signal)).at(-1) ?? null
+}
+
+/** Whether an archive was ever another log's: its owner objects are its history, marks left out. */
+export function wasAnothers(owners: readonly NumberedOwner[], logId: string): boolean {
+  return owners.some((owner) => owner.mark === null && owner.logId !== logId)
 }
 
 /** Every log that ever owned the archive, the present one last. */
@@ -296,6 +306,8 @@ export async function listOwners(store: ArchiveStore, signal?: AbortSignal): Pro
       if (typeof logId !== 'string' || logId === '') throw damagedControl(control.key, 'it names no log')
       if (typeof epoch !== 'string' || !/^\d{1,19}$/.test(epoch))
         throw damagedControl(control.key, 'it has no epoch')
-      return { logId, epoch: BigInt(epoch), number: control.number }
+      const mark = markOf(control.body)
+      if (mark === undefined) throw damagedControl(control.key, 'it is a mark and does not say of what')
+      return { logId, epoch: BigInt(epoch), number: control.number, mark }
     })
 }

@@ -14,6 +14,7 @@ import { type CollectPart, collectOrphans } from '../tiering/collect.js'
 import { type Resolution, resolveConflict } from '../tiering/collect-resolve.js'
 import { type FsckPart, fsck } from '../tiering/fsck.js'
 import { collectOrphanLedgers, type OrphanLedger } from '../tiering/orphan-ledgers.js'
+import { type LogMigration, logMigration } from './log-migrate.js'
 import { type LogOwnership, logOwnership } from './log-ownership.js'
 import type { LogParts } from './log-parts.js'
 import { isStratalogError, StratalogError } from './model/errors.js'
@@ -57,7 +58,7 @@ export interface OrphanOptions {
 }
 
 /** The verbs on the archive of a log. They reject with `archive_missing` where none is configured. */
-export interface LogArchive extends LogOwnership {
+export interface LogArchive extends LogOwnership, LogMigration {
   /** Objects in order of stream and segment, with those no row names. */
   objects(options?: {
     readonly stream?: string
@@ -91,6 +92,7 @@ export function logArchive(parts: LogParts): LogArchive {
   const endless = new AbortController().signal
   return {
     ...logOwnership(parts),
+    ...logMigration(parts),
     objects: (options = {}) => listObjects(parts, options),
     verify: (options = {}) => verifyLog(parts, options),
     orphans: ({ signal = endless, ...options } = {}) =>

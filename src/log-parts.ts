@@ -8,10 +8,18 @@ import type { WriterHub } from './append/writer-hub.js'
 import type { PolicyReload, PolicySource } from './model/control-policy.js'
 import type { ResolvedPolicy } from './model/policy.js'
 import type { PolicyInput } from './model/policy-input.js'
-import type { ArchiveStore } from './ports/archive-store.js'
+import type { ArchiveEngine, ArchiveStore } from './ports/archive-store.js'
 import type { Random } from './ports/random.js'
 import type { ReadContext } from './read/reader.js'
 import type { StoreAdmin } from './stores/admin.js'
+
+/** Places that an archive could move to. */
+export interface ArchivePlaces {
+  /** What such an archive is called: a path is made absolute. */
+  locate(place: string | ArchiveEngine): string
+  /** Opens it whatever is there; closed by who asked. `existing`: see the port. */
+  open(place: string | ArchiveEngine, existing: boolean): Promise<ArchiveStore>
+}
 
 /** What `openLog` puts together; the log itself names no engine. */
 export interface LogParts {
@@ -33,6 +41,8 @@ export interface LogParts {
   readonly archiveLocation: string | null
   /** Opens it whoever owns it, see `ArchiveOpener`. */
   readonly openAnyArchive: ((existing: boolean) => Promise<ArchiveStore>) | null
+  /** Where the archive could go; null: there is none to move. */
+  readonly places: ArchivePlaces | null
   /** Looks for what was archived since, where the log only reads an archive of another; null: it is a log of its own. */
   readonly attached: (() => Promise<void>) | null
   /** What readers of the archive share; null where there is none. */

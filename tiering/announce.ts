@@ -2,10 +2,11 @@ import {
   ARCHIVE_OWNER_FACT,
   bindingOf,
   type ControlObject,
-  ownerOf,
+  listOwners,
   putControl,
   readControls,
   trimmedBelow,
+  wasAnothers,
 } from '../archive/control-objects.js'
 import { type ArchivedGap, endOf, gapsOf, policyOf } from '../archive/decisions.js'
 import type { ControlKind } from '../src/format/archive-names.js'
@@ -192,23 +193,24 @@ async function restoredGaps(
 /** An archive belongs to one log, the first; it is never taken over in silence (decision 0008). */
 async function announceOwner(context: AnnounceContext, archive: ArchiveStore): Promise<void> {
   const { logId } = context
-  let owner = await ownerOf(archive)
-  if (owner === null) {
+  let owners = await listOwners(archive)
+  if (owners.length === 0) {
     await putControl(archive, null, 1n, 'owner', { logId, epoch: 1n }, ONLY_ATTEMPT).catch(
       (error: unknown) => {
         // Another log was quicker, or an answer of an earlier try was lost: who owns it is read below.
         if (!isStratalogError(error, 'object_exists')) throw error
       },
     )
-    owner = await ownerOf(archive)
+    owners = await listOwners(archive)
   }
-  if (owner === null)
+  const owner = owners.at(-1)
+  if (owner === undefined)
     throw new StratalogError('archive_unavailable', `${archive.location} does not list its owner`, {
       retryable: true,
     })
   if (owner.logId !== logId) throw otherOwner(archive, owner, logId)
-  // Only a log that took it over has a higher epoch: a crash came before it noted that.
-  if (owner.epoch > 1n) await context.index.setFact(TAKEN_OVER_FACT, logId)
+  // Only a log that took it over finds others before it: a crash came before it noted that.
+  if (wasAnothers(owners, logId)) await context.index.setFact(TAKEN_OVER_FACT, logId)
   // Before the first segment: from here on an archive without our owner object is not ours.
   await context.index.setFact(ARCHIVE_OWNER_FACT, logId)
 }

@@ -1,4 +1,10 @@
-import { type ArchiveOwner, listControlKeys, ownerOf } from '../archive/control-objects.js'
+import {
+  type ArchiveOwner,
+  listControlKeys,
+  type NumberedOwner,
+  ownerOf,
+} from '../archive/control-objects.js'
+import { markedError } from '../archive/marks.js'
 import { encodeControlKey } from '../src/format/archive-names.js'
 import { StratalogError } from '../src/model/errors.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
@@ -36,7 +42,13 @@ export async function refuseOtherOwner(
 }
 
 /** The refusal of an archive that is another log's. */
-export function otherOwner(archive: ArchiveStore, owner: ArchiveOwner | null, logId: string): StratalogError {
+export function otherOwner(
+  archive: ArchiveStore,
+  owner: ArchiveOwner | NumberedOwner | null,
+  logId: string,
+): StratalogError {
+  if (owner !== null && 'mark' in owner && owner.mark !== null)
+    return markedError(archive.location, owner.mark)
   const whose = owner === null ? 'has no owner' : `belongs to log ${owner.logId} (epoch ${owner.epoch})`
   return new StratalogError(
     'refused',

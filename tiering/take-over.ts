@@ -1,10 +1,17 @@
-import { ARCHIVE_OWNER_FACT, type ArchiveOwner, listOwners, putControl } from '../archive/control-objects.js'
+import {
+  ARCHIVE_OWNER_FACT,
+  type ArchiveOwner,
+  listOwners,
+  putControl,
+  wasAnothers,
+} from '../archive/control-objects.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { SegmentRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { ARCHIVE_GENERATION_FACT, noteRestoredGap, ONLY_ATTEMPT } from './announce.js'
 import type { TieringContext } from './context.js'
 import { releaseLedger } from './evict.js'
+import { forgetMove } from './migrate-moves.js'
 import { otherOwner, TAKEN_OVER_FACT } from './ownership.js'
 
 /** The fact that is set while a log begins a new archive: a crash on the way is gone on from, nothing else is. */
@@ -39,6 +46,7 @@ export async function takeOverArchive(
       'refused',
       `this log has an archive of its own already, with segments in it: it can't go on in the one at ${archive.location}; restore into a new log and take it over from there`,
     )
+  if (owner.mark !== null) throw otherOwner(archive, owner, logId)
   if (owner.logId !== logId) {
     await index.setFact(TAKEN_OVER_FACT, logId)
     const next = { logId, epoch: owner.epoch + 1n }
@@ -46,7 +54,7 @@ export async function takeOverArchive(
     await index.setFact(ARCHIVE_OWNER_FACT, logId)
     return next
   }
-  if (owner.epoch > 1n) await index.setFact(TAKEN_OVER_FACT, logId)
+  if (wasAnothers(owners, logId)) await index.setFact(TAKEN_OVER_FACT, logId)
   await index.setFact(ARCHIVE_OWNER_FACT, logId)
   return { logId, epoch: owner.epoch }
 }
@@ -101,6 +109,7 @@ export async function beginArchive(
     await index.setFact(ARCHIVE_GENERATION_FACT, `${generation}`)
     await index.setFact(BEGINNING_FACT, archive.location)
   }
+  await forgetMove(index, archive.location)
   if (owner === undefined) await putOwner(archive, 1n, { logId, epoch: 1n })
   await index.setFact(ARCHIVE_OWNER_FACT, logId)
   const copiedAgain = await copyAgain(context, archive, signal)

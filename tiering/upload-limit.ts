@@ -25,8 +25,13 @@ export function withUploadLimit(
     const known = limited.get(archive)
     if (known !== undefined) return known
     const wrapped: ArchiveStore = {
-      location: archive.location,
-      capabilities: archive.capabilities,
+      // It may move while it is used.
+      get location() {
+        return archive.location
+      },
+      get capabilities() {
+        return archive.capabilities
+      },
       putIfAbsent: (key, body, options) => {
         const paced =
           body.sizeBytes < FREE_BYTES ? body : pacedBody(body, (bytes) => take(bytes, options?.signal))

@@ -34,6 +34,7 @@ const BY_CODE: Partial<Record<ErrorCode, number>> = {
   directory_not_empty: EXIT.refused,
   directory_in_use: EXIT.refused,
   index_missing: EXIT.refused,
+  archive_moved: EXIT.refused,
   archive_conflict: EXIT.loss,
   corrupt: EXIT.loss,
   gap: EXIT.loss,

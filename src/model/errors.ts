@@ -54,6 +54,7 @@ export const ERROR_CODES = [
   'thawing',
   'key_missing',
   'key_wrong',
+  'archive_moved',
   // the bytes
   'corrupt',
   'version_unsupported',

@@ -2,31 +2,38 @@ import { resolve } from 'node:path'
 import process from 'node:process'
 import { ARCHIVE_OWNER_FACT, listOwners } from '../../archive/control-objects.js'
 import { ArchiveKeys, attachKeys, type KeyRings } from '../../archive/keys.js'
+import { markedError } from '../../archive/marks.js'
+import { MovableArchive } from '../../tiering/migrate-store.js'
 import type { ResolvedConfig } from '../config/resolve.js'
-import { StratalogError } from '../model/errors.js'
+import type { ArchivePlaces } from '../log-parts.js'
+import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { OpenOptions, SystemPorts } from '../options.js'
 import type { ArchiveEngine, ArchiveStore } from '../ports/archive-store.js'
 import type { KeyRing } from '../ports/key-ring.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
 import type { ArchiveSettings } from './archive-settings.js'
 import { keyRings } from './key-rings.js'
+import { followMark, followMoves } from './moved-archive.js'
 import { systemPorts } from './system.js'
 
 /** The archive of a log, opened when it is first needed. */
 export interface ArchiveOpener {
+  /** Where it is now: it may move while the log is open. */
   readonly location: string
   /** Opens the archive at the first call and after a failed one. */
   readonly open: () => Promise<ArchiveStore>
   /** Opens it whoever it belongs to, to take it over (`existing`) or to begin a new one; closed by who asked. */
   readonly openAny: (existing: boolean) => Promise<ArchiveStore>
   readonly opened: () => Promise<ArchiveStore | null>
+  /** Other places that could be archives. */
+  readonly places: ArchivePlaces
 }
 
 /** The log whose archive is opened. */
 export interface ArchiveUser {
   readonly logId: string
   /** Knows whether the log has used its archive before. */
-  readonly index: Pick<SegmentIndex, 'fact'>
+  readonly index: Pick<SegmentIndex, 'fact' | 'setFact'>
   readonly system: SystemPorts
   readonly signal: AbortSignal
   /** Where the keys are of what is encrypted in it. */
@@ -46,45 +53,70 @@ export function archiveOpener(
   const engine = typeof given === 'object' ? given : null
   const { value, layer } = config.archive
   if (engine === null && value === null) return null
-  const location = engine?.name ?? archiveLocation(value ?? '', layer === 'file' ? root : process.cwd())
+  const configured = engine?.name ?? archiveLocation(value ?? '', layer === 'file' ? root : process.cwd())
+  const { clock, random, logger, disk } = user.system
+  const ports = { clock, random, logger, disk, signal: user.signal }
+  const openAt = async (place: string | ArchiveEngine, existing: boolean): Promise<ArchiveStore> => {
+    const found = typeof place === 'string' ? await engineFor(place, user.settings) : place
+    return found.open({ ...ports, existing })
+  }
+  let opened: ArchiveStore | null = null
   let opening: Promise<ArchiveStore> | null = null
+  const openCurrent = async (): Promise<ArchiveStore> => {
+    const place = engine ?? (await followMoves({ index: user.index, logger }, configured))
+    const existing = (await user.index.fact(ARCHIVE_OWNER_FACT)) === user.logId
+    const store = await openAt(place, existing)
+    opened = new MovableArchive(await checkOwn(store, existing, user, (to) => openAt(to, true)), {
+      clock,
+      logger,
+    })
+    attachKeys(opened, new ArchiveKeys({ store: opened, rings: user.rings, random, clock }))
+    return opened
+  }
   const open = (): Promise<ArchiveStore> => {
-    opening ??= (engine === null ? engineFor(location, user.settings) : Promise.resolve(engine))
-      .then((found) => openOwn(found, user))
-      .catch((error: unknown) => {
-        opening = null
-        throw error
-      })
+    opening ??= openCurrent().catch((error: unknown) => {
+      opening = null
+      throw error
+    })
     return opening
   }
   const openAny = async (existing: boolean): Promise<ArchiveStore> => {
-    const { clock, random, logger, disk } = user.system
-    const found = engine ?? (await engineFor(location, user.settings))
-    const store = await found.open({ clock, random, logger, disk, signal: user.signal, existing })
+    // A new one is begun where the configuration says, whatever was there before.
+    const place = existing ? await followMoves({ index: user.index, logger }, configured) : configured
+    const store = await openAt(engine ?? place, existing)
     attachKeys(store, new ArchiveKeys({ store, rings: user.rings, random, clock }))
     return store
   }
-  return { location, open, openAny, opened: async () => opening?.catch(() => null) ?? null }
+  return {
+    get location() {
+      return opened?.location ?? configured
+    },
+    open,
+    openAny,
+    opened: async () => opening?.catch(() => null) ?? null,
+    places: {
+      locate: (place) => (typeof place === 'string' ? archiveLocation(place, process.cwd()) : place.name),
+      open: openAt,
+    },
+  }
 }
 
 /**
  * A log that has segments in an archive gets that archive or none: in any other one, and in an empty mount point, its
  * objects would be taken for lost and new ones would be separated from them. The owner object tells (decision 0008).
  */
-async function openOwn(
-  engine: ArchiveEngine,
-  { logId, index, system, signal, rings }: ArchiveUser,
+async function checkOwn(
+  store: ArchiveStore,
+  existing: boolean,
+  { logId, index, system, signal }: ArchiveUser,
+  openAt: (location: string) => Promise<ArchiveStore>,
 ): Promise<ArchiveStore> {
-  const existing = (await index.fact(ARCHIVE_OWNER_FACT)) === logId
-  const { clock, random, logger, disk } = system
-  const store = await engine.open({ clock, random, logger, disk, signal, existing })
-  attachKeys(store, new ArchiveKeys({ store, rings, random, clock }))
-  if (!existing) return store
   try {
-    const owners = await listOwners(store, signal)
-    const owner = owners.at(-1)
+    const owners = existing ? await listOwners(store, signal) : []
     // One that another log took over since is still read: its objects are there, and every commit asks who owns it.
-    if (owners.some((one) => one.logId === logId)) return store
+    if (!existing || owners.some((one) => one.logId === logId))
+      return await followMark({ logId, index, logger: system.logger, openAt }, store)
+    const owner = owners.at(-1)
     throw new StratalogError(
       'archive_missing',
       `this log has segments in its archive, and what is at ${store.location} is not it: mount it, or copy the whole archive there first`,
@@ -143,6 +175,8 @@ async function engineFor(location: string, settings: ArchiveSettings): Promise<A
 export interface OpenArchiveOptions extends ArchiveSettings {
   /** Where the keys are of what is encrypted in it: a file, or a ring of your own. */
   readonly keyRing?: string | KeyRing
+  /** Also what is left at a place that the archive moved away from. @default false */
+  readonly moved?: boolean
 }
 
 /** Opens an archive by itself, without a log: what `restore` reads from. */
@@ -158,8 +192,22 @@ export async function openArchive(
       : location
   const { signal } = new AbortController()
   const store = await engine.open({ clock, random, logger, disk, signal, existing: true, readOnly: true })
+  await refuseMarked(store, options.moved ?? false)
   const given = options.keyRing ?? null
   const rings = keyRings({ root: process.cwd(), given, named: () => Promise.resolve([]), random })
   attachKeys(store, new ArchiveKeys({ store, rings, random: null, clock: null }))
   return store
+}
+
+/** What an archive left behind gets no older than it is, and one that is being filled is no archive yet. */
+async function refuseMarked(store: ArchiveStore, moved: boolean): Promise<void> {
+  try {
+    const mark = (await listOwners(store)).at(-1)?.mark ?? null
+    if (mark !== null && !(moved && mark.kind === 'moved')) throw markedError(store.location, mark)
+  } catch (error) {
+    // Whose it was can't be read: that keeps nobody from what else is in it.
+    if (isStratalogError(error, 'corrupt') || isStratalogError(error, 'version_unsupported')) return
+    await store.close()
+    throw error
+  }
 }

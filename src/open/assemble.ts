@@ -142,8 +142,11 @@ export async function assemble(opening: Opening): Promise<Log> {
     stores: admin,
     random,
     archive: open,
-    archiveLocation: archive?.location ?? null,
+    get archiveLocation() {
+      return archive?.location ?? null
+    },
     openAnyArchive: archive?.openAny ?? null,
+    places: archive?.places ?? null,
     attached: null,
     coldReads: cold?.reads ?? null,
     read: {

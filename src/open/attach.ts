@@ -118,6 +118,7 @@ export async function assembleAttached(opening: Opening): Promise<Log> {
     archive: () => Promise.resolve(archive),
     archiveLocation: archive.location,
     openAnyArchive: () => Promise.reject(refuse()),
+    places: null,
     coldReads: cold.reads,
     attached: async () => {
       await view.refresh()

@@ -73,7 +73,7 @@ async function fill(
   const { clock, logger } = log.system
   const ledger: LedgerContext = { stores: log.stores, metadata: metadata.ledgers, clock, logger }
   await metadata.index.setFact('log', log.logId)
-  const archive = await openArchiveOf(log, ledger)
+  const archive = await openArchiveOf(log, ledger, metadata)
   try {
     const target = {
       index: metadata.index,
@@ -97,11 +97,14 @@ async function fill(
 async function openArchiveOf(
   { root, logId, options, config, system }: IndexlessLog,
   ledger: LedgerContext,
+  metadata: SqliteMetadata,
 ): Promise<{ readonly store: ArchiveStore | null; readonly problem: string | null }> {
   const { facts, policies, streams } = foldDecisions((await readDecisions(ledger)).recorded)
   const used = facts.has(ARCHIVE_OWNER_FACT)
   const { signal } = new AbortController()
-  const index = { fact: () => Promise.resolve(logId) }
+  // What the decisions say is put into the new index; that this archive is the log's is what is found out here.
+  const fact = async (name: string) => (name === ARCHIVE_OWNER_FACT ? logId : (facts.get(name) ?? null))
+  const index = { fact, setFact: (name: string, value: string) => metadata.index.setFact(name, value) }
   const current = () => config
   const rings = ringsOf(root, options, current, system, async (incarnation) => {
     const name = streams.get(incarnation)?.name ?? ''

@@ -23,6 +23,7 @@ export const RECORDED_FACTS: readonly string[] = [
   'archive-taken-over',
   'tier-orders',
   'clone-pins',
+  'archive-moves',
 ]
 /** The fact that is the sequence of the newest decision this index knows of. */
 export const SEQUENCE_FACT = 'decision-sequence'

@@ -252,6 +252,7 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
   conflict: 409,
   config_invalid: 409,
   refused: 409,
+  archive_moved: 409,
   fenced: 409,
 }
 

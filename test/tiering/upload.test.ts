@@ -13,6 +13,7 @@ import { openLog } from '../../src/open.js'
 import type { ArchiveEngine, ReplayableBody, StorageWishes } from '../../src/ports/archive-store.js'
 import { LocalControl } from '../../src/serve/control-api.js'
 import { silentLogger } from '../../src/system/logger.js'
+import { MovableArchive } from '../../tiering/migrate-store.js'
 import { UploadLimits } from '../../tiering/upload-limits.js'
 import { ManualClock } from '../helpers/manual-clock.js'
 
@@ -89,7 +90,9 @@ describe('the limit of an operator', () => {
       await log.stream('a').append('1')
       await log.stream('a').seal()
       await log.tier.run()
-      const bare = await present(log.parts.archive, 'archive')()
+      const archive = await present(log.parts.archive, 'archive')()
+      assert.ok(archive instanceof MovableArchive)
+      const bare = archive.current
       const limited = await present(log.parts.tiering.archive, 'archive')()
       for (const name of Object.keys(bare).concat(methodsOf(bare)))
         assert.equal(typeof Reflect.get(limited, name), typeof Reflect.get(bare, name), name)
