@@ -4,6 +4,9 @@ import { StratalogError } from '../model/errors.js'
 import { EXIT_INTERRUPTED, type ProcessIo, processIo } from './io.js'
 import { type CommandModule, createProgram, HelpShown, refuseWithHints } from './program.js'
 
+// `doctor` says once what the AWS SDK would say in front of every output.
+process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'
+
 /** Every command, in the order of the help. Modules are small: what a command needs it imports when it runs. */
 const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./demo.js'),
