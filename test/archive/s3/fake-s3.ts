@@ -90,7 +90,7 @@ export class FakeS3 {
       secretAccessKey: 'very-secret',
       sessionToken: 'tok-secret',
     })
-    const all = { endpoint: `http://${this.host}`, idleTimeoutMs: 2_000, ...settings }
+    const all = { idleTimeoutMs: 2_000, ...settings, endpoint: settings.endpoint ?? `http://${this.host}` }
     return s3Archive('s3://bucket/p', all, credentials).open({ ...testContext(), ...context })
   }
 
@@ -100,35 +100,37 @@ export class FakeS3 {
     const { method = '', headers } = request
     const asked: Asked = { method, key, query: url.searchParams, headers, body }
     this.asked.push(asked)
-    const answer = () => this.#answer(asked, response)
+    const answer = () => {
+      this.#answer(asked, response)
+    }
     if (this.intercept(asked, response, answer) === undefined) answer()
   }
 
-  #answer(asked: Asked, response: ServerResponse): void {
+  #answer(asked: Asked, response: ServerResponse): unknown {
     const { method, key, query } = asked
     if (key === '' && query.has('uploads')) return this.#listUploads(response)
     if (key === '') return this.#list(asked, response)
     if (method === 'POST' && query.has('uploads')) return this.#begin(asked, response)
-    if (method === 'POST' && query.has('restore')) return void response.writeHead(202).end()
+    if (method === 'POST' && query.has('restore')) return response.writeHead(202).end()
     if (method === 'POST') return this.#complete(asked, response)
     if (method === 'PUT' && query.has('uploadId')) return this.#part(asked, response)
     if (method === 'PUT') return this.#put(asked, response)
     if (method === 'DELETE') {
       if (query.has('uploadId')) this.uploads.delete(query.get('uploadId') ?? '')
       else this.objects.delete(key)
-      return void response.writeHead(204).end()
+      return response.writeHead(204).end()
     }
     this.#get(asked, response)
   }
 
-  #put({ key, headers, body }: Asked, response: ServerResponse): void {
+  #put({ key, headers, body }: Asked, response: ServerResponse): unknown {
     if (headers['if-none-match'] === '*' && this.objects.has(key))
       return refuse(response, 412, 'PreconditionFailed')
     this.put(key, body, metaOf(headers))
     response.writeHead(200, { etag: '"e"' }).end()
   }
 
-  #get({ method, key, headers }: Asked, response: ServerResponse): void {
+  #get({ method, key, headers }: Asked, response: ServerResponse): unknown {
     const found = this.objects.get(key)
     if (found === undefined)
       return method === 'HEAD' ? void response.writeHead(404).end() : refuse(response, 404, 'NoSuchKey')
@@ -137,7 +139,7 @@ export class FakeS3 {
     const range = /^bytes=(\d+)-(\d+)$/.exec(headers.range ?? '')
     if (range === null) {
       response.writeHead(200, { ...about, 'content-length': bytes.length })
-      return void response.end(method === 'HEAD' ? undefined : bytes)
+      return response.end(method === 'HEAD' ? undefined : bytes)
     }
     const first = Number(range[1])
     if (first >= bytes.length) return refuse(response, 416, 'InvalidRange')
@@ -179,7 +181,7 @@ export class FakeS3 {
     response.writeHead(200, { etag: '"part"' }).end()
   }
 
-  #complete({ key, query, headers }: Asked, response: ServerResponse): void {
+  #complete({ key, query, headers }: Asked, response: ServerResponse): unknown {
     const upload = this.uploads.get(query.get('uploadId') ?? '')
     if (upload === undefined) return refuse(response, 404, 'NoSuchUpload')
     if (this.conditionalComplete && headers['if-none-match'] === '*' && this.objects.has(key))
