@@ -291,6 +291,17 @@ describe('failures are named', () => {
     })
   }
 
+  test('a refusal without words is asked for them', async () => {
+    const store = await fake.open()
+    fake.intercept = ({ method }, response) => {
+      if (method === 'HEAD') response.writeHead(400).end()
+      else refuse(response, 400, 'ExpiredToken')
+      return 'done'
+    }
+    const error = await fails(store.head('a'), 'access_denied')
+    assert.match(error.message, /have expired/)
+  })
+
   test('a clock that differs is put right for the store, and told', async () => {
     const store = await fake.open()
     const serverMs = Date.now() + 3_600_000
