@@ -159,6 +159,8 @@ function isBug(error: unknown, { status, fields }: Failure): boolean {
 
 function meaning(failure: Failure, where: Doing): Said {
   const { name, status, fields } = failure
+  if (/region is missing/i.test(failure.message))
+    return said('config_invalid', false, 'set region, AWS_REGION or the region of the profile')
   if (name === 'NoSuchBucket')
     return said('archive_missing', true, `make the bucket ${where.bucket} first, or correct its name`)
   if (name === 'InvalidObjectState')

@@ -78,7 +78,7 @@ class Probe {
   /** False: the store refused it for what it was given. */
   async put(name: string, more: Partial<PutObjectCommandInput>): Promise<boolean> {
     const session = this.#session
-    const input = { ...session.at(this.#key(name)), ...session.customerKey, Body: BYTES, ...more }
+    const input = { ...session.at(this.#key(name)), ...session.encryption, Body: BYTES, ...more }
     const refused = await this.#tried(
       `trying ${Object.keys(more).join() || 'to write'}`,
       async (abortSignal) => {
@@ -173,7 +173,7 @@ class Probe {
     let uploadId = ''
     const refused = await this.#tried('trying an upload in parts', async (abortSignal) => {
       const { UploadId = '' } = await session.client.send(
-        new CreateMultipartUploadCommand({ ...at, ...begin }),
+        new CreateMultipartUploadCommand({ ...at, ...session.encryption, ...begin }),
         { abortSignal },
       )
       uploadId = UploadId

@@ -28,6 +28,12 @@ export interface CustomerKey {
   readonly SSECustomerKeyMD5?: string
 }
 
+/** What a store is asked to encrypt with when nothing else is wished. */
+export interface ServerSide {
+  readonly ServerSideEncryption?: 'AES256' | 'aws:kms'
+  readonly SSEKMSKeyId?: string
+}
+
 /** One call to the store. */
 export interface S3Call<T> {
   /** For people: "reading 10 bytes of x". */
@@ -79,6 +85,14 @@ export class S3Session {
   /** Bucket and key, as every command takes them. */
   at(key: string): { Bucket: string; Key: string } {
     return { Bucket: this.place.bucket, Key: this.keyOf(key) }
+  }
+
+  /** Encryption as the settings say; a bucket may refuse whatever does not ask for it. */
+  get encryption(): ServerSide & CustomerKey {
+    const { sse, kmsKey } = this.place
+    if (sse === 's3') return { ServerSideEncryption: 'AES256' }
+    if (sse !== 'kms') return this.customerKey
+    return { ServerSideEncryption: 'aws:kms', ...(kmsKey === null ? {} : { SSEKMSKeyId: kmsKey }) }
   }
 
   /** Makes a call: bounded, with deadlines, again where that helps. Failures are those of the port. */
