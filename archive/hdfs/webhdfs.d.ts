@@ -37,5 +37,6 @@ declare module 'webhdfs' {
   }
 
   const webhdfs: { createClient(options: Options, request: RequestOptions): Client }
-  export { webhdfs as default }
+  // biome-ignore lint/style/noDefaultExport: this is how a CommonJS module is seen from here
+  export default webhdfs
 }
