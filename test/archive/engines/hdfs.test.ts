@@ -1,0 +1,142 @@
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { after, before, describe, test } from 'node:test'
+import { hdfsArchive } from '../../../archive/hdfs/engine.js'
+import type { HdfsSettings } from '../../../archive/hdfs/settings.js'
+import { present } from '../../../src/model/assert.js'
+import { isStratalogError } from '../../../src/model/errors.js'
+import type { ArchiveStore, ReplayableBody } from '../../../src/ports/archive-store.js'
+import { archiveContract } from '../../contract/archive-store.js'
+import { bodyOf } from '../../helpers/archive.js'
+import { FaultProxy } from '../../helpers/fault-proxy.js'
+import { skipWithout } from '../../servers/cache.js'
+import { type Hdfs, startHdfs } from '../../servers/hdfs.js'
+import { archiveFaults } from './archive-faults.js'
+import { networkContext } from './network-context.js'
+
+/** Short: a stall costs this much each time it is tried again. */
+const FAULT_SETTINGS: HdfsSettings = {
+  namenodeTimeoutMs: 2000,
+  readTimeoutMs: 700,
+  writeTimeoutMs: 700,
+  totalTimeoutMs: 4000,
+}
+const LIMIT_MS = 60_000
+const MIB = 1024 * 1024
+
+/** Files of several blocks without much data. */
+const BLOCK_BYTES = MIB
+
+describe('an archive in HDFS', { skip: await skipWithout('hdfs') }, () => {
+  let started: Hdfs | undefined
+  const hdfs = (): Hdfs => present(started, 'HDFS')
+  before(async () => {
+    started = await startHdfs({ datanodes: 3, blockBytes: BLOCK_BYTES })
+  })
+  after(() => started?.close())
+
+  const open = (path: string, settings: HdfsSettings = {}, host = hdfs().namenode): Promise<ArchiveStore> =>
+    hdfsArchive(`hdfs://${host}${path}`, { user: hdfs().user, ...settings }).open(networkContext())
+
+  archiveContract(async () => ({ store: await open('/contract'), cleanup: async () => undefined }), 'HDFS', {
+    names: 1100,
+  })
+
+  archiveFaults(
+    async () => {
+      const direct = await open('/faults')
+      const proxy = await FaultProxy.start(`http://${hdfs().namenode}`)
+      const store = await open('/faults', FAULT_SETTINGS, new URL(proxy.url).host)
+      return { store, direct, proxy, cleanup: async () => undefined }
+    },
+    'HDFS',
+    { limitMs: LIMIT_MS },
+  )
+
+  describe('when parts of the cluster fail', () => {
+    const data = createHash('shake256', { outputLength: 4 * MIB })
+      .update('hdfs')
+      .digest()
+    const settings: HdfsSettings = { readTimeoutMs: 2000, writeTimeoutMs: 4000, namenodeTimeoutMs: 5000 }
+
+    /** A body that does something to the cluster when half of it is on its way for the first time. */
+    const disturbed = (disturb: () => void | Promise<void>): ReplayableBody => {
+      let done = false
+      return {
+        sizeBytes: data.length,
+        async *open() {
+          for (let at = 0; at < data.length; at += 65_536) {
+            if (at === data.length / 2 && !done) {
+              done = true
+              await disturb()
+            }
+            yield data.subarray(at, at + 65_536)
+          }
+        },
+      }
+    }
+    const whole = async (store: ArchiveStore, key: string): Promise<void> => {
+      assert.deepEqual(await store.head(key), { key, sizeBytes: data.length })
+      assert.ok(data.equals(await store.readRange(key, 0, data.length)))
+    }
+
+    test('a DataNode that stops answering in the middle of writes costs none of them', async () => {
+      const store = await open('/stopped', settings)
+      hdfs().stopDatanode(0)
+      try {
+        for (const i of [0, 1, 2]) {
+          await store.putIfAbsent(`a/${i}`, bodyOf(data))
+          await whole(store, `a/${i}`)
+        }
+      } finally {
+        hdfs().contDatanode(0)
+      }
+      await store.close()
+    })
+
+    test('a DataNode killed in the middle of a write and before reads costs neither', async () => {
+      const store = await open('/killed', settings)
+      await store.putIfAbsent('a/before', bodyOf(data))
+      await store.putIfAbsent(
+        'a/during',
+        disturbed(() => hdfs().killDatanode(1)),
+      )
+      await whole(store, 'a/during')
+      for (let i = 0; i < 4; i++) await whole(store, 'a/before')
+      assert.deepEqual(
+        (await store.listFrom('', '', 10)).map(({ key }) => key),
+        ['a/before', 'a/during'],
+      )
+      await hdfs().startDatanode(1)
+      await store.close()
+    })
+
+    test('in safe mode nothing is written and everything is read', async () => {
+      const store = await open('/safe', settings)
+      await store.putIfAbsent('a/one', bodyOf(data))
+      await hdfs().safeMode(true)
+      await assert.rejects(
+        store.putIfAbsent('a/two', bodyOf('x')),
+        (error) => isStratalogError(error, 'archive_unavailable') && /safe mode/i.test(error.message),
+      )
+      await assert.rejects(store.delete('a/one'), (error) => isStratalogError(error, 'archive_unavailable'))
+      await whole(store, 'a/one')
+      await hdfs().safeMode(false)
+      await store.putIfAbsent('a/two', bodyOf('x'))
+      await store.close()
+    })
+
+    test('a NameNode that is down is an archive that is unavailable, and is back when it is', async () => {
+      const store = await open('/namenode', settings)
+      await store.putIfAbsent('a/one', bodyOf(data))
+      await hdfs().killNamenode()
+      for (const call of [store.head('a/one'), store.head('a/none'), store.listFrom('', '', 1)]) {
+        await assert.rejects(call, (error) => isStratalogError(error, 'archive_unavailable'))
+      }
+      await hdfs().startNamenode()
+      await whole(store, 'a/one')
+      await store.putIfAbsent('a/two', bodyOf('x'))
+      await store.close()
+    })
+  })
+})
