@@ -238,7 +238,8 @@ async function withArchive(
   const { quietSystem } = await import('./quiet.js')
   if (io.dir !== undefined) io.note('(--from reads an archive by itself: --dir is not used)')
   const ring = io.keyRing === undefined ? {} : { keyRing: io.keyRing }
-  const archive = await openArchive(from, await quietSystem(), ring)
+  // Also one that was left: who looks at it wants to know whether it may go.
+  const archive = await openArchive(from, await quietSystem(), { ...ring, moved: true })
   try {
     await work(archive)
   } finally {

@@ -20,6 +20,7 @@ interface RestoreFlags {
   readonly as: readonly string[]
   readonly incarnation?: string
   readonly strict?: boolean
+  readonly moved?: boolean
   readonly dryRun?: boolean
   readonly yes?: boolean
 }
@@ -52,6 +53,7 @@ export function register(program: Command, io: CliIo): void {
     )
     .option('--incarnation <id>', 'this life of a stream, also one that was deleted')
     .option('--strict', 'stop at the first segment that is missing or damaged')
+    .option('--moved', 'also from a place that the archive moved away from')
     .option('--dry-run', 'only say what would be restored')
     .option('--yes', 'do it')
     .addHelpText('after', EXAMPLES)
@@ -65,7 +67,8 @@ async function restore(io: CliIo, flags: RestoreFlags): Promise<void> {
   const wanted = await selection(io, flags)
   await refuseForeignDirectory(flags.into)
   const ring = io.keyRing === undefined ? {} : { keyRing: io.keyRing }
-  const archive = await openArchive(flags.from, await quietSystem(), ring)
+  const options = { ...ring, moved: flags.moved ?? false }
+  const archive = await openArchive(flags.from, await quietSystem(), options)
   try {
     const plan = await planRestore(archive, wanted)
     if (plan.streams.length === 0) throw nothingThere(plan, flags)
