@@ -141,8 +141,11 @@ async function* migrate(
     for (;;) {
       const pause = clock.sleep(PROGRESS_MS, options.signal).then(() => null)
       pause.catch(() => undefined)
-      const report = await Promise.race([run, pause.catch(() => run)])
+      const now = Promise.race([run, pause.catch(() => run)])
+      await now.catch(() => undefined)
+      // Before the end, also where it failed: why it stopped is among them.
       for (const finding of findings.splice(0)) yield { type: 'finding', finding }
+      const report = await now
       if (report !== null) {
         yield { type: 'end', report }
         return

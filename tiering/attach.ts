@@ -1,5 +1,5 @@
 import { attemptsOfSegment } from '../archive/attempts.js'
-import { trimmedBelow } from '../archive/control-objects.js'
+import { ownerOf, trimmedBelow } from '../archive/control-objects.js'
 import { endOf, gapsOf } from '../archive/decisions.js'
 import { type ChosenSegment, chooseSegments, segmentRowFromKey } from '../archive/listing.js'
 import { listHistory } from '../archive/shared.js'
@@ -44,6 +44,7 @@ export interface AttachReport {
 export class AttachedView {
   readonly #context: AttachContext
   readonly #loop: PassLoop<AttachReport>
+  #movedTo: string | null = null
 
   constructor(context: AttachContext) {
     this.#context = context
@@ -68,6 +69,7 @@ export class AttachedView {
     const { clock } = this.#context
     const startedMs = clock.monotonicMs()
     const archive = await this.#context.archive()
+    await this.#tellMoved(archive, signal)
     const { lives, deleted } = await currentLives(archive, signal)
     for (const { incarnation } of deleted) {
       const row = await this.#context.index.stream(incarnation)
@@ -82,6 +84,17 @@ export class AttachedView {
     const tookMs = clock.monotonicMs() - startedMs
     const nextDueMs = clock.nowMs() + Math.max(REFRESH_MS, tookMs * REFRESH_TIMES)
     return { streams: lives.length, added, failed: [], nextDueMs }
+  }
+
+  /** What is here is still read, and nothing comes any more: somebody has to attach the new place. */
+  async #tellMoved(archive: ArchiveStore, signal: AbortSignal): Promise<void> {
+    const mark = (await ownerOf(archive, signal))?.mark ?? null
+    if (mark === null || mark.kind !== 'moved' || mark.location === this.#movedTo) return
+    this.#movedTo = mark.location
+    this.#context.logger.warn(
+      { from: archive.location, to: mark.location },
+      'the archive that is attached moved: what was archived before is read here, attach the new place for what comes',
+    )
   }
 
   /** Streams under the names they have now; one whose name is another's by now stays to be read under a longer one. */

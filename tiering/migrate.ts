@@ -269,9 +269,8 @@ export class Migration {
       if (batch.length >= NOTED_AT_ONCE) await flush()
     }
     await flush()
-    if (this.#unread !== null) return round
-    // Everything in the new place was looked at once, and read back: from here on only what is noted is in doubt.
-    await this.#note(new Set())
+    // Everything in the new place was looked at once, and what was in doubt read back.
+    await this.#note(this.#unread ?? new Set())
     return round
   }
 

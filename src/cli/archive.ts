@@ -236,7 +236,8 @@ async function withArchive(
 ): Promise<void> {
   const { openFrom } = await import('./from-archive.js')
   if (io.dir !== undefined) io.note('(--from reads an archive by itself: --dir is not used)')
-  const archive = await openFrom(io, from)
+  // Also one that was left: who looks at it wants to know whether it may go.
+  const archive = await openFrom(io, from, { moved: true })
   try {
     await work(archive)
   } finally {

@@ -13,9 +13,13 @@ export async function settingsFor(io: Pick<CliIo, 'config'>, location: string): 
   return settingsBeside(io.config)
 }
 
-/** Opens an archive by itself, read-only. */
-export async function openFrom(io: CliIo, location: string): Promise<ArchiveStore> {
+/** Opens an archive by itself, read-only; `moved`: also what was left at a place that it moved away from. */
+export async function openFrom(
+  io: CliIo,
+  location: string,
+  { moved = false }: { readonly moved?: boolean } = {},
+): Promise<ArchiveStore> {
   const { openArchive } = await import('../open.js')
   const ring = io.keyRing === undefined ? {} : { keyRing: io.keyRing }
-  return openArchive(location, await quietSystem(), { ...ring, ...(await settingsFor(io, location)) })
+  return openArchive(location, await quietSystem(), { ...ring, ...(await settingsFor(io, location)), moved })
 }

@@ -32,6 +32,7 @@ const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./store.js'),
   () => import('./archive.js'),
   () => import('./archive-own.js'),
+  () => import('./migrate.js'),
   () => import('./fsck.js'),
   () => import('./key.js'),
   () => import('./restore.js'),

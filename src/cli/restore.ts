@@ -20,6 +20,7 @@ interface RestoreFlags {
   readonly as: readonly string[]
   readonly incarnation?: string
   readonly strict?: boolean
+  readonly moved?: boolean
   readonly dryRun?: boolean
   readonly yes?: boolean
 }
@@ -55,6 +56,7 @@ export function register(program: Command, io: CliIo): void {
     )
     .option('--incarnation <id>', 'this life of a stream, also one that was deleted')
     .option('--strict', 'stop at the first segment that is missing or damaged')
+    .option('--moved', 'also from a place that the archive moved away from')
     .option('--dry-run', 'only say what would be restored')
     .option('--yes', 'do it')
     .addHelpText('after', EXAMPLES)
@@ -67,7 +69,7 @@ async function restore(io: CliIo, flags: RestoreFlags): Promise<void> {
   const { planRestore } = await import('../restore.js')
   const wanted = await selection(io, flags)
   await refuseForeignDirectory(flags.into)
-  const archive = await openFrom(io, flags.from)
+  const archive = await openFrom(io, flags.from, { moved: flags.moved ?? false })
   try {
     const plan = await planRestore(archive, wanted)
     if (plan.streams.length === 0) throw nothingThere(plan, flags)

@@ -24,6 +24,7 @@ import type { ArchiveApi, ResolutionDto } from '../model/control-archive.js'
 import type { ClonedDto, CloneRequestDto } from '../model/control-clone.js'
 import type { ReencryptedDto, RotatedDto, StreamEncryptionDto } from '../model/control-keys.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
+import type { AbortedMigrationDto, MigrateApi } from '../model/control-migrate.js'
 import type { PolicyReload } from '../model/control-policy.js'
 import type { ExplainRequest, LocatedPosition, ReadExplanation } from '../model/control-read.js'
 import type { EventDto, HistoryDto } from '../model/control-status.js'
@@ -276,6 +277,10 @@ export class ControlClient implements ControlApi {
     this.#post<ResolutionDto>('/v1/archive/resolve', request)
   archiveScrub: ArchiveApi['archiveScrub'] = (signal) => this.#parts('/v1/archive/scrub', {}, signal)
   fsck: ArchiveApi['fsck'] = (request, signal) => this.#parts('/v1/fsck', request, signal)
+
+  migrate: MigrateApi['migrate'] = (request, signal) => this.#parts('/v1/archive/migrate', request, signal)
+  abortMigration: MigrateApi['abortMigration'] = (request) =>
+    this.#post<AbortedMigrationDto>('/v1/archive/migrate/abort', request)
 
   async policyShow(name: string): Promise<PolicyShowDto> {
     return this.#get(`${streamPath(name)}/policy`)

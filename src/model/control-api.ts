@@ -8,6 +8,7 @@ import type { ArchiveApi, ColdScrubDto } from './control-archive.js'
 import type { CloneApi } from './control-clone.js'
 import type { KeysApi } from './control-keys.js'
 import type { LivesApi } from './control-lives.js'
+import type { MigrateApi } from './control-migrate.js'
 import type { PolicyApi, PolicyOutcome, PolicySource } from './control-policy.js'
 import type { ReadApi } from './control-read.js'
 import type { ArchiveStatusDto, ForecastDto, StalledDto, StatusApi, ThawingDto } from './control-status.js'
@@ -390,6 +391,7 @@ export interface ControlApi
     CloneApi,
     KeysApi,
     LivesApi,
+    MigrateApi,
     PolicyApi,
     ReadApi,
     StatusApi,

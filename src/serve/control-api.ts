@@ -26,6 +26,7 @@ import type { ArchiveApi } from '../model/control-archive.js'
 import type { ClonedDto, CloneRequestDto } from '../model/control-clone.js'
 import type { ReencryptedDto, RotatedDto, StreamEncryptionDto } from '../model/control-keys.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
+import type { MigrateApi } from '../model/control-migrate.js'
 import type { PolicyReload } from '../model/control-policy.js'
 import type { ExplainRequest, LocatedPosition, ReadExplanation } from '../model/control-read.js'
 import type { EventDto, HistoryDto } from '../model/control-status.js'
@@ -64,6 +65,7 @@ import {
 import { historyDto } from './history.js'
 import { listKeys, reencrypt, rotateKeys } from './keys.js'
 import { ownerDto, takeOver } from './lives.js'
+import { abortMigration, migrate } from './migrate.js'
 import { showPolicy } from './policy-show.js'
 import { explainRead, locatePosition } from './read-verbs.js'
 import { dumpSegment } from './segment-dump.js'
@@ -102,6 +104,9 @@ export class LocalControl implements ControlApi {
   archiveResolve: ArchiveApi['archiveResolve'] = (request) => this.#archive.archiveResolve(request)
   archiveScrub: ArchiveApi['archiveScrub'] = (signal) => this.#archive.archiveScrub(signal)
   fsck: ArchiveApi['fsck'] = (request, signal) => this.#archive.fsck(request, signal)
+
+  migrate: MigrateApi['migrate'] = (request, signal) => migrate(this.#log, request, signal)
+  abortMigration: MigrateApi['abortMigration'] = (request) => abortMigration(this.#log, request)
 
   async ping(): Promise<PingDto> {
     return {

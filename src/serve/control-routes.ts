@@ -22,6 +22,7 @@ import { archiveRoutes } from './routes-archive.js'
 import { cloneRoutes } from './routes-clone.js'
 import { keyRoutes } from './routes-keys.js'
 import { livesRoutes } from './routes-lives.js'
+import { migrateRoutes } from './routes-migrate.js'
 import { policyRoutes } from './routes-policy.js'
 import { readRoutes } from './routes-read.js'
 import { statusRoutes } from './routes-status.js'
@@ -119,6 +120,7 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
   readRoutes(app, api)
   archiveRoutes(app, api, ending, sendParts)
   keyRoutes(app, api, ending, sendParts)
+  migrateRoutes(app, api, ending, sendParts)
 }
 
 function logRoutes(app: FastifyInstance, api: ControlApi): void {
