@@ -239,7 +239,7 @@ export function objectKeyOf(row: SegmentRow, planned: PlannedObject, attempt: st
 
 /** The entries of the hot copy, to be read as often as it takes; each digest is checked by the ledger reader. */
 export async function hotEntries(
-  context: TieringContext,
+  context: Pick<TieringContext, 'ledger'>,
   row: SegmentRow,
   signal: AbortSignal,
 ): Promise<EntrySource> {

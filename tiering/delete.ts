@@ -1,8 +1,10 @@
 import { DELETIONS_FACT, putControl, readControls } from '../archive/control-objects.js'
 import { deletedMs, standingHolds } from '../archive/decisions.js'
+import { isShared } from '../archive/shared.js'
 import { StratalogError } from '../src/model/errors.js'
 import { type Incarnation, isClosed, type SegmentRow, type StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
+import { rowsOf } from './all-rows.js'
 import { nextNumber } from './announce.js'
 import type { TieringContext } from './context.js'
 import { releaseLedger, releaseObject } from './evict.js'
@@ -26,12 +28,17 @@ async function archiveOf(context: TieringContext, stream: StreamRow): Promise<Ar
     const archive = await context.archive()
     return archive
   }
-  const { coldSegments } = await context.index.totals(stream.incarnation)
-  if (coldSegments === 0) return null
+  if (!(await namesObjects(context, stream))) return null
   throw new StratalogError(
     'archive_missing',
     `${stream.name} has history in an archive and none is configured: nothing is deleted without its marker there; name the archive again`,
   )
+}
+
+/** Whether a row of the stream names an object that is its own: cold ones, those in both tiers, trimmed ones that owe it. */
+async function namesObjects({ index }: TieringContext, { incarnation }: StreamRow): Promise<boolean> {
+  for await (const row of rowsOf(index, incarnation)) if (row.object !== null && !isShared(row)) return true
+  return false
 }
 
 async function refuseHeld(context: TieringContext, stream: StreamRow, signal?: AbortSignal): Promise<void> {

@@ -5,11 +5,12 @@ import { StratalogError } from '../src/model/errors.js'
 import { canTransition, type GapReason, type SegmentRow, type StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
+import { rowsOf, streamsOf } from './all-rows.js'
 import { announceStream, nextNumber } from './announce.js'
 import type { TieringContext } from './context.js'
 import { releaseLedger } from './evict.js'
 
-/** Rows of gaps that are looked at for what the archive has not been told; the others have their turn after them. */
+/** Rows of gaps that are looked at together for what the archive has not been told. */
 const GAP_ROWS_MAX = 10_000
 
 /** Segments that are not to be had, both ends included. */
@@ -78,13 +79,9 @@ export async function freeDropped(context: TieringContext, rows: readonly Segmen
  */
 export async function tellGaps(context: TieringContext, signal: AbortSignal): Promise<number> {
   if (context.archive === null) return 0
-  const byStream = new Map<string, SegmentRow[]>()
-  for (const row of await context.index.segmentsInState(['gap'], GAP_ROWS_MAX))
-    byStream.set(row.incarnation, [...(byStream.get(row.incarnation) ?? []), row])
   let told = 0
-  for (const [incarnation, rows] of byStream) {
+  for await (const [incarnation, ranges] of gapsByStream(context)) {
     signal.throwIfAborted()
-    const ranges = rangesOf(rows)
     const note = ranges.map(({ first, last, reason }) => `${first}-${last} ${reason}`).join(', ')
     if ((await context.index.fact(factOf(incarnation))) === note) continue
     const stream = await context.index.stream(incarnation)
@@ -96,6 +93,26 @@ export async function tellGaps(context: TieringContext, signal: AbortSignal): Pr
     told += 1
   }
   return told
+}
+
+/** The gaps of every stream that has any. Where there are very many, stream by stream: not all of them at once. */
+async function* gapsByStream({ index }: TieringContext): AsyncGenerator<[string, GapRange[]]> {
+  const some = await index.segmentsInState(['gap'], GAP_ROWS_MAX)
+  if (some.length < GAP_ROWS_MAX) {
+    const byStream = new Map<string, SegmentRow[]>()
+    for (const row of some) {
+      const of = byStream.get(row.incarnation) ?? []
+      of.push(row)
+      byStream.set(row.incarnation, of)
+    }
+    for (const [incarnation, rows] of byStream) yield [incarnation, rangesOf(rows)]
+    return
+  }
+  for await (const { incarnation } of streamsOf(index)) {
+    const ranges: GapRange[] = []
+    for await (const row of rowsOf(index, incarnation)) if (row.state === 'gap') addTo(ranges, row)
+    if (ranges.length > 0) yield [incarnation, ranges]
+  }
 }
 
 function factOf(incarnation: string): string {
@@ -124,11 +141,13 @@ async function tell(
 /** Neighbours of one reason as one range. Rows come in order of their numbers. */
 function rangesOf(rows: readonly SegmentRow[]): GapRange[] {
   const ranges: GapRange[] = []
-  for (const { segment, gapReason: reason = 'corrupt' } of rows) {
-    const before = ranges.at(-1)
-    if (before !== undefined && before.last + 1n === segment && before.reason === reason)
-      ranges[ranges.length - 1] = { ...before, last: segment }
-    else ranges.push({ first: segment, last: segment, reason })
-  }
+  for (const row of rows) addTo(ranges, row)
   return ranges
+}
+
+function addTo(ranges: GapRange[], { segment, gapReason: reason = 'corrupt' }: SegmentRow): void {
+  const before = ranges.at(-1)
+  if (before !== undefined && before.last + 1n === segment && before.reason === reason)
+    ranges[ranges.length - 1] = { ...before, last: segment }
+  else ranges.push({ first: segment, last: segment, reason })
 }

@@ -1,4 +1,4 @@
-import { putControl, readControls } from '../archive/control-objects.js'
+import { ARCHIVE_OWNER_FACT, putControl, readControls } from '../archive/control-objects.js'
 import { type Hold, type HoldEdge, holdBody, standingHolds } from '../archive/decisions.js'
 import type { Dlsn } from '../src/model/dlsn.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
@@ -44,7 +44,7 @@ export async function putHold(
     if (standing !== undefined) throw taken(stream, standing.id)
     // Its release would be forgotten with it, and the archive would hold the old range for ever.
     if (context.archive !== null && kept.some(({ id }) => id === request.id)) throw untold(stream, request.id)
-    if (kept.length >= HOLDS_MAX)
+    if (kept.length >= HOLDS_MAX && !(await forgetsReleased(context, stream, kept)))
       throw new StratalogError('refused', `${stream.name} has ${HOLDS_MAX} holds: release what has ended`, {
         expected: HOLDS_MAX,
       })
@@ -59,6 +59,18 @@ export async function putHold(
   const { id, from, until, reason, atMs } = hold
   const standing = { kind: 'hold', id, from, until, reason, atMs, by: null, origin: 'stream' } as const
   return { hold: standing, trimmedBelow: row?.trimmedBelow ?? null, told }
+}
+
+/** Released holds are kept until the archive knows of it. Where there never was one, nobody is to be told. */
+async function forgetsReleased(
+  { archive, index }: TieringContext,
+  { incarnation }: StreamRow,
+  kept: readonly KeptHold[],
+): Promise<boolean> {
+  if (archive !== null || (await index.fact(ARCHIVE_OWNER_FACT)) !== null) return false
+  if (kept.every(({ releasedMs }) => releasedMs === null)) return false
+  await index.holdsTold(incarnation)
+  return true
 }
 
 /**

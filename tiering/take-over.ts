@@ -10,6 +10,7 @@ import type { SegmentRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { ARCHIVE_GENERATION_FACT, noteRestoredGap, ONLY_ATTEMPT } from './announce.js'
 import type { TieringContext } from './context.js'
+import { hotEntries } from './copy.js'
 import { releaseLedger } from './evict.js'
 import { forgetMove } from './migrate-moves.js'
 import { otherOwner, TAKEN_OVER_FACT } from './ownership.js'
@@ -18,6 +19,9 @@ import { otherOwner, TAKEN_OVER_FACT } from './ownership.js'
 const BEGINNING_FACT = 'archive-beginning'
 /** Rows that are looked at together. */
 const ROWS_AT_ONCE = 10_000
+
+/** What a row says whose object is not there. */
+const NOT_COPIED = { object: null, archivedMs: null, contentDigest: null } as const
 
 /** What taking over and beginning need of a log. */
 export type OwnershipContext = Pick<TieringContext, 'logId' | 'index' | 'ledger' | 'random'>
@@ -115,7 +119,7 @@ export async function beginArchive(
   const copiedAgain = await copyAgain(context, archive, signal)
   const lost = await giveUp(context, archive, signal)
   await index.setFact(BEGINNING_FACT, '')
-  return { copiedAgain, ...lost }
+  return { ...lost, copiedAgain: copiedAgain + lost.copiedAgain }
 }
 
 function wouldLose(archive: ArchiveStore, cold: readonly SegmentRow[]): StratalogError {
@@ -143,7 +147,6 @@ async function copyAgain(
   archive: ArchiveStore,
   signal?: AbortSignal,
 ): Promise<number> {
-  const nothing = { object: null, archivedMs: null, contentDigest: null }
   let copied = 0
   for (;;) {
     const rows = await index.segmentsInState(['archived'], ROWS_AT_ONCE)
@@ -151,7 +154,7 @@ async function copyAgain(
     for (const row of rows) {
       signal?.throwIfAborted()
       if (await isThere(archive, row, signal)) continue
-      await index.updateSegment(row, { state: 'sealed', ...nothing })
+      await index.updateSegment(row, { state: 'sealed', ...NOT_COPIED })
       changed += 1
     }
     copied += changed
@@ -159,27 +162,58 @@ async function copyAgain(
   }
 }
 
+/**
+ * A cold segment may still owe the deletion of its hot copy. By now that may be the only one, so it is hot again if
+ * every entry of it reads back (invariant 4); a crash in between leaves one in both tiers, which is copied again.
+ */
+async function staysHot(
+  context: OwnershipContext,
+  row: SegmentRow,
+  signal: AbortSignal = new AbortController().signal,
+): Promise<boolean> {
+  if (row.ledgerId === null) return false
+  try {
+    let next = 0n
+    for await (const entries of (await hotEntries(context, row, signal)).open(0n))
+      next = (entries.at(-1)?.entryId ?? next) + 1n
+    if (next <= row.lastEntryId) return false
+  } catch (error) {
+    signal.throwIfAborted()
+    // What can't be asked may be whole: nobody decides that now (invariant 8).
+    if (!isStratalogError(error) || error.retryable) throw error
+    return false
+  }
+  const archived = await context.index.updateSegment(row, { state: 'archived', evictedMs: null })
+  await context.index.updateSegment(archived, { state: 'sealed', ...NOT_COPIED })
+  return true
+}
+
 async function giveUp(
   context: OwnershipContext,
   archive: ArchiveStore,
   signal?: AbortSignal,
-): Promise<{ lostSegments: number; lostBytes: number }> {
+): Promise<BegunArchive> {
   const { index } = context
-  const lost = { lostSegments: 0, lostBytes: 0 }
+  const lost = { copiedAgain: 0, lostSegments: 0, lostBytes: 0 }
   for (;;) {
     const rows = await index.segmentsInState(['cold'], ROWS_AT_ONCE)
     let changed = 0
     for (const row of rows) {
       signal?.throwIfAborted()
       if (await isThere(archive, row, signal)) continue
+      if (await staysHot(context, row, signal)) {
+        lost.copiedAgain += 1
+        changed += 1
+        continue
+      }
       const { incarnation, segment } = row
       await noteRestoredGap(index, incarnation, { first: segment, last: segment, reason: 'corrupt' })
       const released = await releaseLedger(context, row)
       await index.updateSegment(released, { state: 'gap', object: null })
       changed += 1
+      lost.lostSegments += 1
       lost.lostBytes += row.lengthBytes
     }
-    lost.lostSegments += changed
     if (changed === 0 || rows.length < ROWS_AT_ONCE) return lost
   }
 }

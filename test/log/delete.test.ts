@@ -176,4 +176,21 @@ describe('deleting a stream', () => {
     })
     assert.deepEqual(objects(), [])
   })
+
+  test('without an archive no stream goes that has objects in one, hot copies or not (invariant 8)', async () => {
+    await lives.life(async (log) => {
+      await log.stream('a').append('both')
+      await log.stream('a').setPolicy({ hot: { for: '1h' } })
+      await log.stream('a').seal()
+      assert.deepEqual((await log.tier.run()).failed, [])
+    })
+    await lives.life(
+      async (log) => {
+        await assert.rejects(log.streams.delete('a'), { code: 'archive_missing' })
+        assert.deepEqual(await values(log, 'a'), ['both'])
+        assert.deepEqual((await log.tier.run()).failed, [])
+      },
+      { archive: 'none' },
+    )
+  })
 })

@@ -207,7 +207,8 @@ function tieringOf(
   if (options.archive && archiveDown !== 'hold') faults['disk-short'] = 1 + random.below(2)
   const hotMaxBytes = random.chance(0.2) ? rollBytes * (1 + random.below(4)) : null
   // An object that rots while its hot copy is there can be mended; nothing may make it the only one before that.
-  const staysHot = options.hotForMs === LONG_MS && hotMaxBytes === null
+  // Disks that are nearly full have verified hot copies given up before their time.
+  const staysHot = options.hotForMs === LONG_MS && hotMaxBytes === null && faults['disk-short'] === undefined
   if (!staysHot) delete faults['archive-rot']
   return {
     faults,

@@ -52,6 +52,13 @@ describe('the simulator', () => {
     )
   })
 
+  test('no run has objects rot whose hot copies the want of room takes away', () => {
+    const drawn = Array.from({ length: 3_000 }, (_, seed) => optionsOf(seed).faults)
+    const rots = drawn.filter((faults) => faults['archive-rot'] !== undefined)
+    assert.ok(rots.length > 20, `${rots.length} of them have objects rot`)
+    for (const faults of rots) assert.equal(faults['disk-short'], undefined)
+  })
+
   test('the same seed makes the same run, and another one another', async () => {
     for (let seed = 1; seed <= 5; seed += 1) {
       const first = await simulate(optionsOf(seed))

@@ -10,6 +10,7 @@ import { present } from '../../src/model/assert.js'
 import { StratalogError } from '../../src/model/errors.js'
 import type { Gap, LogRecord } from '../../src/model/record.js'
 import type { SegmentRow, StreamRow } from '../../src/model/segment.js'
+import type { SegmentIndex } from '../../src/ports/segment-index.js'
 import type { TieringContext } from '../../tiering/context.js'
 import { commitGap, freeDropped, tellGaps } from '../../tiering/gap.js'
 import { type ArchiveFaults, faultyArchive } from '../helpers/faulty-archive.js'
@@ -155,6 +156,29 @@ describe('committed gaps', () => {
       await context.index.setFact(`gaps-told/${stream.incarnation}`, '')
       assert.equal(await tellGaps(context, SIGNAL), 1)
       assert.deepEqual(await told(), ['1-2 dropped'])
+    })
+  })
+
+  test('invariants 5 and 7: very many gaps of one stream keep those of no other from being told', async () => {
+    await lives.life(async (log) => {
+      await fill(log)
+      const context = contextOf(log)
+      const stream = await streamOf(log)
+      const [row] = await commitGap(context, lease, stream, { first: 1n, last: 2n, reason: 'dropped' })
+      const index = new Proxy(context.index, {
+        get: (target, name: keyof SegmentIndex) =>
+          name === 'segmentsInState'
+            ? async (_: unknown, limit: number) =>
+                Array.from({ length: limit }, () => ({ ...present(row, 'gap'), incarnation: 'f'.repeat(32) }))
+            : target[name].bind(target),
+      })
+      assert.equal(await tellGaps({ ...context, index }, SIGNAL), 1)
+      assert.equal(await tellGaps({ ...context, index }, SIGNAL), 0)
+      const controls = await readControls(await present(context.archive, 'archive')(), stream.incarnation)
+      assert.deepEqual(
+        gapsOf(controls).map(({ first, last }) => [first, last]),
+        [[1n, 2n]],
+      )
     })
   })
 

@@ -2,9 +2,11 @@ import assert from 'node:assert/strict'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { putControl } from '../../archive/control-objects.js'
 import { holdBody } from '../../archive/decisions.js'
+import { encodeHolds } from '../../src/format/holds.js'
 import { present } from '../../src/model/assert.js'
 import { Dlsn } from '../../src/model/dlsn.js'
 import { isStratalogError, StratalogError } from '../../src/model/errors.js'
+import type { KeptHold } from '../../src/model/hold.js'
 import { countingRandom } from '../helpers/archive.js'
 import { outage } from '../helpers/faulty-archive.js'
 import { fillSegments, readAll, rowsOf, TieredLog } from '../helpers/tiered-log.js'
@@ -126,6 +128,23 @@ describe('legal holds (invariant 8)', () => {
     await log.tier.run()
     assert.equal((await a.hold({ id: 'case-1', from: new Dlsn(3n, 0n, 0n) })).told, true)
     assert.equal((await a.trim({ before: 'latest' })).below?.toString(), '3:0:0')
+  })
+
+  test('released ones of a log that never had an archive make room for others; standing ones do not', async () => {
+    await using log = await place.open({ archive: 'none' })
+    await fillSegments(log, 'a', 1)
+    const { index } = log.parts.segments
+    const { incarnation } = present(await log.streams.find('a'), 'a')
+    const holds = (releasedMs: number | null): KeptHold[] =>
+      Array.from({ length: 1_000 }, (_, at) => {
+        const first = at === 0 ? null : releasedMs
+        return { id: `case-${at}`, from: null, until: null, reason: null, atMs: 1, releasedMs: first }
+      })
+    await index.setFact(`holds/${incarnation}`, encodeHolds(holds(2)))
+    await log.stream('a').hold({ id: 'one-more' })
+    assert.deepEqual(ids(await log.stream('a').holds()), ['case-0', 'one-more'])
+    await index.setFact(`holds/${incarnation}`, encodeHolds(holds(null)))
+    await assert.rejects(log.stream('a').hold({ id: 'another' }), { code: 'refused', message: /1000 holds/ })
   })
 
   test('a hold under the id of a pin, and its release, leave the pin as it is; so does one of another log', async () => {

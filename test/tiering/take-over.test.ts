@@ -242,6 +242,28 @@ describe('a new archive in place of a lost one (decision 0021)', () => {
     )
   })
 
+  test('a hot copy whose deletion a crash kept is not deleted with the archive lost, but copied again (invariants 1 and 4)', async () => {
+    {
+      await using log = await open('log')
+      await log.stream('a').setPolicy({ hot: { for: '1h' } })
+      await write(log, 'both')
+      await log.stream('a').append('open')
+      // As a crash right behind the row leaves it: cold, and its ledger still there.
+      const { index } = log.parts.segments
+      const { incarnation } = present(await log.streams.find('a'), 'a')
+      const row = present(await index.segment(incarnation, 1n), 'segment')
+      await index.updateSegment(row, { state: 'cold', evictedMs: 1 })
+    }
+    rmSync(join(root, 'archive'), { recursive: true })
+    await using log = await open('log')
+    const begun = await log.archive.begin({ acceptLoss: true })
+    assert.deepEqual(begun, { copiedAgain: 1, lostSegments: 0, lostBytes: 0 })
+    assert.deepEqual(await records(log), ['both', 'open'])
+    assert.deepEqual((await log.tier.run()).failed, [])
+    const { incarnation } = present(await log.streams.find('a'), 'a')
+    assert.equal((await log.parts.segments.index.segment(incarnation, 1n))?.state, 'archived')
+  })
+
   test('cut off on the way it goes on; an archive of somebody else is not taken', async () => {
     {
       await using log = await open('log')
