@@ -30,6 +30,7 @@ const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./archive.js'),
   () => import('./archive-own.js'),
   () => import('./fsck.js'),
+  () => import('./doctor.js'),
   () => import('./key.js'),
   () => import('./restore.js'),
   () => import('./index-rebuild.js'),

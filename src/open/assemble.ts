@@ -33,6 +33,7 @@ import {
   storeDirectories,
   storesNeeded,
 } from './configuration.js'
+import { nodeChecks, ringChecks } from './doctor.js'
 import { readIdentity, writeIdentity } from './identity.js'
 import { type OpenIndex, openIndex } from './index-open.js'
 import { ringsOf } from './key-rings.js'
@@ -158,6 +159,10 @@ export async function assemble(opening: Opening): Promise<Log> {
     policies,
     config: opening.live,
     nearest,
+    surroundings: async () => [
+      ...nodeChecks(),
+      ...(await ringChecks(root, opening.live.current.keyRings, random)),
+    ],
     close,
   }
   return new Log(parts)
