@@ -8,7 +8,6 @@ import { directoryArchive } from '../../archive/directory/store.js'
 import { encodeBase32 } from '../../src/format/base32.js'
 import { isStratalogError } from '../../src/model/errors.js'
 import { realDisk } from '../../src/system/disk.js'
-import { archiveContract } from '../contract/archive-store.js'
 import { archiveContext, bodyOf, memoryLogger } from '../helpers/archive.js'
 import { type DiskCall, MemoryDisk } from '../helpers/memory-disk.js'
 
@@ -24,17 +23,6 @@ async function temporaryDirectory(): Promise<{ path: string; remove(): Promise<v
   const path = await mkdtemp(join(tmpdir(), 'stratalog-archive-'))
   return { path, remove: () => rm(path, { recursive: true, force: true }) }
 }
-
-archiveContract(async () => {
-  const { path, remove } = await temporaryDirectory()
-  const store = await directoryArchive(join(path, 'archive')).open(archiveContext(realDisk()))
-  return { store, cleanup: remove }
-}, 'directory on the real disk')
-
-archiveContract(async () => {
-  const { disk } = await memoryArchive()
-  return { store: await directoryArchive(ROOT).open(archiveContext(disk)), cleanup: async () => undefined }
-}, 'directory in memory')
 
 async function memoryArchive(): Promise<{ disk: MemoryDisk }> {
   const disk = new MemoryDisk()

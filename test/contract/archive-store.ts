@@ -334,7 +334,7 @@ function listings(store: Store): void {
   }
 
   test('keys are listed at once, in byte order, above `after`, by prefix, in pages', async () => {
-    for (const key of keys) await store().putIfAbsent(key, body('x'))
+    await inParallel(keys, (key) => store().putIfAbsent(key, body('x')))
     assert.deepEqual(await page('list/', '', 10_000), keys)
     for (const prefix of [
       'list/b',
@@ -403,8 +403,9 @@ function manyNames(store: Store, count: number): void {
         keys.slice(at + 1, at + 3),
       )
     }
-    await inParallel(keys, (key) => store().delete(key))
-    assert.deepEqual(await store().listFrom('names/', '', 1), [])
+    const gone = keys.slice(0, odd.length + 1)
+    await inParallel(gone, (key) => store().delete(key))
+    assert.equal((await store().listFrom('names/', '', 1))[0]?.key, keys[gone.length])
   })
 }
 

@@ -37,7 +37,7 @@ export type ProxyFault =
   | { readonly kind: 'cut'; readonly afterBytes: number }
   /** One bit of a byte is another. */
   | { readonly kind: 'flip'; readonly at: 'request' | 'response'; readonly atByte: number }
-  /** The body of the response is longer or shorter, and its Content-Length agrees. */
+  /** The body of the response is longer or shorter, and its Content-Length agrees; nothing to one without a body. */
   | { readonly kind: 'resize'; readonly byBytes: number }
   /** Answered without the server: a page of some gateway with status 200, a SlowDown. */
   | {
@@ -333,7 +333,7 @@ class Passage {
       for await (const _ of answer);
       return this.#breakOff(broken.kind, upstream)
     }
-    const grown = fault?.kind === 'resize' ? fault.byBytes : 0
+    const grown = fault?.kind === 'resize' && this.#request.method !== 'HEAD' ? fault.byBytes : 0
     const headers = await this.#headersBack(answer, grown)
     this.#passed.status = answer.statusCode ?? null
     this.#response.writeHead(answer.statusCode ?? 502, headers)
