@@ -23,7 +23,7 @@ import { HotSource } from '../read/source.js'
 import { StoreAdmin } from '../stores/admin.js'
 import { LocalDirectory } from '../stores/directory.js'
 import { archiveSettings } from './archive-settings.js'
-import { type ArchiveOpener, archiveOpener } from './archives.js'
+import { type ArchiveOpener, archiveOpener, checkArchive } from './archives.js'
 import { ColdTier, type ColdTierParts } from './cold-tier.js'
 import {
   CONFIG_FILE,
@@ -180,6 +180,8 @@ async function openGround({
 }: Opening): Promise<Ground> {
   const identity = await readIdentity(root)
   const { logId } = identity
+  const settings = archiveSettings(root, config)
+  if (typeof options.archive !== 'object') await checkArchive(config.archive.value ?? '', settings)
   const directories = storeDirectories(root, config)
   checkQuorums(config, directories.length)
   const keeper = storeFactsFile(root, system.disk)
@@ -210,7 +212,7 @@ async function openGround({
     system,
     signal: abort.signal,
     rings,
-    settings: archiveSettings(root, config),
+    settings,
   })
   closers.push(async () => {
     abort.abort(new StratalogError('closed', 'the log is closed'))
