@@ -5,6 +5,7 @@ import type { SegmentRecoverer } from '../tiering/recoverer.js'
 import type { Upkeep } from '../tiering/upkeep.js'
 import type { SegmentContext } from './append/segment-writer.js'
 import type { WriterHub } from './append/writer-hub.js'
+import type { DoctorCheck } from './model/control-doctor.js'
 import type { PolicyReload, PolicySource } from './model/control-policy.js'
 import type { ResolvedPolicy } from './model/policy.js'
 import type { PolicyInput } from './model/policy-input.js'
@@ -61,6 +62,8 @@ export interface LogParts {
   readonly config: { readonly source: PolicySource; reload(): Promise<PolicyReload> }
   /** Names like the unknown one, best first. */
   readonly nearest: (name: string, names: readonly string[]) => string | null
+  /** What `doctor` is told of the machine and of files beside the log. */
+  readonly surroundings?: () => Promise<readonly DoctorCheck[]>
   /** Ends everything the parts hold, in order. */
   readonly close: () => Promise<void>
 }

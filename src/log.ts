@@ -8,11 +8,13 @@ import { decidedAlone } from '../tiering/holds.js'
 import { limitUpload, pauseTiering, resumeTiering, type TierOrders, tierOrders } from '../tiering/orders.js'
 import { settlePins } from '../tiering/pins.js'
 import { thawingSince } from '../tiering/thaw.js'
+import { doctorLog } from './doctor.js'
 import { fsckLog, type LogArchive, logArchive } from './log-archive.js'
 import { type Keys, logKeys } from './log-keys.js'
 import { attachedError } from './log-ownership.js'
 import type { LogParts } from './log-parts.js'
 import { bytes, type Codec } from './model/codec.js'
+import type { DoctorReport } from './model/control-doctor.js'
 import type { PolicyOutcome, PolicyReload, PolicySource } from './model/control-policy.js'
 import { StratalogError } from './model/errors.js'
 import { randomIncarnation } from './model/incarnation.js'
@@ -265,6 +267,21 @@ export class Log implements AsyncDisposable {
   /** Checks whether index, stores and archive say the same; with `deep` every byte. Read-only. */
   fsck(options: { readonly deep?: boolean; readonly signal?: AbortSignal } = {}): AsyncIterable<FsckPart> {
     return fsckLog(this.#parts, options)
+  }
+
+  /**
+   * Looks at everything the log stands on: stores, index, archive (one small object is written, read and deleted), key
+   * rings. What is wrong is in the report and rejects nothing.
+   *
+   * @example
+   * ```ts
+   * import { openLog } from 'stratalog'
+   * await using log = await openLog('./data')
+   * for (const { state, text, mend } of (await log.doctor()).checks) if (state === 'bad') console.log(text, mend)
+   * ```
+   */
+  doctor(options: { readonly signal?: AbortSignal } = {}): Promise<DoctorReport> {
+    return doctorLog(this.#parts, options.signal)
   }
 
   /** Segments of a stream, oldest first. Rejects with `stream_not_found`. */

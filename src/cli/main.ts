@@ -34,6 +34,7 @@ const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
   () => import('./archive-own.js'),
   () => import('./migrate.js'),
   () => import('./fsck.js'),
+  () => import('./doctor.js'),
   () => import('./key.js'),
   () => import('./restore.js'),
   () => import('./index-rebuild.js'),

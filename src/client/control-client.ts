@@ -22,6 +22,7 @@ import type {
 } from '../model/control-api.js'
 import type { ArchiveApi, ResolutionDto } from '../model/control-archive.js'
 import type { ClonedDto, CloneRequestDto } from '../model/control-clone.js'
+import type { DoctorReport } from '../model/control-doctor.js'
 import type { ReencryptedDto, RotatedDto, StreamEncryptionDto } from '../model/control-keys.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { AbortedMigrationDto, MigrateApi } from '../model/control-migrate.js'
@@ -233,6 +234,10 @@ export class ControlClient implements ControlApi {
   ): AsyncGenerator<StoreWorkPart, void, undefined> {
     for await (const lines of this.#lines('/v1/stores/drain', request, signal))
       yield* lines as StoreWorkPart[]
+  }
+
+  doctor(): Promise<DoctorReport> {
+    return this.#get('/v1/doctor')
   }
 
   async *keyList(

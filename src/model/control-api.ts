@@ -6,6 +6,7 @@
 
 import type { ArchiveApi, ColdScrubDto } from './control-archive.js'
 import type { CloneApi } from './control-clone.js'
+import type { DoctorApi } from './control-doctor.js'
 import type { KeysApi } from './control-keys.js'
 import type { LivesApi } from './control-lives.js'
 import type { MigrateApi } from './control-migrate.js'
@@ -389,6 +390,7 @@ export interface PolicyTestDto extends PolicyShowDto, PolicyOutcome {}
 export interface ControlApi
   extends ArchiveApi,
     CloneApi,
+    DoctorApi,
     KeysApi,
     LivesApi,
     MigrateApi,

@@ -149,6 +149,22 @@ function refuseCredentials(location: string): void {
   )
 }
 
+/**
+ * Refuses an address or a setting that can't be right when the log is opened, and not when its first segment is copied.
+ * The network is not asked: an archive that is down keeps no log shut.
+ */
+export async function checkArchive(location: string, settings: ArchiveSettings): Promise<void> {
+  refuseCredentials(location)
+  const scheme = schemeOf(location)
+  if (scheme === 's3') {
+    const { s3Place } = await import('../../archive/s3/settings.js')
+    s3Place(location, settings.s3 ?? {}, process.env)
+  } else if (scheme === 'hdfs') {
+    const { hdfsPlace } = await import('../../archive/hdfs/settings.js')
+    hdfsPlace(location, settings.hdfs ?? {})
+  }
+}
+
 async function engineFor(location: string, settings: ArchiveSettings): Promise<ArchiveEngine> {
   refuseCredentials(location)
   const scheme = schemeOf(location)

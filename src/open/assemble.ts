@@ -23,7 +23,7 @@ import { HotSource } from '../read/source.js'
 import { StoreAdmin } from '../stores/admin.js'
 import { LocalDirectory } from '../stores/directory.js'
 import { archiveSettings } from './archive-settings.js'
-import { type ArchiveOpener, archiveOpener } from './archives.js'
+import { type ArchiveOpener, archiveOpener, checkArchive } from './archives.js'
 import { ColdTier, type ColdTierParts } from './cold-tier.js'
 import {
   CONFIG_FILE,
@@ -33,6 +33,7 @@ import {
   storeDirectories,
   storesNeeded,
 } from './configuration.js'
+import { nodeChecks, ringChecks } from './doctor.js'
 import { readIdentity, writeIdentity } from './identity.js'
 import { type OpenIndex, openIndex } from './index-open.js'
 import { ringsOf } from './key-rings.js'
@@ -161,6 +162,10 @@ export async function assemble(opening: Opening): Promise<Log> {
     policies,
     config: opening.live,
     nearest,
+    surroundings: async () => [
+      ...nodeChecks(),
+      ...(await ringChecks(root, opening.live.current.keyRings, random)),
+    ],
     close,
   }
   return new Log(parts)
@@ -178,6 +183,8 @@ async function openGround({
 }: Opening): Promise<Ground> {
   const identity = await readIdentity(root)
   const { logId } = identity
+  const settings = archiveSettings(root, config)
+  if (typeof options.archive !== 'object') await checkArchive(config.archive.value ?? '', settings)
   const directories = storeDirectories(root, config)
   checkQuorums(config, directories.length)
   const keeper = storeFactsFile(root, system.disk)
@@ -208,7 +215,7 @@ async function openGround({
     system,
     signal: abort.signal,
     rings,
-    settings: archiveSettings(root, config),
+    settings,
   })
   closers.push(async () => {
     abort.abort(new StratalogError('closed', 'the log is closed'))

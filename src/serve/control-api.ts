@@ -24,6 +24,7 @@ import type {
 } from '../model/control-api.js'
 import type { ArchiveApi } from '../model/control-archive.js'
 import type { ClonedDto, CloneRequestDto } from '../model/control-clone.js'
+import type { DoctorReport } from '../model/control-doctor.js'
 import type { ReencryptedDto, RotatedDto, StreamEncryptionDto } from '../model/control-keys.js'
 import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/control-lives.js'
 import type { MigrateApi } from '../model/control-migrate.js'
@@ -293,6 +294,10 @@ export class LocalControl implements ControlApi {
     signal?: AbortSignal,
   ): AsyncIterable<StoreWorkPart> {
     return drainStore(this.#log.parts, request, signal)
+  }
+
+  doctor(signal?: AbortSignal): Promise<DoctorReport> {
+    return this.#log.doctor(signal === undefined ? {} : { signal })
   }
 
   keyList(request: { readonly stream?: string }): AsyncIterable<StreamEncryptionDto> {

@@ -20,6 +20,7 @@ import { errorBody } from '../model/error-body.js'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
 import { archiveRoutes } from './routes-archive.js'
 import { cloneRoutes } from './routes-clone.js'
+import { doctorRoutes } from './routes-doctor.js'
 import { keyRoutes } from './routes-keys.js'
 import { livesRoutes } from './routes-lives.js'
 import { migrateRoutes } from './routes-migrate.js'
@@ -121,6 +122,7 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
   archiveRoutes(app, api, ending, sendParts)
   keyRoutes(app, api, ending, sendParts)
   migrateRoutes(app, api, ending, sendParts)
+  doctorRoutes(app, api, ending)
 }
 
 function logRoutes(app: FastifyInstance, api: ControlApi): void {

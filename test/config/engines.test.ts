@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
+import type { HdfsSettings } from '../../archive/hdfs/settings.js'
 import type { S3Settings } from '../../archive/s3/settings.js'
 import { ENGINE_SETTINGS, ENGINES } from '../../src/config/engine-settings.js'
 import { parseEnvironment } from '../../src/config/env.js'
@@ -212,6 +213,47 @@ describe('sections of engines', () => {
     } finally {
       rmSync(root, { recursive: true, force: true })
     }
+  })
+
+  test('every setting an engine has can be configured, and no other', () => {
+    const s3: Record<keyof S3Settings, true> = {
+      endpoint: true,
+      region: true,
+      pathStyle: true,
+      profile: true,
+      sse: true,
+      kmsKey: true,
+      customerKeyFile: true,
+      caFile: true,
+      proxy: true,
+      putMaxBytes: true,
+      partBytes: true,
+      bufferBytesMax: true,
+      concurrency: true,
+      idleTimeoutMs: true,
+      totalTimeoutMs: true,
+      allowLinkLocal: true,
+      thawTier: true,
+    }
+    const hdfs: Record<keyof HdfsSettings, true> = {
+      namenodes: true,
+      user: true,
+      tokenFile: true,
+      https: true,
+      caFile: true,
+      allowedHosts: true,
+      gateway: true,
+      replication: true,
+      blockSizeBytes: true,
+      concurrency: true,
+      namenodeTimeoutMs: true,
+      readTimeoutMs: true,
+      writeTimeoutMs: true,
+      totalTimeoutMs: true,
+    }
+    const fields = (engine: 's3' | 'hdfs') => Object.values(ENGINE_SETTINGS[engine]).map(({ field }) => field)
+    assert.deepEqual(fields('s3').sort(), Object.keys(s3).sort())
+    assert.deepEqual(fields('hdfs').sort(), Object.keys(hdfs).sort())
   })
 
   test('keys and fields are named alike, and no two mean the same', () => {
