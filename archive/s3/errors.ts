@@ -74,7 +74,7 @@ const PASSING = new Set([
   'ConditionalRequestConflict',
   'InternalError',
 ])
-const CERTIFICATE = /CERT|SELF_SIGNED|UNABLE_TO_(VERIFY|GET)|ERR_TLS|EPROTO/
+const CERTIFICATE = /CERT|SELF_SIGNED|UNABLE_TO_(VERIFY|GET)|ERR_TLS/
 /** Failures of Node that say nothing about the request itself. */
 const NETWORK =
   /^(E(CONN\w+|PIPE|TIMEDOUT|HOSTUNREACH|NETUNREACH|NETDOWN|AI_AGAIN|NOTFOUND|ADDRNOTAVAIL|MFILE|NFILE)|ERR_STREAM_PREMATURE_CLOSE|HPE_\w+|TimeoutError|CutShort)$/
@@ -145,7 +145,7 @@ export function archiveError(error: unknown, where: Doing): unknown {
   const status = failure.status === 0 ? '' : `, ${failure.status}`
   return new StratalogError(
     code,
-    `archive ${location}: ${doing} failed: ${oneLine(failure.message)} (${failure.name}${status}); ${advice}`,
+    `archive ${location}: ${doing} failed: ${worded(failure, `${failure.name}${status}`)}; ${advice}`,
     { cause: plainCause(failure), retryable, ...(expected === undefined ? {} : { expected }) },
   )
 }
@@ -182,6 +182,8 @@ function meaning(failure: Failure, where: Doing): Said {
     return said('config_invalid', false, 'correct storage class, key and tags in policy and settings')
   if (status === 501 || name === 'NotImplemented')
     return said('unsupported', false, 'this store can not do what was asked: leave the setting out')
+  if (name === 'EPROTO')
+    return said('archive_unavailable', false, 'does the endpoint speak TLS? If not, it begins with http://')
   if (CERTIFICATE.test(name))
     return said(
       'archive_unavailable',
@@ -245,6 +247,11 @@ function skew(fields: Failure['fields'], nowMs: number): string {
   const seconds = Math.round((nowMs - serverMs) / 1000)
   const way = seconds < 0 ? 'behind' : 'ahead of'
   return `this machine's clock is ${Math.abs(seconds)} s ${way} the store's: set it right (NTP)`
+}
+
+/** What the store said and how it called it; some only call it something. */
+function worded({ message }: Failure, called: string): string {
+  return message === 'UnknownError' ? called : `${oneLine(message)} (${called})`
 }
 
 function oneLine(text: string): string {

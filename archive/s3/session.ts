@@ -56,6 +56,8 @@ export class S3Session {
   readonly retrier: Retrier
   /** What the store was found to do; nothing before it was asked. */
   abilities: Abilities
+  /** A policy named a key, and the store took the object without encrypting it. */
+  ignoresKeys = false
   #closed = false
   readonly #closing = new AbortController()
 
@@ -121,6 +123,14 @@ export class S3Session {
   told(error: unknown, doing: string): unknown {
     const { location, bucket } = this.place
     return archiveError(error, { location, bucket, doing, nowMs: this.context.clock.nowMs() })
+  }
+
+  /** Told once: wishes that a store knows nothing of are ignored, but nobody may believe that they were not. */
+  keyIgnored(): void {
+    if (this.ignoresKeys) return
+    this.ignoresKeys = true
+    const text = 'the archive takes the key that a policy names, and does not encrypt with it'
+    this.context.logger.warn({ archive: this.location }, text)
   }
 
   /** Throws what ends a call before it begins. */

@@ -43,6 +43,8 @@ export class FakeS3 {
   intercept: Intercept = () => undefined
   /** Whether ending an upload heeds `If-None-Match`. */
   conditionalComplete = true
+  /** Whether it does what it is asked about encryption. */
+  encrypts = true
   readonly #server: Server
   #ids = 0
 
@@ -127,7 +129,10 @@ export class FakeS3 {
     if (headers['if-none-match'] === '*' && this.objects.has(key))
       return refuse(response, 412, 'PreconditionFailed')
     this.put(key, body, metaOf(headers))
-    response.writeHead(200, { etag: '"e"' }).end()
+    const encryption = Object.entries(headers).flatMap(([name, value]) =>
+      /^x-amz-server-side-encryption(-customer-algorithm)?$/.test(name) ? [[name, String(value)]] : [],
+    )
+    response.writeHead(200, { etag: '"e"', ...(this.encrypts ? Object.fromEntries(encryption) : {}) }).end()
   }
 
   #get({ method, key, headers }: Asked, response: ServerResponse): unknown {

@@ -224,6 +224,25 @@ describe('how objects are stored', () => {
   })
 })
 
+describe('a store that does not encrypt', () => {
+  beforeEach(() => {
+    fake.encrypts = false
+    fake.seed()
+  })
+
+  test('is refused where the settings ask for it, rather than believed', async () => {
+    const error = await fails(() => fake.open({ sse: 's3' }), 'unsupported')
+    assert.match(error.message, /did not encrypt it/)
+  })
+
+  test('is told of where a policy names a key', async () => {
+    const store = await fake.open()
+    await store.putIfAbsent('a', small, { kmsKey: 'alias/audit' })
+    const found = (await store.findings?.())?.find(({ name }) => name === 'server-encryption')
+    assert.equal(found?.state, 'bad')
+  })
+})
+
 describe('the way to the store', () => {
   test('through a proxy is a tunnel to it', async () => {
     fake.seed()
