@@ -84,7 +84,8 @@ describe('a log with its archive in HDFS', { skip: await skipWithout('hdfs') }, 
     await stays('c')
     const bad = (await log.doctor()).checks.find(({ state }) => state === 'bad')
     assert.equal(bad?.area, 'archive')
-    await assert.rejects(readAll(log, 'a'), (error: unknown) =>
+    // What was read lately may still be in memory; this was read from the stores only.
+    await assert.rejects(readAll(log, 'b'), (error: unknown) =>
       isStratalogError(error, 'archive_unavailable'),
     )
     await cluster().startNamenode()
