@@ -126,8 +126,6 @@ export class HdfsStore implements ArchiveStore {
       if (!(error instanceof HdfsFailure)) throw error
       // Beyond the end of a file HDFS fails, with an exception that says nothing but that.
       if (/out of the range/.test(error.message) && (await reachable()) === 0) return new Uint8Array(0)
-      // Those left out may have the only copies.
-      if (/no active nodes|excluded|BlockMissing/i.test(error.message)) transfer.datanodes.forgive()
       throw error
     }
     if (bytes.length === lengthBytes) return bytes

@@ -198,8 +198,20 @@ export class Transfer {
     })
   }
 
-  /** Asks the NameNode where to go; a gateway is where we are already. */
+  /** Where to go. Where nobody is left to go to, those left out may have the only copies: they are asked again. */
   async #place(operation: Operation, doing: string, signal: AbortSignal | undefined): Promise<Place> {
+    try {
+      return await this.#placeOf(operation, doing, signal)
+    } catch (error) {
+      if (error instanceof HdfsFailure && /no active nodes|excludedatanodes/i.test(error.message)) {
+        this.datanodes.forgive()
+      }
+      throw error
+    }
+  }
+
+  /** Asks the NameNode where to go; a gateway is where we are already. */
+  async #placeOf(operation: Operation, doing: string, signal: AbortSignal | undefined): Promise<Place> {
     const { cluster, namenodes, redirects } = this.#parts
     const data: Operation =
       operation.op === 'CREATE' ? { ...operation, params: { ...operation.params, data: 'true' } } : operation
