@@ -40,7 +40,7 @@ stream.on('close', () => {})
 await new Promise((resolve) => stream.on('end', resolve))
 // The reporter drains after the events have ended; the count must be the last line.
 await new Promise((resolve) => setTimeout(resolve, 200))
-if (count.passed + count.failed === 0) {
+if (count.passed + count.failed + count.skipped === 0) {
   process.stdout.write('no test ran: is dist/test built?\n')
   count.failed += 1
 }
