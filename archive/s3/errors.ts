@@ -26,16 +26,16 @@ export class NotFromS3 extends Error {
 
 function failureOf(error: unknown): Failure {
   const fields = (typeof error === 'object' && error !== null ? error : {}) as Record<string, unknown>
-  const metadata = (fields['$metadata'] ?? {}) as { httpStatusCode?: number }
-  const response = (fields['$response'] ?? {}) as {
+  const metadata = (fields.$metadata ?? {}) as { httpStatusCode?: number }
+  const response = (fields.$response ?? {}) as {
     statusCode?: number
     headers?: Record<string, string>
   }
-  const named = [fields['Code'], fields['code'], fields['name']].find((one) => typeof one === 'string')
+  const named = [fields.Code, fields.code, fields.name].find((one) => typeof one === 'string')
   return {
     name: typeof named === 'string' ? named : 'unknown',
     message: error instanceof Error && error.message !== '' ? error.message : 'no further word',
-    status: metadata.httpStatusCode ?? response.statusCode ?? (Number(fields['status']) || 0),
+    status: metadata.httpStatusCode ?? response.statusCode ?? (Number(fields.status) || 0),
     headers: response.headers ?? {},
     fields,
   }
@@ -74,7 +74,7 @@ const PASSING = new Set([
   'ConditionalRequestConflict',
   'InternalError',
 ])
-const CERTIFICATE = /CERT|SELF_SIGNED|UNABLE_TO_(VERIFY|GET)|ERR_TLS|EPROTO/
+const CERTIFICATE = /CERT|SELF_SIGNED|UNABLE_TO_(VERIFY|GET)|ERR_TLS/
 /** Failures of Node that say nothing about the request itself. */
 const NETWORK =
   /^(E(CONN\w+|PIPE|TIMEDOUT|HOSTUNREACH|NETUNREACH|NETDOWN|AI_AGAIN|NOTFOUND|ADDRNOTAVAIL|MFILE|NFILE)|ERR_STREAM_PREMATURE_CLOSE|HPE_\w+|TimeoutError|CutShort)$/
@@ -97,7 +97,7 @@ export function judge(error: unknown): Judgement {
     // A page in the place of an answer, or an answer that can't be read, comes from something in between.
     (status >= 200 && status < 300) ||
     // The SDK has put its clock right by the store's: signed anew the request is as good as any.
-    (fields['$metadata'] as { clockSkewCorrected?: boolean } | undefined)?.clockSkewCorrected === true
+    (fields.$metadata as { clockSkewCorrected?: boolean } | undefined)?.clockSkewCorrected === true
   return { verdict: again && status !== 501 ? 'again' : 'throw', afterMs }
 }
 
@@ -145,7 +145,7 @@ export function archiveError(error: unknown, where: Doing): unknown {
   const status = failure.status === 0 ? '' : `, ${failure.status}`
   return new StratalogError(
     code,
-    `archive ${location}: ${doing} failed: ${oneLine(failure.message)} (${failure.name}${status}); ${advice}`,
+    `archive ${location}: ${doing} failed: ${worded(failure, `${failure.name}${status}`)}; ${advice}`,
     { cause: plainCause(failure), retryable, ...(expected === undefined ? {} : { expected }) },
   )
 }
@@ -154,11 +154,13 @@ export function archiveError(error: unknown, where: Doing): unknown {
 function isBug(error: unknown, { status, fields }: Failure): boolean {
   const programs =
     error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError
-  return programs && status === 0 && fields['code'] === undefined
+  return programs && status === 0 && fields.code === undefined
 }
 
 function meaning(failure: Failure, where: Doing): Said {
   const { name, status, fields } = failure
+  if (/region is missing/i.test(failure.message))
+    return said('config_invalid', false, 'set region, AWS_REGION or the region of the profile')
   if (name === 'NoSuchBucket')
     return said('archive_missing', true, `make the bucket ${where.bucket} first, or correct its name`)
   if (name === 'InvalidObjectState')
@@ -176,8 +178,12 @@ function meaning(failure: Failure, where: Doing): Said {
   if (name === 'RequestTimeTooSkewed') return said('access_denied', true, skew(fields, where.nowMs))
   if (/^(InvalidStorageClass|InvalidEncryption|KMS|KmsKey)/.test(name) || name.startsWith('KMS.'))
     return said('config_invalid', false, 'correct the storage class or the key in policy and settings')
+  if (status === 400 && /^Invalid(Argument|Request)$/.test(name))
+    return said('config_invalid', false, 'correct storage class, key and tags in policy and settings')
   if (status === 501 || name === 'NotImplemented')
     return said('unsupported', false, 'this store can not do what was asked: leave the setting out')
+  if (name === 'EPROTO')
+    return said('archive_unavailable', false, 'does the endpoint speak TLS? If not, it begins with http://')
   if (CERTIFICATE.test(name))
     return said(
       'archive_unavailable',
@@ -224,7 +230,7 @@ function unreachable({ name, status }: Failure): Said {
 
 /** The region a store says the bucket is in; '' where it says no more than that it is another one; else null. */
 function regionOf({ name, status, headers, fields }: Failure): string | null {
-  const told = headers['x-amz-bucket-region'] ?? fields['Region']
+  const told = headers['x-amz-bucket-region'] ?? fields.Region
   const wrong = /^(PermanentRedirect|IllegalLocationConstraintException|AuthorizationHeaderMalformed)$/.test(
     name,
   )
@@ -236,11 +242,16 @@ function regionOf({ name, status, headers, fields }: Failure): string | null {
 }
 
 function skew(fields: Failure['fields'], nowMs: number): string {
-  const serverMs = Date.parse(String(fields['ServerTime'] ?? ''))
+  const serverMs = Date.parse(String(fields.ServerTime ?? ''))
   if (Number.isNaN(serverMs)) return "this machine's clock differs from the store's: set it right (NTP)"
   const seconds = Math.round((nowMs - serverMs) / 1000)
   const way = seconds < 0 ? 'behind' : 'ahead of'
   return `this machine's clock is ${Math.abs(seconds)} s ${way} the store's: set it right (NTP)`
+}
+
+/** What the store said and how it called it; some only call it something. */
+function worded({ message }: Failure, called: string): string {
+  return message === 'UnknownError' ? called : `${oneLine(message)} (${called})`
 }
 
 function oneLine(text: string): string {

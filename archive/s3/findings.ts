@@ -67,6 +67,10 @@ export function findingsOf(session: S3Session, abilities: Abilities | null): Arc
       'uploads are signed with the SHA-256 of their bytes, which every store must check; all is read back'
     found.push({ name: 'upload-integrity', state: 'without', text })
   }
+  if (session.ignoresKeys) {
+    const text = 'does not encrypt with the key that a policy names: use encryption in the policy instead'
+    found.push({ name: 'server-encryption', state: 'bad', text })
+  }
   return [...found, ...clock(session)]
 }
 

@@ -60,7 +60,7 @@ export function writeSmall(
       try {
         const input = {
           ...session.at(key),
-          ...session.customerKey,
+          ...session.encryption,
           ...condition,
           Body,
           ContentType: 'application/json',

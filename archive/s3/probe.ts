@@ -51,7 +51,7 @@ export async function probeStore(session: S3Session, signal?: AbortSignal): Prom
 export async function probeWriting(session: S3Session): Promise<void> {
   const probe = new Probe(session, undefined)
   try {
-    await probe.put('write', {})
+    await probe.write('write')
   } finally {
     await probe.clean()
   }
@@ -75,18 +75,32 @@ class Probe {
     return key
   }
 
+  /** Stores an object as objects are stored; what refuses that refuses the archive. */
+  async write(name: string): Promise<void> {
+    await this.#session.call({
+      doing: 'trying to write',
+      signal: this.#signal,
+      work: ({ signal }) => this.#send(name, {}, signal),
+    })
+  }
+
   /** False: the store refused it for what it was given. */
   async put(name: string, more: Partial<PutObjectCommandInput>): Promise<boolean> {
+    const doing = `trying ${Object.keys(more).join()}`
+    return (await this.#tried(doing, (signal) => this.#send(name, more, signal))) === 0
+  }
+
+  async #send(name: string, more: Partial<PutObjectCommandInput>, abortSignal: AbortSignal): Promise<void> {
     const session = this.#session
-    const input = { ...session.at(this.#key(name)), ...session.customerKey, Body: BYTES, ...more }
-    const refused = await this.#tried(
-      `trying ${Object.keys(more).join() || 'to write'}`,
-      async (abortSignal) => {
-        const { ETag, $metadata } = await session.client.send(new PutObjectCommand(input), { abortSignal })
-        if (ETag === undefined) throw new NotFromS3($metadata.httpStatusCode ?? 200, 'an answer without ETag')
-      },
-    )
-    return refused === 0
+    const { encryption } = session
+    const input = { ...session.at(this.#key(name)), ...encryption, Body: BYTES, ...more }
+    const answer = await session.client.send(new PutObjectCommand(input), { abortSignal })
+    if (answer.ETag === undefined)
+      throw new NotFromS3(answer.$metadata.httpStatusCode ?? 200, 'an answer without ETag')
+    // A store that knows nothing of encryption takes the wish and stores the bytes as they are.
+    const wished = encryption.ServerSideEncryption ?? encryption.SSECustomerAlgorithm
+    const done = answer.ServerSideEncryption ?? answer.SSECustomerAlgorithm
+    if (wished !== undefined && done === undefined) throw unencrypted(session)
   }
 
   /** Runs a request that a store may refuse, which is not tried again: the status of the refusal, 0 without one. */
@@ -131,7 +145,7 @@ class Probe {
   async listing(): Promise<boolean> {
     // As keys of archives are divided: '-' and '.' come before '/', and '0' after it.
     const names = ['list/a-', 'list/a.b', 'list/a/c', 'list/a0']
-    await Promise.all(names.map((name) => this.put(name, {})))
+    await Promise.all(names.map((name) => this.write(name)))
     const list = async (after: string) => {
       const query = {
         prefix: `${this.#base}list/`,
@@ -148,7 +162,7 @@ class Probe {
 
   /** Whether ending an upload in parts is refused where there is an object. */
   async conditionalComplete(): Promise<boolean> {
-    await this.put('parts', {})
+    await this.write('parts')
     // Only this refusal is for the condition; a store without uploads in parts refuses them otherwise.
     return (await this.#complete('parts', {}, { IfNoneMatch: '*' })) === 412
   }
@@ -173,7 +187,7 @@ class Probe {
     let uploadId = ''
     const refused = await this.#tried('trying an upload in parts', async (abortSignal) => {
       const { UploadId = '' } = await session.client.send(
-        new CreateMultipartUploadCommand({ ...at, ...begin }),
+        new CreateMultipartUploadCommand({ ...at, ...session.encryption, ...begin }),
         { abortSignal },
       )
       uploadId = UploadId
@@ -204,6 +218,13 @@ class Probe {
 function isRegionOrClock(error: unknown): boolean {
   const name = error instanceof Error ? error.name : ''
   return /^(AuthorizationHeaderMalformed|ExpiredToken|RequestTimeout|InvalidToken|IncompleteBody)$/.test(name)
+}
+
+function unencrypted({ location, place }: S3Session): StratalogError {
+  return new StratalogError(
+    'unsupported',
+    `archive ${location}: this store took an object with sse: ${place.sse} and did not encrypt it: leave the setting out, or encrypt before the store (encryption in the policy)`,
+  )
 }
 
 function outOfOrder({ location }: S3Session, expected: string, found: string): StratalogError {

@@ -67,9 +67,11 @@ async function sendWhole(session: S3Session, upload: Upload, input: PutObjectCom
     signal,
     work: async ({ signal: abortSignal }) => {
       attempts += 1
-      const { ETag, $metadata } = await session.client.send(new PutObjectCommand(input), { abortSignal })
-      if (ETag === undefined)
-        throw new NotFromS3($metadata.httpStatusCode ?? 200, 'an answer without the ETag of an object')
+      const answer = await session.client.send(new PutObjectCommand(input), { abortSignal })
+      if (answer.ETag === undefined)
+        throw new NotFromS3(answer.$metadata.httpStatusCode ?? 200, 'an answer without the ETag of an object')
+      if (input.ServerSideEncryption !== undefined && answer.ServerSideEncryption === undefined)
+        session.keyIgnored()
     },
   })
   await settle(session, upload, send)

@@ -2,10 +2,10 @@ import type { Readable } from 'node:stream'
 import { GetObjectCommand, HeadObjectCommand, ListObjectsV2Command } from '@aws-sdk/client-s3'
 import { checkArchiveKey } from '../../src/format/archive-names.js'
 import { assert } from '../../src/model/assert.js'
-import { isStratalogError, StratalogError } from '../../src/model/errors.js'
+import { type ErrorCode, isStratalogError, StratalogError } from '../../src/model/errors.js'
 import type { ArchivedKey } from '../../src/ports/archive-store.js'
 import { NotFromS3, statusOf } from './errors.js'
-import { MARKER, requireMarker } from './marker.js'
+import { MARKER, readSmall, requireMarker } from './marker.js'
 import type { S3Session } from './session.js'
 
 /** Names a listing returns at once; S3 gives no more. */
@@ -24,7 +24,24 @@ export interface ObjectHead {
 }
 
 /** Asks for an object without its bytes; null if there is none, without a look whether there is an archive at all. */
-export function headObject(
+export async function headObject(
+  session: S3Session,
+  key: string,
+  signal: AbortSignal | undefined,
+): Promise<ObjectHead | null> {
+  try {
+    return await askHead(session, key, signal)
+  } catch (error) {
+    // The answer has no body, so a refusal has no words: one that has a body says why.
+    if (isStratalogError(error) && REFUSALS.has(error.code) && !error.retryable)
+      await readSmall(session, MARKER, signal)
+    throw error
+  }
+}
+
+const REFUSALS: ReadonlySet<ErrorCode> = new Set(['access_denied', 'archive_unavailable', 'config_invalid'])
+
+function askHead(
   session: S3Session,
   key: string,
   signal: AbortSignal | undefined,

@@ -28,6 +28,12 @@ export interface CustomerKey {
   readonly SSECustomerKeyMD5?: string
 }
 
+/** What a store is asked to encrypt with when nothing else is wished. */
+export interface ServerSide {
+  readonly ServerSideEncryption?: 'AES256' | 'aws:kms'
+  readonly SSEKMSKeyId?: string
+}
+
 /** One call to the store. */
 export interface S3Call<T> {
   /** For people: "reading 10 bytes of x". */
@@ -50,6 +56,8 @@ export class S3Session {
   readonly retrier: Retrier
   /** What the store was found to do; nothing before it was asked. */
   abilities: Abilities
+  /** A policy named a key, and the store took the object without encrypting it. */
+  ignoresKeys = false
   #closed = false
   readonly #closing = new AbortController()
 
@@ -81,6 +89,14 @@ export class S3Session {
     return { Bucket: this.place.bucket, Key: this.keyOf(key) }
   }
 
+  /** Encryption as the settings say; a bucket may refuse whatever does not ask for it. */
+  get encryption(): ServerSide & CustomerKey {
+    const { sse, kmsKey } = this.place
+    if (sse === 's3') return { ServerSideEncryption: 'AES256' }
+    if (sse !== 'kms') return this.customerKey
+    return { ServerSideEncryption: 'aws:kms', ...(kmsKey === null ? {} : { SSEKMSKeyId: kmsKey }) }
+  }
+
   /** Makes a call: bounded, with deadlines, again where that helps. Failures are those of the port. */
   async call<T>({ doing, sizeBytes, signal, work }: S3Call<T>): Promise<T> {
     this.check(signal)
@@ -107,6 +123,14 @@ export class S3Session {
   told(error: unknown, doing: string): unknown {
     const { location, bucket } = this.place
     return archiveError(error, { location, bucket, doing, nowMs: this.context.clock.nowMs() })
+  }
+
+  /** Told once: wishes that a store knows nothing of are ignored, but nobody may believe that they were not. */
+  keyIgnored(): void {
+    if (this.ignoresKeys) return
+    this.ignoresKeys = true
+    const text = 'the archive takes the key that a policy names, and does not encrypt with it'
+    this.context.logger.warn({ archive: this.location }, text)
   }
 
   /** Throws what ends a call before it begins. */

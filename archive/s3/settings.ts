@@ -105,7 +105,7 @@ export function s3Place(
   const where = parseLocation(location)
   const endpoint = endpointOf(settings, environment)
   const putMaxBytes = whole(settings, 'putMaxBytes', 72 * MIB, 0, PUT_BYTES_MAX)
-  const region = settings.region ?? environment['AWS_REGION'] ?? environment['AWS_DEFAULT_REGION'] ?? null
+  const region = settings.region ?? environment.AWS_REGION ?? environment.AWS_DEFAULT_REGION ?? null
   return {
     ...where,
     endpoint,
@@ -161,7 +161,7 @@ function endpointOf(
   settings: S3Settings,
   environment: Readonly<Record<string, string | undefined>>,
 ): URL | null {
-  const value = settings.endpoint ?? environment['AWS_ENDPOINT_URL_S3'] ?? environment['AWS_ENDPOINT_URL']
+  const value = settings.endpoint ?? environment.AWS_ENDPOINT_URL_S3 ?? environment.AWS_ENDPOINT_URL
   if (value === undefined || value === '') return null
   const url = webAddress('endpoint', value)
   if (url.username !== '' || url.password !== '')

@@ -80,9 +80,6 @@ type Storage = Pick<
 
 /** How the object is to be stored: what policy and settings wish. */
 export function storageOf(session: S3Session, { wishes, putId }: Upload): Storage {
-  const { sse, kmsKey } = session.place
-  const key = wishes.kmsKey ?? kmsKey
-  const kms = sse === 'kms' || (wishes.kmsKey !== undefined && sse !== 'customer')
   const tags = Object.entries(wishes.tags ?? {}).map(
     ([name, value]) => `${encodeURIComponent(name)}=${encodeURIComponent(value)}`,
   )
@@ -94,10 +91,11 @@ export function storageOf(session: S3Session, { wishes, putId }: Upload): Storag
       ? {}
       : { StorageClass: wishes.storageClass as NonNullable<PutObjectCommandInput['StorageClass']> }),
     ...(tags.length === 0 ? {} : { Tagging: tags.join('&') }),
-    ...(kms ? { ServerSideEncryption: 'aws:kms' as const } : {}),
-    ...(kms && key !== null ? { SSEKMSKeyId: key } : {}),
-    ...(sse === 's3' && !kms ? { ServerSideEncryption: 'AES256' as const } : {}),
-    ...session.customerKey,
+    ...session.encryption,
+    // A key of the policy goes before the settings', but a customer key is all a store can use.
+    ...(wishes.kmsKey === undefined || session.place.sse === 'customer'
+      ? {}
+      : { ServerSideEncryption: 'aws:kms' as const, SSEKMSKeyId: wishes.kmsKey }),
   }
 }
 
