@@ -153,8 +153,12 @@ export class Transfer {
     const answer = await namenodes.ask(operation, 'asking for a checksum', signal)
     if (answer.status !== 307) return md5Told(jsonAnswer(answer))
     const url = redirects.check(answer.headers.location, answer.peer, answer.url)
-    const totalMs = Math.min(CHECKSUM_MS, cluster.place.settings.totalTimeoutMs ?? TOTAL_MS)
-    const deadline = { doing: `${url.host}: asking for a checksum`, totalMs }
+    const { settings } = cluster.place
+    const deadline = {
+      doing: `${url.host}: asking for a checksum`,
+      totalMs: Math.min(CHECKSUM_MS, settings.totalTimeoutMs ?? TOTAL_MS),
+      idleMs: settings.readTimeoutMs ?? READ_IDLE_MS,
+    }
     return await this.#move({ url, direct: false }, path, deadline, signal, async (under) => {
       const told = await cluster.http.ask({ method: 'GET', url, keep: false }, under)
       return md5Told(jsonAnswer({ ...checked(told, url, cluster.credentials), url }))
