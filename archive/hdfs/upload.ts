@@ -92,6 +92,10 @@ export class Uploads {
       return { path, status: await this.#checkArrived(path, checksum, blockBytes, signal) }
     } catch (error) {
       await this.discard(path)
+      // All were left out, one after the other, for one that stalled the pipelines of the others.
+      if (error instanceof HdfsFailure && /failed to find datanode|no active nodes/i.test(error.message)) {
+        transfer.datanodes.forgive()
+      }
       if (this.#synced && refusesFlags(error)) {
         this.#synced = false
         throw new HdfsFailure('this cluster does not know how to sync blocks: once more without')
