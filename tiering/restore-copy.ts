@@ -27,7 +27,8 @@ export interface RestoredEnd {
  * Writes one segment's entries into a new ledger, entry ids as they were, and adopts it once its content digest is
  * the one in the object's name. A crash before that leaves a ledger nobody refers to; the next run writes another.
  * A damaged object gives way to its twins, and so does one whose key the archive has lost; rejects with `corrupt` or
- * `object_not_found` where none of them is whole, with `key_missing` where one of them may be and can't be read.
+ * `object_not_found` where none of them is whole, with `key_missing` or `version_unsupported` where one of them may be
+ * and can't be read.
  */
 export async function restoreSegment(
   target: RestoreTarget,
@@ -42,7 +43,7 @@ export async function restoreSegment(
     try {
       return await restoreFrom(target, archive, stream, planned, object, signal)
     } catch (error) {
-      if (!isDamage(error) && !isKeyLost(error)) throw error
+      if (!isDamage(error) && !isKeyLost(error) && !isNewer(error)) throw error
       const { logger } = target.ledger
       logger.warn({ err: error, key: object.key }, 'an object can not be read, its twins are tried')
       if (isDamage(error)) damage ??= error
@@ -66,6 +67,11 @@ async function* objectsOf(
   yield* attempts.filter(
     ({ key, parsed }) => parsed.contentDigest === contentDigest && !known.some((one) => one.key === key),
   )
+}
+
+/** A flipped bit in its version makes an object look like that of a later release; a twin tells. */
+function isNewer(error: unknown): error is StratalogError {
+  return isStratalogError(error, 'version_unsupported')
 }
 
 /** What an object's own bytes are to blame for. An archive that does not answer says nothing about them. */

@@ -372,7 +372,7 @@ async function cutAt(
         ? { kind: 'kept', segment: whole }
         : { kind: 'kept', segment: { ...whole, restored, cut } }
     } catch (error) {
-      if (isKeyLost(error)) unread ??= error
+      if (isKeyLost(error) || isStratalogError(error, 'version_unsupported')) unread ??= error
       else if (isStratalogError(error, 'corrupt') || isStratalogError(error, 'object_not_found'))
         why = error.message
       else throw error

@@ -71,7 +71,8 @@ export async function coldRow(
     } catch (error) {
       // Without its key nobody can say which one is whole, and names are all that an index needs.
       if (isKeyTrouble(error)) break
-      if (!isStratalogError(error, 'corrupt')) throw error
+      // A flipped bit in its version makes an object look like that of a later release.
+      if (!isStratalogError(error, 'corrupt') && !isStratalogError(error, 'version_unsupported')) throw error
     }
   }
   return segmentRowFromKey(chosen)
