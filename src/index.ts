@@ -32,6 +32,15 @@ export type {
   VerifyArchiveOptions,
 } from './log-archive.js'
 export type { Keys, ReencryptedSegment, StreamEncryption, StreamKeyInfo } from './log-keys.js'
+export type {
+  LogMigration,
+  MigrateToOptions,
+  MigrationFinding,
+  MigrationPart,
+  MigrationPlan,
+  MigrationProgress,
+  MigrationReport,
+} from './log-migrate.js'
 export type { ArchiveOwnership } from './log-ownership.js'
 export { bytes, type Codec, json, text } from './model/codec.js'
 export type {

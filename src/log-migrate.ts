@@ -1,12 +1,6 @@
-import {
-  abortMigration,
-  Migration,
-  type MigrationPlan,
-  type MigrationProgress,
-  type MigrationReport,
-  planMigration,
-} from '../tiering/migrate.js'
+import { Migration, type MigrationProgress, type MigrationReport } from '../tiering/migrate.js'
 import type { MigrationFinding } from '../tiering/migrate-objects.js'
+import { abortMigration, type MigrationPlan, planMigration } from '../tiering/migrate-places.js'
 import { migrationOf } from '../tiering/migrate-state.js'
 import { MovableArchive } from '../tiering/migrate-store.js'
 import { attachedError } from './log-ownership.js'

@@ -9,8 +9,9 @@ import type { ArchiveStore, ReplayableBody } from '../../src/ports/archive-store
 import type { SegmentIndex } from '../../src/ports/segment-index.js'
 import { ONLY_ATTEMPT } from '../../tiering/announce.js'
 import type { TieringContext } from '../../tiering/context.js'
-import { abortMigration, Migration } from '../../tiering/migrate.js'
+import { Migration } from '../../tiering/migrate.js'
 import { movedFrom } from '../../tiering/migrate-moves.js'
+import { abortMigration } from '../../tiering/migrate-places.js'
 import { MovableArchive } from '../../tiering/migrate-store.js'
 import {
   bodyOf,
