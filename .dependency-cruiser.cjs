@@ -63,6 +63,7 @@ module.exports = {
       MODEL,
     ]),
     only('engine-directory', '^archive/directory/', ['^archive/directory/', PORTS, FORMAT, MODEL]),
+    only('engines-share-archive-engine', '^archive/engine/', ['^archive/engine/', PORTS, FORMAT, MODEL]),
     only('engine-s3', '^archive/s3/', ['^archive/s3/', '^archive/engine/', PORTS, FORMAT, MODEL]),
     only('engine-hdfs', '^archive/hdfs/', ['^archive/hdfs/', '^archive/engine/', PORTS, FORMAT, MODEL]),
     only('engine-local-store', '^src/store/local/', ['^src/store/local/', PORTS, FORMAT, MODEL]),
