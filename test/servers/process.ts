@@ -126,11 +126,20 @@ export class Household {
     return daemon
   }
 
-  /** Waits until `ready` says so; fails when a process ends before, with its last lines, or after `timeoutMs`. */
-  async until(what: string, ready: () => Promise<boolean>, timeoutMs = 90_000): Promise<void> {
+  /**
+   * Waits until `ready` says so; fails after `timeoutMs`, and when one of `needed` ends before, with its last lines.
+   *
+   * @param needed all processes that were begun, if it is absent
+   */
+  async until(
+    what: string,
+    ready: () => Promise<boolean>,
+    timeoutMs = 90_000,
+    needed: readonly Daemon[] = [...this.#daemons.values()],
+  ): Promise<void> {
     const endMs = Date.now() + timeoutMs
     while (!(await ready().catch(() => false))) {
-      const dead = [...this.#daemons.values()].find((daemon) => !daemon.running)
+      const dead = needed.find((daemon) => !daemon.running)
       if (dead !== undefined) throw new Error(`${what}: ${dead.name} ended\n${dead.tail()}`)
       if (Date.now() > endMs) {
         const tails = [...this.#daemons.values()].map((daemon) => `${daemon.name}:\n${daemon.tail()}`)
