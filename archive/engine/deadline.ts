@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { StratalogError } from '../../src/model/errors.js'
 import type { Clock, Timer } from '../../src/ports/clock.js'
 
@@ -63,7 +64,27 @@ export async function withDeadline<T>(
   }
 }
 
+/**
+ * Runs `work` with one signal of its own that is aborted with any of these. For a call that waits, tries and waits
+ * again: its signal has few listeners, and none is left on those of others.
+ */
+export async function withSignal<T>(
+  signals: readonly (AbortSignal | undefined)[],
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  for (const signal of signals) signal?.throwIfAborted()
+  const ending = new AbortController()
+  const unlink = signals.map((signal) => follow(signal, ending))
+  try {
+    return await work(ending.signal)
+  } finally {
+    for (const end of unlink) end()
+  }
+}
+
 function follow(signal: AbortSignal | undefined, ending: AbortController): () => void {
+  // Many requests may end with one signal; Node takes more than ten for a leak.
+  if (signal !== undefined) setMaxListeners(0, signal)
   const abort = () => ending.abort(signal?.reason)
   signal?.addEventListener('abort', abort, { once: true })
   return () => signal?.removeEventListener('abort', abort)
