@@ -10,11 +10,20 @@ export interface OpenedArchive {
   cleanup(): Promise<void>
 }
 
-/**
- * Every promise of `ArchiveStore` as a test; engines pass it against the real thing. Keys of one run lie
- * below a prefix of their own, so a store need not be empty.
- */
-export function archiveContract(open: () => Promise<OpenedArchive>, name = 'archive'): void {
+/** How much of a store is asked for. */
+export interface ArchiveContractOptions {
+  /** Names that are made and listed in pages: more than one answer of the store holds. @default 2500 */
+  readonly names?: number
+  /** Sizes of bodies, the last of which is also read in ranges. @default 0, 1, 5 MiB + 1 */
+  readonly bodyBytes?: readonly number[]
+}
+
+/** Every promise of `ArchiveStore` as a test; engines pass it against the real thing, empty. */
+export function archiveContract(
+  open: () => Promise<OpenedArchive>,
+  name = 'archive',
+  options: ArchiveContractOptions = {},
+): void {
   describe(`${name}: contract of ArchiveStore`, () => {
     let opened: OpenedArchive | null = null
     const store = (): ArchiveStore => {
@@ -29,14 +38,20 @@ export function archiveContract(open: () => Promise<OpenedArchive>, name = 'arch
       await opened?.cleanup()
     })
     objects(store)
+    sizes(store, options.bodyBytes ?? [0, 1, 5 * MIB + 1])
     refusals(store)
+    races(store)
     failures(store)
+    cancellations(store)
     listings(store)
+    manyNames(store, options.names ?? 2500)
     deletions(store)
   })
 }
 
 type Store = () => ArchiveStore
+const MIB = 1024 * 1024
+const WRITERS = 16
 
 const code = (expected: string) => (error: unknown) => {
   assert.ok(isStratalogError(error), `a StratalogError, not ${error}`)
@@ -157,18 +172,86 @@ function refusals(store: Store): void {
     await assert.rejects(store().putIfAbsent('taken/a', body('second')), code('object_exists'))
     assert.equal(Buffer.from(await store().readRange('taken/a', 0, 10)).toString(), 'first')
   })
+}
 
-  test('of many that create one key at once one wins', async () => {
+function sizes(store: Store, wanted: readonly number[]): void {
+  for (const size of wanted) {
+    test(`a body of ${size} bytes reads back, whole and at its end`, async () => {
+      const data = bytes(size)
+      const key = `sizes/${size}`
+      await store().putIfAbsent(key, body(data))
+      assert.deepEqual(await store().head(key), { key, sizeBytes: size })
+      assert.deepEqual(await store().listFrom(key, '', 10), [{ key, sizeBytes: size }])
+      assert.ok(data.equals(await store().readRange(key, 0, size + 1)))
+      const last = Math.max(0, size - 1000)
+      assert.ok(data.subarray(last).equals(await store().readRange(key, last, 2000)))
+      const ranges = Array.from({ length: 8 }, (_, i) => Math.floor((size * i) / 8))
+      await Promise.all(
+        ranges.map(async (offset) => {
+          const found = await store().readRange(key, offset, 4097)
+          assert.ok(data.subarray(offset, offset + 4097).equals(found), `4097 at ${offset}`)
+        }),
+      )
+      await store().delete(key)
+    })
+  }
+}
+
+function races(store: Store): void {
+  test(`of ${WRITERS} that create one key at once one wins, and the object is the winner's`, async () => {
     if (store().capabilities.putIfAbsent === 'none') return
-    const attempts = Array.from({ length: 8 }, (_, i) =>
-      store().putIfAbsent('taken/race', body(`${i}`.repeat(100_000))),
-    )
-    const settled = await Promise.allSettled(attempts)
-    const winners = settled.flatMap(({ status }, i) => (status === 'fulfilled' ? [i] : []))
-    assert.equal(winners.length, 1)
-    for (const one of settled) if (one.status === 'rejected') code('object_exists')(one.reason)
-    const found = Buffer.from(await store().readRange('taken/race', 0, 200_000)).toString()
-    assert.equal(found, `${winners[0]}`.repeat(100_000))
+    for (const sizeBytes of [10, 100_000]) {
+      const key = `taken/race-${sizeBytes}`
+      const letter = (i: number): string => String.fromCharCode(97 + i)
+      const attempts = Array.from({ length: WRITERS }, (_, i) =>
+        store().putIfAbsent(key, body(letter(i).repeat(sizeBytes + i))),
+      )
+      const settled = await Promise.allSettled(attempts)
+      const winners = settled.flatMap(({ status }, i) => (status === 'fulfilled' ? [i] : []))
+      for (const one of settled) if (one.status === 'rejected') code('object_exists')(one.reason)
+      assert.equal(winners.length, 1)
+      const winner = winners[0] ?? -1
+      const found = Buffer.from(await store().readRange(key, 0, 200_000)).toString()
+      assert.equal(found, letter(winner).repeat(sizeBytes + winner))
+      assert.equal((await store().head(key))?.sizeBytes, sizeBytes + winner)
+    }
+  })
+}
+
+function cancellations(store: Store): void {
+  test('an upload cancelled at any time leaves nothing or the whole object', async () => {
+    const data = bytes(3 * MIB)
+    for (const afterMs of [0, 1, 3, 10, 30]) {
+      const key = `cancelled/${afterMs}`
+      const signal = AbortSignal.timeout(afterMs)
+      const stored = await store()
+        .putIfAbsent(key, body(data), { signal })
+        .then(
+          () => true,
+          () => false,
+        )
+      const found = await store().head(key)
+      if (stored) assert.ok(found !== null, 'what was acknowledged is there')
+      if (found !== null) assert.ok(data.equals(await store().readRange(key, 0, data.length + 1)))
+      else await store().putIfAbsent(key, body(data))
+      await store().delete(key)
+    }
+  })
+
+  test('a read and a listing can be cancelled while they are under way', async () => {
+    await store().putIfAbsent('cancelled/read', body(bytes(3 * MIB)))
+    for (const afterMs of [0, 1, 3]) {
+      const read = store().readRange('cancelled/read', 0, 3 * MIB, AbortSignal.timeout(afterMs))
+      const bytesRead = await read.then(
+        (found) => found.length,
+        () => 3 * MIB,
+      )
+      assert.equal(bytesRead, 3 * MIB, 'never a part')
+      await store()
+        .listFrom('', '', 100, AbortSignal.timeout(afterMs))
+        .catch((error: unknown) => assert.ok(error instanceof Error))
+    }
+    await store().delete('cancelled/read')
   })
 }
 
@@ -294,6 +377,44 @@ function listings(store: Store): void {
     }
     assert.deepEqual(await page('list/b/', 'list/a', 10), ['list/b/x', 'list/b/y/z'])
   })
+}
+
+function manyNames(store: Store, count: number): void {
+  test(`${count} names are listed in pages, from any of them on`, async () => {
+    // Characters that sort below and above the / that divides parts: a listing by folders gets their order wrong.
+    const odd = ['-', '.x', '/0', '/~', '0', '_', '~', '--/a', '.y/a', '~~/a']
+    const keys = Array.from({ length: count }, (_, i) => {
+      const number = String(Math.floor(i / odd.length)).padStart(5, '0')
+      return `names/n${number}${odd[i % odd.length]}`
+    }).sort()
+    await inParallel(keys, (key) => store().putIfAbsent(key, body('x')))
+    const paged: string[] = []
+    for (;;) {
+      const next = await store().listFrom('names/', paged.at(-1) ?? '', 999)
+      assert.ok(next.length <= 999)
+      if (next.length === 0) break
+      paged.push(...next.map(({ key }) => key))
+    }
+    assert.deepEqual(paged, keys)
+    for (const at of [0, 998, 1000, count - 3].filter((i) => i >= 0 && i < count)) {
+      const found = await store().listFrom('names/', keys[at] ?? '', 2)
+      assert.deepEqual(
+        found.map(({ key }) => key),
+        keys.slice(at + 1, at + 3),
+      )
+    }
+    await inParallel(keys, (key) => store().delete(key))
+    assert.deepEqual(await store().listFrom('names/', '', 1), [])
+  })
+}
+
+/** Sixteen at a time. */
+async function inParallel(keys: readonly string[], work: (key: string) => Promise<void>): Promise<void> {
+  let next = 0
+  const worker = async (): Promise<void> => {
+    for (let key = keys[next++]; key !== undefined; key = keys[next++]) await work(key)
+  }
+  await Promise.all(Array.from({ length: WRITERS }, worker))
 }
 
 function deletions(store: Store): void {
