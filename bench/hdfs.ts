@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { Agent, type IncomingMessage, request } from 'node:http'
+import { join } from 'node:path'
 import { hdfsArchive } from '../archive/hdfs/engine.js'
 import { decodeSegmentKey } from '../src/format/archive-names.js'
 import {
@@ -11,34 +12,39 @@ import {
   readAgainstPlain,
   requireServer,
 } from './remote.js'
-import type { BenchMember, BenchResult } from './result.js'
+import type { Bench, BenchMember, BenchResult } from './result.js'
 
-const ROOT = '/bench/log'
+const ROOT = '/bench'
 
 export const HDFS_MEMBERS: readonly BenchMember[] = [
   {
-    names: ['hdfs.copy'],
-    what: 'a backlog of 64 MiB segments into HDFS with one DataNode, every byte read back',
-    run: (bench) => withHdfs((hdfs) => copyAgainstPlain(bench, 'hdfs.copy', hdfs)),
-  },
-  {
-    names: ['hdfs.read'],
-    what: 'catch-up of 1 KiB records from HDFS with one DataNode',
-    run: (bench) => withHdfs((hdfs) => readAgainstPlain(bench, 'hdfs.read', hdfs)),
+    names: ['hdfs.copy', 'hdfs.read'],
+    what: 'a backlog of 64 MiB segments into HDFS with one DataNode, every byte read back; catch-up of 1 KiB records from it',
+    run: copyAndRead,
   },
 ]
 
-/** One DataNode, for replication on one machine is writing thrice to the same disk. */
-async function withHdfs(run: (hdfs: Remote) => Promise<BenchResult[]>): Promise<BenchResult[]> {
+/**
+ * One cluster for both, which takes long to start; each has an archive and a log of its own. One DataNode, for
+ * replication on one machine is writing thrice to the same disk.
+ */
+async function copyAndRead(bench: Bench): Promise<BenchResult[]> {
   await requireServer('hdfs')
   const { startHdfs } = await fromSources(() => import('../test/servers/hdfs.js'))
   const server = await startHdfs({ optimize: true })
-  const plain = new HdfsPlain(server.webhdfs, server.user)
+  const agent = new Agent({ keepAlive: true })
+  const remote = (root: string): Remote => ({
+    archive: hdfsArchive(`hdfs://${server.namenode}${root}`, { user: server.user }),
+    plain: new HdfsPlain(server.webhdfs, server.user, agent, root),
+  })
+  const below = (name: string): Bench => ({ ...bench, directory: join(bench.directory, name) })
   try {
-    const archive = hdfsArchive(`hdfs://${server.namenode}${ROOT}`, { user: server.user })
-    return await run({ archive, plain })
+    return [
+      ...(await copyAgainstPlain(below('copy'), 'hdfs.copy', remote(`${ROOT}/copy`))),
+      ...(await readAgainstPlain(below('read'), 'hdfs.read', remote(`${ROOT}/read`))),
+    ]
   } finally {
-    plain.close()
+    agent.destroy()
     await server.close()
   }
 }
@@ -53,11 +59,14 @@ interface FileStatus {
 class HdfsPlain implements PlainStore {
   readonly #webhdfs: string
   readonly #user: string
-  readonly #agent = new Agent({ keepAlive: true })
+  readonly #agent: Agent
+  readonly #root: string
 
-  constructor(webhdfs: string, user: string) {
+  constructor(webhdfs: string, user: string, agent: Agent, root: string) {
     this.#webhdfs = webhdfs
     this.#user = user
+    this.#agent = agent
+    this.#root = root
   }
 
   async put(key: string, body: Buffer): Promise<void> {
@@ -85,17 +94,13 @@ class HdfsPlain implements PlainStore {
 
   async segments(): Promise<PlainObject[]> {
     const found: PlainObject[] = []
-    for (const { pathSuffix: stream, type } of await this.#list(ROOT)) {
+    for (const { pathSuffix: stream, type } of await this.#list(this.#root)) {
       if (type !== 'DIRECTORY') continue
-      for (const { pathSuffix, length } of await this.#list(`${ROOT}/${stream}`))
+      for (const { pathSuffix, length } of await this.#list(`${this.#root}/${stream}`))
         if (decodeSegmentKey(`${stream}/${pathSuffix}`) !== null)
-          found.push({ key: `${ROOT}/${stream}/${pathSuffix}`, sizeBytes: length })
+          found.push({ key: `${this.#root}/${stream}/${pathSuffix}`, sizeBytes: length })
     }
     return found
-  }
-
-  close(): void {
-    this.#agent.destroy()
   }
 
   async #list(path: string): Promise<readonly FileStatus[]> {
@@ -112,7 +117,7 @@ class HdfsPlain implements PlainStore {
   }
 
   #url(key: string, query: string): string {
-    const path = key.startsWith('/') ? key : `/bench/${key}`
+    const path = key.startsWith('/') ? key : `${ROOT}/${key}`
     return `${this.#webhdfs}${path}?${query}&user.name=${this.#user}`
   }
 

@@ -131,10 +131,7 @@ export async function readAgainstPlain(bench: Bench, name: string, remote: Remot
   const best = bestOf(found)
   const what = `plain ranges of 8 MiB of the same objects, ${best.parallel} in parallel, the best of ${PARALLEL.join(', ')}`
   return [
-    ratioAtLeast(
-      { name, value: median(found.log ?? []), unit: 'MB/s', what, reference: best.speed },
-      0.85,
-    ),
+    ratioAtLeast({ name, value: median(found.log ?? []), unit: 'MB/s', what, reference: best.speed }, 0.85),
   ]
 }
 
