@@ -32,7 +32,8 @@ export const INDEX_MEMBERS: readonly BenchMember[] = [
   },
 ]
 
-interface Size {
+/** How many names there are. */
+export interface Size {
   readonly streams: number
   readonly segmentsEach: number
 }
@@ -141,7 +142,7 @@ async function rebuild(bench: Bench): Promise<BenchResult[]> {
 }
 
 /** Empty files under valid names, and what names each stream: a rebuild opens no object but the newest of each. */
-function makeNames(archive: string, { streams, segmentsEach }: Size): void {
+export function makeNames(archive: string, { streams, segmentsEach }: Size): void {
   for (let stream = 0; stream < streams; stream += 1) {
     const incarnation = incarnationOf(stream)
     const rows = Array.from({ length: segmentsEach }, (_, i) => rowOf(incarnation, i))
@@ -189,7 +190,8 @@ function nameOf(stream: number): string {
   return `sensors/${stream}`
 }
 
-function incarnationOf(stream: number): string {
+/** Of the streams that `makeNames` makes. */
+export function incarnationOf(stream: number): string {
   return createHash('md5').update(nameOf(stream)).digest('hex')
 }
 

@@ -6,7 +6,7 @@ import process from 'node:process'
 import { parseArgs } from 'node:util'
 import { MEMBERS, membersNamed } from './members.js'
 import { victim } from './open-after-kill.js'
-import type { BenchMember, BenchResult } from './result.js'
+import { type BenchMember, type BenchResult, LeftOut } from './result.js'
 
 const ROUNDS = 3
 const USAGE = `usage: npm run bench -- [NAME…] [--short] [--scale N] [--json] [--dir DIR]
@@ -78,11 +78,19 @@ async function runMember(name: string, { short, scale, parent }: Options): Promi
   const amount = (full: number, little: number) => (short ? little : Math.ceil(full * scale))
   const bytes = (full: number, little: number) => Math.ceil(amount(full, little) / 1024) * 1024
   try {
-    const results = await member.run({ directory, short, rounds: short ? 1 : ROUNDS, amount, bytes })
+    const results = await member
+      .run({ directory, short, rounds: short ? 1 : ROUNDS, amount, bytes })
+      .catch((error: unknown) => leftOut(name, error))
     process.stdout.write(`${JSON.stringify(results)}\n`)
   } finally {
     remove()
   }
+}
+
+function leftOut(name: string, error: unknown): BenchResult[] {
+  if (!(error instanceof LeftOut)) throw error
+  process.stderr.write(`bench: ${name} is left out: ${error.message}\n`)
+  return []
 }
 
 function measure(member: BenchMember, options: Options): BenchResult[] | null {

@@ -1,5 +1,6 @@
 import { APPEND_MEMBERS } from './append.js'
 import { ENCRYPTION_MEMBER } from './encryption.js'
+import { HDFS_MEMBERS } from './hdfs.js'
 import { INDEX_MEMBERS } from './index.js'
 import { LATENCY_MEMBER } from './latency.js'
 import { MEMORY_MEMBERS } from './memory.js'
@@ -8,6 +9,7 @@ import { OPEN_STREAMS_MEMBER } from './open-streams.js'
 import { READ_MEMBERS } from './read.js'
 import { REBUILD_MEMBER } from './rebuild.js'
 import type { BenchMember } from './result.js'
+import { S3_MEMBERS } from './s3.js'
 import { TIER_MEMBERS } from './tier.js'
 
 /** All there is to measure, in the order it is told. */
@@ -22,6 +24,8 @@ export const MEMBERS: readonly BenchMember[] = [
   ...INDEX_MEMBERS,
   OPEN_STREAMS_MEMBER,
   ...MEMORY_MEMBERS,
+  ...S3_MEMBERS,
+  ...HDFS_MEMBERS,
 ]
 
 /** Those with a figure of that name, or whose name begins with it and a dot. */

@@ -73,7 +73,7 @@ async function memorySteady(bench: Bench): Promise<BenchResult[]> {
 }
 
 /** Looks at the process's memory until it is stopped; MB. */
-function samplePeak(): { stop(): number } {
+export function samplePeak(): { stop(): number } {
   let peak = 0
   const look = (): void => {
     peak = Math.max(peak, process.memoryUsage.rss() / 1e6)

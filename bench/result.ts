@@ -29,6 +29,9 @@ export interface BenchMember {
   run(bench: Bench): Promise<BenchResult[]>
 }
 
+/** Thrown by a member that this machine, or this installation, has no means for: it is left out, and the reason is told. */
+export class LeftOut extends Error {}
+
 /** What is measured, in its unit, and what it is held against. */
 export interface Measured {
   readonly name: string

@@ -7,6 +7,7 @@ import process from 'node:process'
 import { after, describe, test } from 'node:test'
 import type { BenchResult } from '../../bench/result.js'
 import { alternate, median, percentile, ratioAtLeast, valueAtMost } from '../../bench/result.js'
+import { skipWithout } from '../servers/cache.js'
 
 const MAIN = join(import.meta.dirname, '..', '..', 'bench', 'main.js')
 /** All figures there are, in the order they are told. */
@@ -43,6 +44,21 @@ const NAMES = [
   'memory.steady',
 ]
 
+/** Those that need a server; left out, with the reason, where it can't be had. */
+const REMOTE = {
+  versitygw: [
+    's3.copy',
+    's3.read',
+    's3.read.parallel',
+    's3.read.first',
+    's3.read.first.time',
+    's3.rebuild',
+    's3.rebuild.lists',
+    's3.memory',
+  ],
+  hdfs: ['hdfs.copy', 'hdfs.read'],
+}
+
 const directory = mkdtempSync(join(tmpdir(), 'stratalog-bench-test-'))
 after(() => rmSync(directory, { recursive: true, force: true }))
 
@@ -52,7 +68,7 @@ function bench(...args: string[]) {
 
 describe('the benchmarks', () => {
   // No thresholds: whether this machine is fast, and alone, is not what a test can know.
-  test('every one runs, tells finite figures, and leaves nothing behind', () => {
+  test('every one runs, tells finite figures, and leaves nothing behind', async () => {
     const { status, stdout, stderr } = bench('--json')
     assert.equal(status, 0, stderr)
     const results = stdout
@@ -61,7 +77,11 @@ describe('the benchmarks', () => {
       .map((line) => JSON.parse(line) as BenchResult)
     assert.deepEqual(
       results.map((one) => one.name),
-      NAMES,
+      [
+        ...NAMES,
+        ...((await skipWithout('versitygw')) === false ? REMOTE.versitygw : []),
+        ...((await skipWithout('hdfs')) === false ? REMOTE.hdfs : []),
+      ],
     )
     for (const one of results) {
       const { name, value, reference, ratio } = one
@@ -84,6 +104,17 @@ describe('the benchmarks', () => {
       ['append.1stream', 'append.cpu', 'append.latency', 'append.latency.p99'],
     )
     for (const row of rows.slice(1)) assert.match(row, / (met|NOT MET) /)
+  })
+
+  test('without its server a member is left out, and why is told', () => {
+    const args = [MAIN, '--short', '--json', '--dir', directory, 's3.copy']
+    // No cache, and nothing to build one with.
+    const env = { PATH: '/nonexistent', STRATALOG_TEST_SERVERS: join(directory, 'cache') }
+    const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', env })
+    rmSync(join(directory, 'cache'), { recursive: true, force: true })
+    assert.equal(status, 0, stderr)
+    assert.equal(stdout, '')
+    assert.match(stderr, /s3\.copy is left out: .*go /)
   })
 
   test('an unknown name is refused with those there are', () => {
