@@ -6,6 +6,7 @@ import type { ArchiveDown } from './model/policy.js'
 import type { SegmentRow, StreamRow } from './model/segment.js'
 import type { SegmentTotals } from './ports/segment-index.js'
 import type { StoreStatus } from './ports/segment-store.js'
+import { placeOf, type StreamPlace } from './stream-place.js'
 
 /** One stream's line of `tier status`. */
 export interface StreamTiers {
@@ -24,6 +25,7 @@ export interface StreamTiers {
   readonly waitingBytes: number
   /** What its policy says is done about full disks while the archive is down. */
   readonly archiveDown: ArchiveDown
+  readonly place: StreamPlace
 }
 
 /** How protected the streams of a log are, at a moment. */
@@ -79,6 +81,7 @@ async function streamTiers(
     waitingSegments: uncopied.filter(({ state }) => state === 'sealed').length,
     waitingBytes: sealedAtRisk,
     archiveDown: policy.policy.archiveDown,
+    place: await placeOf(parts, stream, policy),
   }
 }
 

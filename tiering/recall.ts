@@ -228,7 +228,7 @@ async function* copyEntries(
   ledger: LedgerWriter,
   signal: AbortSignal,
 ): AsyncGenerator<number, string, undefined> {
-  const archive = await present(context.archive, 'archive')()
+  const archive = await present(context.archive, 'archive')(row.incarnation)
   const committed = present(row.object, 'object of a cold segment')
   const object = await openSegmentObject(archive, committed)
   const digest = await contentDigestOf(archive, committedKey(committed.key), signal)

@@ -44,10 +44,20 @@ export function archiveOpener(
   const { value, layer } = config.archive
   if (engine === null && value === null) return null
   const location = engine?.name ?? archiveLocation(value ?? '', layer === 'file' ? root : process.cwd())
+  return openerAt(location, engine, user, ARCHIVE_OWNER_FACT)
+}
+
+/** Opens the archive at a location; `ownerFact` says whether this log has used it before. */
+export function openerAt(
+  location: string,
+  engine: ArchiveEngine | null,
+  user: ArchiveUser,
+  ownerFact: string,
+): ArchiveOpener {
   let opening: Promise<ArchiveStore> | null = null
   const open = (): Promise<ArchiveStore> => {
     opening ??= (engine === null ? engineFor(location) : Promise.resolve(engine))
-      .then((found) => openOwn(found, user))
+      .then((found) => openOwn(found, user, ownerFact))
       .catch((error: unknown) => {
         opening = null
         throw error
@@ -71,8 +81,9 @@ export function archiveOpener(
 async function openOwn(
   engine: ArchiveEngine,
   { logId, index, system, signal, rings }: ArchiveUser,
+  ownerFact: string,
 ): Promise<ArchiveStore> {
-  const existing = (await index.fact(ARCHIVE_OWNER_FACT)) === logId
+  const existing = (await index.fact(ownerFact)) === logId
   const { clock, random, logger, disk } = system
   const store = await engine.open({ clock, random, logger, disk, signal, existing })
   attachKeys(store, new ArchiveKeys({ store, rings, random, clock }))
@@ -93,7 +104,8 @@ async function openOwn(
   }
 }
 
-function archiveLocation(value: string, base: string): string {
+/** Where an archive is: addresses as they are, directories from `base` on. */
+export function archiveLocation(value: string, base: string): string {
   const scheme = /^([a-z][a-z0-9+.-]+):\/\//.exec(value)?.[1]
   if (scheme === undefined) return resolve(base, value)
   return value

@@ -146,7 +146,7 @@ describe('committed gaps', () => {
       assert.equal(await tellGaps(context, SIGNAL), 1)
       assert.equal(await tellGaps(context, SIGNAL), 0)
       const told = async () => {
-        const archive = await present(context.archive, 'archive')()
+        const archive = await present(context.archive, 'archive')(stream.incarnation)
         return gapsOf(await readControls(archive, stream.incarnation)).map(
           ({ first, last, reason }) => `${first}-${last} ${reason}`,
         )
