@@ -44,9 +44,9 @@ export function placeConflicts({ name }: StreamRow, { stays }: StreamPlace): Pol
   return [
     {
       fields: ['archive'],
-      found: `archive ${stays.named} (${stays.origin}), and ${name} has its history in ${stays.at}`,
+      found: `archive ${stays.named} (${stays.origin.replace(/ +/g, ' ')}), and ${name} has its history in ${stays.at}`,
       consequence: `what it holds and what is appended stays in ${stays.at}; streams that are created from now on go to ${stays.named}`,
-      remedy: `leave it there, or restore it from ${stays.at} under another name, which is archived in ${stays.named}`,
+      remedy: `Name ${stays.at} again if that is not what is meant.`,
     },
   ]
 }

@@ -138,7 +138,7 @@ function ownArchiveLines({ archive, atMs }: TierStatusDto): string[] {
   return archive.own.map((one) => {
     const where = `         ${printable(one.location)}   ${plural(one.streams, 'stream')}`
     if (one.state === 'ok' || one.state === 'none')
-      return `${where}, ${one.lastOkMs === null ? 'not used yet' : `ok, last used ${formatTime(one.lastOkMs)}`}`
+      return `${where}, ${one.lastOkMs === null ? 'not used yet by this process' : `ok, last used ${formatTime(one.lastOkMs)}`}`
     const since = one.downSinceMs === null ? '' : ` since ${formatTime(one.downSinceMs)}`
     return `${where}, ${one.state === 'down' ? 'DOWN' : 'failing'}${since}  ${whyDown({ archive: one, atMs })}`
   })
@@ -153,7 +153,7 @@ function stayLines({ streams }: TierStatusDto): string[] {
     .slice(0, STAYING_SHOWN_MAX)
     .map(
       ({ name, at, named, origin }) =>
-        `         ${printable(name)} stays in ${printable(at)}: ${printable(named)} (${printable(origin)}) is for streams created from now on`,
+        `         ${printable(name)} stays in ${printable(at)}: ${printable(named)} (${printable(origin.replace(/ +/g, ' '))}) is for streams created from now on`,
     )
   const left = staying.length - lines.length
   return left > 0 ? [...lines, `         and ${plural(left, 'other stream')} likewise`] : lines
