@@ -9,6 +9,13 @@ import {
   verifyArchivedStream,
 } from '../archive/verify-archive.js'
 import { rowsOf, streamsOf } from '../tiering/all-rows.js'
+import {
+  archiveNamed,
+  archiveOfStream,
+  archivesOf,
+  belongsIn,
+  type LogsArchive,
+} from '../tiering/archives.js'
 import type { ColdScrubState } from '../tiering/cold-scrub.js'
 import { type CollectPart, collectOrphans } from '../tiering/collect.js'
 import { type Resolution, resolveConflict } from '../tiering/collect-resolve.js'
@@ -40,6 +47,8 @@ export type OrphanReport = CollectPart | { readonly type: 'ledger'; readonly orp
 export interface VerifyArchiveOptions {
   /** One stream only. */
   readonly stream?: string
+  /** One archive only, where the log has several: where it is. */
+  readonly archive?: string
   /** Read every byte, not names and sizes alone. @default false */
   readonly deep?: boolean
   /** The part of the objects that `deep` reads, in (0, 1]. @default 1 */
@@ -52,6 +61,8 @@ export interface VerifyArchiveOptions {
 /** What is collected. */
 export interface OrphanOptions {
   readonly stream?: string
+  /** One archive only, where the log has several: where it is. */
+  readonly archive?: string
   /** How long something has to be known as an orphan before it may go, in ms. @default 24 h */
   readonly graceMs?: number
   readonly signal?: AbortSignal
@@ -62,6 +73,8 @@ export interface LogArchive extends LogOwnership, LogMigration {
   /** Objects in order of stream and segment, with those no row names. */
   objects(options?: {
     readonly stream?: string
+    /** One archive only, where the log has several: where it is. */
+    readonly archive?: string
     readonly signal?: AbortSignal
   }): AsyncIterable<ArchivedSegmentObject>
   /**
@@ -100,7 +113,7 @@ export function logArchive(parts: LogParts): LogArchive {
     collect: ({ signal = endless, ...options } = {}) =>
       orphansOf(parts, { ...options, signal, collect: true }),
     resolve: async (name, segment, attempt, signal = endless) => {
-      await archiveOf(parts)
+      if (parts.archive === null) throw noArchive()
       return resolveConflict(parts.tiering, await streamNamed(parts, name), segment, attempt, signal)
     },
     scrub: async (signal) => {
@@ -122,18 +135,35 @@ export function fsckLog(
 
 async function* listObjects(
   parts: LogParts,
-  { stream, signal }: { readonly stream?: string; readonly signal?: AbortSignal },
+  {
+    stream,
+    archive,
+    signal,
+  }: { readonly stream?: string; readonly archive?: string; readonly signal?: AbortSignal },
+): AsyncGenerator<ArchivedSegmentObject, void, undefined> {
+  const only = stream === undefined ? null : await streamNamed(parts, stream)
+  for (const { own, open } of await archivesMeant(parts, only, archive)) {
+    yield* listObjectsIn(parts, await open(), only, own, signal)
+  }
+}
+
+async function* listObjectsIn(
+  parts: LogParts,
+  archive: ArchiveStore,
+  only: StreamRow | null,
+  own: string | null,
+  signal: AbortSignal | undefined,
 ): AsyncGenerator<ArchivedSegmentObject, void, undefined> {
   const { index } = parts.segments
-  const archive = await archiveOf(parts)
-  const only = stream === undefined ? null : await streamNamed(parts, stream)
   const incarnations = only === null ? listIncarnations(archive, undefined, signal) : [only.incarnation]
   for await (const incarnation of incarnations) {
+    // What a stream has in an archive that it does not lie in no row of it names.
+    const here = await belongsIn(parts.tiering, incarnation, own)
     const name = (await index.stream(incarnation))?.name ?? (await nameOf(archive, incarnation, signal))
     for await (const { segment, attempts } of listAttempts(archive, incarnation, 0n, undefined, signal)) {
       const row = await index.segment(incarnation, segment)
       for (const object of attempts) {
-        yield { ...object, stream: name, committed: row?.object?.key === object.key }
+        yield { ...object, stream: name, committed: here && row?.object?.key === object.key }
       }
     }
   }
@@ -170,28 +200,60 @@ async function* verifyLog(
   parts: LogParts,
   options: VerifyArchiveOptions,
 ): AsyncGenerator<ArchiveVerification, void, undefined> {
+  const { stream, ...check } = checkOf(options)
+  const only = stream === undefined ? null : await streamNamed(parts, stream)
+  const found = { streams: 0, tally: emptyTally() }
+  let first: unknown = null
+  for (const one of await archivesMeant(parts, only, options.archive)) {
+    try {
+      yield* verifyIn(parts, one, only, check, found)
+    } catch (error) {
+      options.signal?.throwIfAborted()
+      // One that some streams have to themselves keeps nobody from checking the others; it is told at the end.
+      if (one.own === null || !isStratalogError(error)) throw error
+      first ??= error
+    }
+  }
+  if (first !== null) throw first
+  yield { type: 'end', ...found }
+}
+
+async function* verifyIn(
+  parts: LogParts,
+  { own, open }: LogsArchive,
+  only: StreamRow | null,
+  check: ArchiveCheckOptions,
+  found: { streams: number; tally: ArchiveTally },
+): AsyncGenerator<ArchiveVerification, void, undefined> {
   const { index } = parts.segments
-  const archive = await archiveOf(parts)
-  const { stream: only, ...check } = checkOf(options)
-  const tally = emptyTally()
-  let streams = 0
+  const archive = await open()
   const verifyOne = ({ incarnation, name }: StreamRow) => {
     const rows = rowsOf(index, incarnation)
     const fresh = (segment: bigint) => index.segment(incarnation, segment)
-    streams += 1
-    return verifyArchivedStream(archive, { incarnation, name, rows, fresh }, tally, check)
+    found.streams += 1
+    return verifyArchivedStream(archive, { incarnation, name, rows, fresh }, found.tally, check)
   }
-  if (only !== undefined) yield* verifyOne(await streamNamed(parts, only))
-  else {
-    for await (const stream of streamsOf(index)) yield* verifyOne(stream)
-    // What the index does not know belongs to the archive all the same, and is checked by itself.
-    for await (const incarnation of listIncarnations(archive, undefined, options.signal)) {
-      if ((await index.stream(incarnation)) !== null) continue
-      streams += 1
-      yield* verifyArchivedStream(archive, { incarnation, name: null, rows: null, fresh: null }, tally, check)
-    }
+  if (only !== null) return yield* verifyOne(only)
+  for await (const stream of streamsOf(index))
+    if (await belongsIn(parts.tiering, stream.incarnation, own)) yield* verifyOne(stream)
+  // What the index does not know belongs to the archive all the same, and is checked by itself.
+  for await (const incarnation of listIncarnations(archive, undefined, check.signal)) {
+    if ((await index.stream(incarnation)) !== null) continue
+    found.streams += 1
+    const unknown = { incarnation, name: null, rows: null, fresh: null }
+    yield* verifyArchivedStream(archive, unknown, found.tally, check)
   }
-  yield { type: 'end', streams, tally }
+}
+
+/** The archives that are meant: the one of a stream, the one that is named, else all. */
+async function archivesMeant(
+  { tiering }: LogParts,
+  only: StreamRow | null,
+  named: string | undefined,
+): Promise<LogsArchive[]> {
+  if (tiering.archive === null) throw noArchive()
+  if (only !== null) return [await archiveOfStream(tiering, only.incarnation)]
+  return named === undefined ? archivesOf(tiering) : [await archiveNamed(tiering, named)]
 }
 
 async function* orphansOf(
@@ -205,7 +267,7 @@ async function* orphansOf(
     for (const orphan of [...due, ...deleted, ...waiting, ...kept]) yield { type: 'ledger', orphan }
   }
   if (parts.archive !== null || stream !== undefined) {
-    await archiveOf(parts)
+    if (parts.archive === null) throw noArchive()
     yield* collectOrphans(parts.tiering, options)
   }
 }
@@ -265,11 +327,6 @@ async function streamNamed(parts: LogParts, name: string): Promise<StreamRow> {
   throw new StratalogError('stream_not_found', `there is no stream ${name}: see "stratalog stream list"`, {
     found: name,
   })
-}
-
-async function archiveOf(parts: LogParts): Promise<ArchiveStore> {
-  if (parts.archive === null) throw noArchive()
-  return parts.archive()
 }
 
 function noArchive(): StratalogError {

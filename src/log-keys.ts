@@ -64,15 +64,14 @@ export function logKeys(
     }
     for await (const stream of all()) if ((await encryptionOf(stream)) !== null) yield stream
   }
-  const archive = () => {
-    if (parts.archive !== null) return parts.archive()
+  const archiveOf = ({ incarnation }: StreamRow) => {
+    if (parts.tiering.archive !== null) return parts.tiering.archive(incarnation)
     throw new StratalogError('archive_missing', 'this log has no archive, and so nothing that is encrypted')
   }
   return {
     list: async function* (name) {
-      const keys = keysOf(await archive())
       for await (const stream of meant(name)) {
-        const described = await keys.describe(stream.incarnation)
+        const described = await keysOf(await archiveOf(stream)).describe(stream.incarnation)
         yield {
           stream: stream.name,
           policy: await encryptionOf(stream),
@@ -85,10 +84,9 @@ export function logKeys(
     },
     rotate: async function* (name) {
       refuseAttached(parts)
-      const store = await archive()
-      await refuseOtherOwner(parts, store)
-      const keys = keysOf(store)
       for await (const stream of meant(name)) {
+        const store = await archiveOf(stream)
+        await refuseOtherOwner(parts, store)
         const encryption = await encryptionOf(stream)
         if (encryption === null) {
           throw new StratalogError(
@@ -97,7 +95,7 @@ export function logKeys(
             { found: stream.name },
           )
         }
-        yield { stream: stream.name, wrapped: await keys.rotate(stream.incarnation, encryption) }
+        yield { stream: stream.name, wrapped: await keysOf(store).rotate(stream.incarnation, encryption) }
       }
     },
     reencrypt: async function* (name, { newKey = false, signal = new AbortController().signal } = {}) {

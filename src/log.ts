@@ -215,7 +215,7 @@ export class Log implements AsyncDisposable {
         return {
           read: parts.read,
           cold: parts.coldReads,
-          archiveLocation: parts.archiveLocation,
+          archiveLocation: (await parts.tiering.own?.locationOf(stream.incarnation)) ?? parts.archiveLocation,
           coldReadBytesPerSecond: policy.limits.coldReadBytesPerSecond,
           thawingSince: (row) => thawingSince(parts.tiering, row),
         }

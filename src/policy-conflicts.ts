@@ -1,5 +1,6 @@
 import { windowAt } from '../tiering/window.js'
 import { holdEdgeText } from './config/holds.js'
+import { REPLICA_LAG_BYTES_MAX } from './ledger/writer.js'
 import type { PolicyConflict } from './model/control-policy.js'
 import {
   effectiveRollAge,
@@ -297,13 +298,13 @@ const withoutEffect: Finder = (facts, { keep, encryption, limits }) => {
         'Name a key for the streams that are to be encrypted.',
       ),
     )
-  if (limits.replicaLagBytesMax !== null)
+  if (limits.replicaLagBytesMax !== null && limits.replicaLagBytesMax > REPLICA_LAG_BYTES_MAX)
     found.push(
       ...conflict(
         ['limits.replica-lag'],
-        'limits.replica-lag is set',
-        'it has no effect in this version: a slow store rests by the rules that are built in',
-        'Nothing to do.',
+        `limits.replica-lag is above ${formatBytes(REPLICA_LAG_BYTES_MAX)}`,
+        'a store that is further behind is left all the same: what it owes is held in memory',
+        `Set at most ${formatBytes(REPLICA_LAG_BYTES_MAX)}, or leave it out.`,
       ),
     )
   return found

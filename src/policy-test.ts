@@ -4,6 +4,7 @@ import type { PolicyOutcome, PolicyStepSum } from './model/control-policy.js'
 import type { ResolvedPolicy } from './model/policy.js'
 import { isClosed, isHot, type SegmentRow, type StreamRow } from './model/segment.js'
 import { policyConflicts } from './policy-conflicts.js'
+import { placeConflicts, placeOf } from './stream-place.js'
 
 const DAY_MS = 86_400_000
 /** Newest segments that tell today's rate. */
@@ -34,7 +35,9 @@ export async function testPolicy(
     disks: await Promise.all(ledger.stores.all().map((store) => store.status())),
     ...(stream === null ? { hotBytes: 0, bytesPerSecond: 0 } : await growthOf(parts, stream, nowMs)),
   })
-  return { nowMs, atMs, ...outlook, conflicts }
+  if (stream === null) return { nowMs, atMs, ...outlook, conflicts }
+  const elsewhere = placeConflicts(stream, await placeOf(parts, stream, resolved))
+  return { nowMs, atMs, ...outlook, conflicts: [...conflicts, ...elsewhere] }
 }
 
 /** What falls due by then. What waits for a copy or a seal before it counts as well: it happens if all goes well. */

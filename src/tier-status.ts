@@ -7,6 +7,7 @@ import type { ArchiveDown } from './model/policy.js'
 import type { SegmentRow, StreamRow } from './model/segment.js'
 import type { SegmentTotals } from './ports/segment-index.js'
 import type { StoreStatus } from './ports/segment-store.js'
+import { placeOf, type StreamPlace } from './stream-place.js'
 
 /** One stream's line of `tier status`. */
 export interface StreamTiers {
@@ -27,6 +28,7 @@ export interface StreamTiers {
   readonly archiveDown: ArchiveDown
   /** What was recalled and can't be read yet. */
   readonly thaws: readonly ThawWait[]
+  readonly place: StreamPlace
 }
 
 /** How protected the streams of a log are, at a moment. */
@@ -83,6 +85,7 @@ async function streamTiers(
     waitingBytes: sealedAtRisk,
     archiveDown: policy.policy.archiveDown,
     thaws: await thawWaits(parts.tiering, stream.incarnation),
+    place: await placeOf(parts, stream, policy),
   }
 }
 

@@ -2,7 +2,7 @@ import cron from 'node-cron'
 import { present } from '../src/model/assert.js'
 import type { CopyWindow, Policy, ResolvedPolicy } from '../src/model/policy.js'
 import type { Quorum } from '../src/model/quorum.js'
-import type { StreamRow } from '../src/model/segment.js'
+import type { Incarnation, StreamRow } from '../src/model/segment.js'
 import { announceDebts } from './announce.js'
 import type { TieringContext, TieringEvent } from './context.js'
 import { settleDeletion } from './delete.js'
@@ -84,8 +84,8 @@ export class TieringAgent {
   }
 
   /** How long the next entry of a stream with that policy is to wait before it is sent. */
-  slowMs(policy: Policy, quorum: Quorum): number {
-    return this.#outage.slowMs(policy, quorum)
+  slowMs(policy: Policy, quorum: Quorum, incarnation: Incarnation): number {
+    return this.#outage.slowMs(policy, quorum, incarnation)
   }
 
   /** Whether it works in the background. */
@@ -170,7 +170,7 @@ export class TieringAgent {
     const byHand = this.#byHand || !this.following
     await this.#askArchive(report)
     // What lies in an archive that is down is freed when it is back.
-    const context = this.#outage.archiveAnswers ? this.#context : { ...this.#context, archive: null }
+    const { context } = this.#outage
     await this.#attempt('free', report, signal, (stepSignal, answered) =>
       settleDebts(context, stepSignal, answered),
     )
@@ -208,13 +208,13 @@ export class TieringAgent {
     signal: AbortSignal,
     work: (signal: AbortSignal, answered: () => void) => Promise<unknown>,
   ): Promise<void> {
-    if (!this.#outage.archiveAnswers) return
+    if (!(await this.#outage.answers(stream.incarnation))) return
     await this.#guarded(stream, report, signal, async () => {
       await this.#watch
         .run({ kind, stream: stream.name, segment: null }, signal, work)
-        .catch((error: unknown) => {
+        .catch(async (error: unknown) => {
           signal.throwIfAborted()
-          this.#outage.failed(asError(error))
+          await this.#outage.failed(asError(error), stream.incarnation)
           throw error
         })
     })
@@ -228,7 +228,7 @@ export class TieringAgent {
 
   /** What was recalled and could not be read then, as soon as it can. */
   async #bringBack(stream: StreamRow, now: boolean, signal: AbortSignal): Promise<void> {
-    if (!this.#outage.archiveAnswers) return
+    if (!(await this.#outage.answers(stream.incarnation))) return
     if ((await thawWaits(this.#context, stream.incarnation)).length === 0) return
     const about = { kind: 'recall', stream: stream.name, segment: null }
     const more = await this.#watch.run(about, signal, (stepSignal, answered) =>
@@ -257,7 +257,6 @@ export class TieringAgent {
     } catch (error) {
       signal.throwIfAborted()
       const failure = asError(error)
-      if (kind === 'tell') this.#outage.failed(failure)
       report.failed.push({ stream: '', segment: '', kind, error: failure.message })
       const what = kind === 'free' ? 'freeing what is owed failed' : 'the archive was not told of gaps'
       this.#context.ledger.logger.error({ err: failure }, `${what}, it is tried again`)
@@ -276,7 +275,8 @@ export class TieringAgent {
     })
     for (const one of chosen) {
       // Never while the archive answers: what is back may take the rest.
-      if (signal.aborted || this.#outage.archiveAnswers) return
+      if (signal.aborted) return
+      if (await this.#outage.answers(one.stream.incarnation)) continue
       await this.#steps.drop(one, report, signal)
     }
   }

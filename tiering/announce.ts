@@ -1,5 +1,5 @@
+import { ownerFactFor } from '../archive/bindings.js'
 import {
-  ARCHIVE_OWNER_FACT,
   bindingOf,
   type ControlObject,
   listOwners,
@@ -47,7 +47,7 @@ export async function announceStream(
 ): Promise<void> {
   const fact = await announcedFact(context, 'announced', stream.incarnation)
   if ((await context.index.fact(fact)) === stream.name) return
-  await announceOwner(context, archive)
+  await announceOwner(context, archive, await ownerFactFor(context.index, stream.incarnation))
   const controls = await readControls(archive, stream.incarnation)
   const put = controlWriter(context, archive, stream, controls)
   await announceTrim(stream, controls, put)
@@ -90,7 +90,7 @@ export async function announceDebts(
   const policyFact = await announcedFact(context, 'policy-told', stream.incarnation)
   const owesPolicy = ((await index.fact(policyFact)) ?? '') !== (policy ?? '')
   if (announced === stream.name && !owesEnd && !owesPolicy) return
-  const archive = await context.archive()
+  const archive = await context.archive(stream.incarnation)
   await confirmOwner(context, archive)
   await announceStream(context, archive, stream)
   if (!owesEnd && !owesPolicy) return
@@ -191,7 +191,11 @@ async function restoredGaps(
 }
 
 /** An archive belongs to one log, the first; it is never taken over in silence (decision 0008). */
-async function announceOwner(context: AnnounceContext, archive: ArchiveStore): Promise<void> {
+async function announceOwner(
+  context: AnnounceContext,
+  archive: ArchiveStore,
+  ownerFact: string,
+): Promise<void> {
   const { logId } = context
   let owners = await listOwners(archive)
   if (owners.length === 0) {
@@ -212,7 +216,7 @@ async function announceOwner(context: AnnounceContext, archive: ArchiveStore): P
   // Only a log that took it over finds others before it: a crash came before it noted that.
   if (wasAnothers(owners, logId)) await context.index.setFact(TAKEN_OVER_FACT, logId)
   // Before the first segment: from here on an archive without our owner object is not ours.
-  await context.index.setFact(ARCHIVE_OWNER_FACT, logId)
+  await context.index.setFact(ownerFact, logId)
 }
 
 /** Control objects of a stream are numbered from 1; the highest number binds. */

@@ -78,10 +78,12 @@ export async function cloneStream(
       `a clone shares the objects of ${source.name} and the log has no archive: name one under "archive"`,
     )
   await refuseTaken(context, request.name)
-  const archive = await context.archive()
+  const archive = await context.archive(source.incarnation)
   const span = await spanOf(context, archive, source, request)
   return clonesAlone(context, LEASE_WAIT_MS, async (alone) => {
     const clone = randomIncarnation(context.random)
+    // Its objects are its parent's: it lies where they do, whatever its policy says (decision 0030).
+    await context.own?.bindTo(clone, source.incarnation)
     await notePin(context, { clone, parent: source.incarnation })
     try {
       await pinRange(context, archive, source, clone, span, request)

@@ -4,7 +4,7 @@ import { corrupt } from '../src/format/bytes.js'
 import { packageEntry } from '../src/format/ledger-digest.js'
 import type { ColdCopies } from '../src/ledger/share-filler.js'
 import type { LedgerMetadata } from '../src/model/ledger.js'
-import type { SegmentRow } from '../src/model/segment.js'
+import type { Incarnation, SegmentRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Clock } from '../src/ports/clock.js'
 import type { SegmentIndex } from '../src/ports/segment-index.js'
@@ -30,14 +30,18 @@ interface Cursor {
  */
 export class ArchiveCopies implements ColdCopies {
   readonly #index: SegmentIndex
-  readonly #archive: () => Promise<ArchiveStore>
+  readonly #archive: (incarnation: Incarnation) => Promise<ArchiveStore>
   readonly #clock: Clock
   readonly #cache = new BlockCache(CACHE_BYTES)
   readonly #cursors = new Map<bigint, Cursor>()
   #places = new Map<bigint, Pick<SegmentRow, 'incarnation' | 'segment'>>()
   #lookedMs = Number.NEGATIVE_INFINITY
 
-  constructor(index: SegmentIndex, archive: () => Promise<ArchiveStore>, clock: Clock) {
+  constructor(
+    index: SegmentIndex,
+    archive: (incarnation: Incarnation) => Promise<ArchiveStore>,
+    clock: Clock,
+  ) {
     this.#index = index
     this.#archive = archive
     this.#clock = clock
@@ -91,7 +95,12 @@ export class ArchiveCopies implements ColdCopies {
     const row = await this.#row(ledgerId)
     if (row === null || row.object === null) return null
     const options = signal === undefined ? {} : { signal }
-    const reader = await openSegmentObject(await this.#archive(), row.object, this.#cache, options)
+    const reader = await openSegmentObject(
+      await this.#archive(row.incarnation),
+      row.object,
+      this.#cache,
+      options,
+    )
     const lengthBytes = BigInt(reader.footer.lengthBytes)
     if (reader.lastEntryId !== metadata.lastEntryId || lengthBytes !== metadata.lengthBytes) {
       throw corrupt(

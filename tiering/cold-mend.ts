@@ -46,7 +46,7 @@ export async function mendCold(
   row: SegmentRow,
   signal: AbortSignal,
 ): Promise<ColdOutcome> {
-  const archive = await present(context.archive, 'archive')()
+  const archive = await present(context.archive, 'archive')(row.incarnation)
   const object = present(row.object, 'committed object')
   try {
     const why = await whyBad(archive, object.key, signal)
@@ -221,7 +221,7 @@ async function digestAs(
   signal: AbortSignal,
 ): Promise<ContentDigest> {
   if (named.keyId === undefined) return contentDigest(null)
-  if (archive !== null) return contentDigestOf(await archive(), named, signal)
+  if (archive !== null) return contentDigestOf(await archive(named.incarnation), named, signal)
   throw new StratalogError(
     'archive_missing',
     'the copy in the archive is encrypted, and its keys are there: name the archive again',

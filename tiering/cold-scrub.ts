@@ -1,7 +1,9 @@
+import { ownArchiveOf } from '../archive/bindings.js'
 import { present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { Incarnation, SegmentRow, StreamRow } from '../src/model/segment.js'
 import { streamsOf } from './all-rows.js'
+import { signOf } from './archive-health.js'
 import { type ColdProblem, mendCold } from './cold-mend.js'
 import type { TieringContext } from './context.js'
 import { Pace } from './pace.js'
@@ -137,6 +139,10 @@ export class ColdScrub {
     } catch (error) {
       signal.throwIfAborted()
       if (!isStratalogError(error)) throw error
+      const own = await ownArchiveOf(this.#context.index, next.stream.incarnation)
+      // What some streams have to themselves and is away keeps nobody from reading the others: their turn comes again.
+      if (own !== null && signOf(error) !== null)
+        await this.#save({ ...next.state, after: next.stream.name, incarnation: null }, true)
       // The archive is away, or somebody else is at work on the stream: here it goes on, a little later.
       return { failed: [error], nextDueMs: nowMs }
     }

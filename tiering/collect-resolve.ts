@@ -39,7 +39,7 @@ export async function resolveConflict(
   attempt: string,
   signal: AbortSignal,
 ): Promise<Resolution> {
-  const archive = await present(context.archive, 'archive')()
+  const archive = await present(context.archive, 'archive')(stream.incarnation)
   const name = `tiering/${stream.incarnation}`
   const lease = await context.coordination.acquire(name, { holder: context.logId, waitMs: LEASE_WAIT_MS })
   try {

@@ -17,6 +17,7 @@ import type { Incarnation, SegmentRow, StreamRow } from '../src/model/segment.js
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
 import { rowsOf } from './all-rows.js'
+import { archiveNamed, archiveOfStream, archivesOf, belongsIn, type LogsArchive } from './archives.js'
 import type { TieringContext } from './context.js'
 import { ControlsCache } from './controls-cache.js'
 import { weighedHolds } from './holds.js'
@@ -69,6 +70,8 @@ export type CollectPart =
 export interface CollectOptions {
   /** One stream only. */
   readonly stream?: string
+  /** One archive only, where the log has several: where it is. */
+  readonly archive?: string
   /** @default 24 h */
   readonly graceMs?: number
   /** Delete what is due. @default false: a dry run */
@@ -88,17 +91,56 @@ export async function* collectOrphans(
   context: TieringContext,
   options: CollectOptions,
 ): AsyncGenerator<CollectPart, void, undefined> {
-  const archive = await present(context.archive, 'archive')()
   const tally = emptyTally()
+  const only = options.stream === undefined ? null : await streamNamed(context, options.stream)
+  for (const one of await meant(context, only, options)) {
+    try {
+      yield* collectIn(context, one, only, options, tally)
+    } catch (error) {
+      options.signal.throwIfAborted()
+      // One that some streams have to themselves and that is down keeps nobody from clearing up the others.
+      if (one.own === null || only !== null || !isStratalogError(error)) throw error
+      skip(tally, one.own, error)
+    }
+  }
+  yield { type: 'end', tally }
+}
+
+async function meant(
+  context: TieringContext,
+  only: StreamRow | null,
+  { archive }: CollectOptions,
+): Promise<LogsArchive[]> {
+  if (only !== null) return [await archiveOfStream(context, only.incarnation)]
+  return archive === undefined ? archivesOf(context) : [await archiveNamed(context, archive)]
+}
+
+function skip(tally: CollectTally, stream: string, error: unknown): void {
+  if (tally.skipped.length >= SKIPPED_MAX) return
+  tally.skipped.push({ stream, error: error instanceof Error ? error.message : String(error) })
+}
+
+async function* collectIn(
+  context: TieringContext,
+  { own, open }: LogsArchive,
+  only: StreamRow | null,
+  options: CollectOptions,
+  tally: CollectTally,
+): AsyncGenerator<CollectPart, void, undefined> {
+  const archive = await open()
   if (options.collect === true && (await ownerOf(archive, options.signal)) !== null) {
     await confirmOwner(context, archive, options.signal)
   }
   const foreign = () => {
     tally.foreign += 1
   }
-  const only = options.stream === undefined ? null : await streamNamed(context, options.stream)
   const incarnations = only === null ? listIncarnations(archive, foreign, options.signal) : [only.incarnation]
   for await (const incarnation of incarnations) {
+    // Its rows name objects of another archive: nothing they say proves anything here (invariant 8).
+    if (!(await belongsIn(context, incarnation, own))) {
+      skip(tally, incarnation, 'it lies in another archive: what of it is in this one stays')
+      continue
+    }
     const run = new StreamCollection(context, archive, incarnation, options, tally, foreign)
     try {
       yield* run.run()
@@ -115,13 +157,10 @@ export async function* collectOrphans(
         'key_wrong',
       ] as const
       if (!stays.some((code) => isStratalogError(error, code))) throw error
-      if (tally.skipped.length < SKIPPED_MAX) {
-        tally.skipped.push({ stream: run.name ?? incarnation, error: (error as Error).message })
-      }
+      skip(tally, run.name ?? incarnation, error)
     }
   }
-  if (options.collect === true) tally.leftovers = (await archive.removeLeftovers?.()) ?? 0
-  yield { type: 'end', tally }
+  if (options.collect === true) tally.leftovers += (await archive.removeLeftovers?.()) ?? 0
 }
 
 async function streamNamed(context: TieringContext, name: string): Promise<StreamRow> {

@@ -1,6 +1,6 @@
 import type { LedgerContext } from '../src/ledger/context.js'
 import type { ResolvedPolicy } from '../src/model/policy.js'
-import type { SegmentRow, StreamRow } from '../src/model/segment.js'
+import type { Incarnation, SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Coordination } from '../src/ports/coordination.js'
 import type { Random } from '../src/ports/random.js'
@@ -20,6 +20,18 @@ export interface Writers {
   seal(stream: StreamRow, segment: bigint): Promise<void>
 }
 
+/** The archives that some streams have to themselves (decision 0030). */
+export interface OwnArchives {
+  /** Where the own archive of a stream is that was bound to one; null: it lies in the log's, or nowhere yet. */
+  locationOf(incarnation: Incarnation): Promise<string | null>
+  /** Where those are that any stream was ever bound to. */
+  locations(): Promise<readonly string[]>
+  /** Opens the one at a location; null: the log's. */
+  open(location: string | null): Promise<ArchiveStore>
+  /** Binds a new stream to the archive of another, whose objects it is going to share. */
+  bindTo(incarnation: Incarnation, other: Incarnation): Promise<void>
+}
+
 /** What tiering needs of the world. */
 export interface TieringContext {
   readonly logId: string
@@ -27,8 +39,13 @@ export interface TieringContext {
   readonly index: SegmentIndex
   readonly coordination: Coordination
   readonly random: Random
-  /** Null: no archive is configured. Rejects with `archive_…` while it does not answer. */
-  readonly archive: (() => Promise<ArchiveStore>) | null
+  /**
+   * The archive that a stream's segments lie in (decision 0030); null: none is configured. Rejects with `archive_…`
+   * while it does not answer.
+   */
+  readonly archive: ((incarnation: Incarnation) => Promise<ArchiveStore>) | null
+  /** Archives that some streams have to themselves; absent: all lie in one. */
+  readonly own?: OwnArchives
   readonly writers: Writers
   readonly policy: (stream: StreamRow) => Promise<ResolvedPolicy>
 }

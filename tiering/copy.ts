@@ -70,7 +70,7 @@ async function copyWithRoom(
   options: CopyOptions,
 ): Promise<SegmentRow> {
   const { signal } = options
-  const archive = await present(context.archive, 'archive')()
+  const archive = await present(context.archive, 'archive')(stream.incarnation)
   await announceStream(context, archive, stream)
   // Also before: an object of ours in somebody else's archive would look like history that went on.
   await confirmOwner(context, archive, signal)

@@ -1,6 +1,7 @@
 import { DELETIONS_FACT, putControl, readControls } from '../archive/control-objects.js'
 import { deletedMs, standingHolds } from '../archive/decisions.js'
 import { isShared } from '../archive/shared.js'
+import { present } from '../src/model/assert.js'
 import { StratalogError } from '../src/model/errors.js'
 import { type Incarnation, isClosed, type SegmentRow, type StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
@@ -8,6 +9,7 @@ import { rowsOf } from './all-rows.js'
 import { nextNumber } from './announce.js'
 import type { TieringContext } from './context.js'
 import { releaseLedger, releaseObject } from './evict.js'
+import { type TellFailed, throwIt } from './gap.js'
 import { allHolds } from './holds.js'
 import { confirmOwner } from './ownership.js'
 
@@ -25,7 +27,7 @@ export async function checkMayDelete(context: TieringContext, stream: StreamRow)
 /** Null: nothing of the stream is in any archive. */
 async function archiveOf(context: TieringContext, stream: StreamRow): Promise<ArchiveStore | null> {
   if (context.archive !== null) {
-    const archive = await context.archive()
+    const archive = await context.archive(stream.incarnation)
     return archive
   }
   if (!(await namesObjects(context, stream))) return null
@@ -104,19 +106,39 @@ export async function removeSegments(
  * Tells the archive of streams that were deleted before the index was made again, where it does not know: its objects
  * are for the collector then, and no restore brings them back (invariant 7). One that is held stays untold.
  */
-export async function tellDeletions(context: TieringContext, signal: AbortSignal): Promise<void> {
+export async function tellDeletions(
+  context: TieringContext,
+  signal: AbortSignal,
+  failed: TellFailed = throwIt,
+): Promise<void> {
   const noted = JSON.parse((await context.index.fact(DELETIONS_FACT)) ?? '[]') as [Incarnation, number][]
   if (context.archive === null || noted.length === 0) return
-  const archive = await context.archive()
-  await confirmOwner(context, archive, signal)
   const left: typeof noted = []
   for (const [incarnation, atMs] of noted) {
-    const controls = await readControls(archive, incarnation, undefined, signal)
-    if (controls.length === 0 || deletedMs(controls) !== null) continue
-    if (standingHolds(controls).length > 0) left.push([incarnation, atMs])
-    else await putControl(archive, incarnation, nextNumber(controls), 'delete', { atMs }, context.random)
+    try {
+      if (!(await tellDeletion(context, incarnation, atMs, signal))) left.push([incarnation, atMs])
+    } catch (error) {
+      await failed(error, incarnation)
+      left.push([incarnation, atMs])
+    }
   }
   await context.index.setFact(DELETIONS_FACT, JSON.stringify(left))
+}
+
+/** False: it is held, and stays untold. */
+async function tellDeletion(
+  context: TieringContext,
+  incarnation: Incarnation,
+  atMs: number,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const archive = await present(context.archive, 'archive')(incarnation)
+  await confirmOwner(context, archive, signal)
+  const controls = await readControls(archive, incarnation, undefined, signal)
+  if (controls.length === 0 || deletedMs(controls) !== null) return true
+  if (standingHolds(controls).length > 0) return false
+  await putControl(archive, incarnation, nextNumber(controls), 'delete', { atMs }, context.random)
+  return true
 }
 
 async function isArchived(

@@ -187,7 +187,12 @@ export class HoldsMemory {
     const { archive, index, ledger } = this.#context
     const askedMs = this.#askedMs.get(stream.incarnation) ?? Number.NEGATIVE_INFINITY
     if (archive === null || ledger.clock.monotonicMs() - askedMs < REMEMBER_MS) return
-    const controls = await readControls(await archive(), stream.incarnation, undefined, signal)
+    const controls = await readControls(
+      await archive(stream.incarnation),
+      stream.incarnation,
+      undefined,
+      signal,
+    )
     const held = standingHolds(controls).map((hold) => ({ ...holdBody(hold), kind: hold.kind }))
     const fact = JSON.stringify(held, (_, value: unknown) =>
       typeof value === 'bigint' ? value.toString() : value,

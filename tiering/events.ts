@@ -20,6 +20,8 @@ export type LogEvent = { readonly sequence: number; readonly atMs: number } & (
       readonly type: 'archive'
       readonly state: ArchiveState
       readonly before: ArchiveState
+      /** Which archive, where it is one that some streams have to themselves; absent: the one of the log. */
+      readonly own?: string
       readonly error: string | null
     }
   /** Writers are slowed down while the archive is down, or no more. */

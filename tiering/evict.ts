@@ -36,7 +36,7 @@ export async function evictSegment(
 ): Promise<SegmentRow> {
   const object = present(row.object, 'object of an archived segment')
   assert(row.state === 'archived', `segment ${row.segment} is ${row.state}: its hot copy is the only one`)
-  const archive = await present(context.archive, 'archive')()
+  const archive = await present(context.archive, 'archive')(row.incarnation)
   // What another log took over is its to trim and to delete: nothing is freed on its strength (decision 0021).
   await confirmOwner(context, archive, signal)
   const found = await archive.head(object.key, signal)
@@ -111,7 +111,7 @@ export async function releaseObject(
   // The object is the stream's this one was cloned from, and lives or goes with that one.
   if (isShared(row)) return context.index.updateSegment(row, { object: null })
   if (context.archive === null) return row
-  const archive = await context.archive()
+  const archive = await context.archive(row.incarnation)
   await checkDoomed(context, archive, row, signal, controls)
   await archive.delete(row.object.key, signal)
   return context.index.updateSegment(row, { object: null })

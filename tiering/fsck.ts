@@ -9,6 +9,7 @@ import { isStratalogError, type StratalogError } from '../src/model/errors.js'
 import type { LedgerMetadata } from '../src/model/ledger.js'
 import { checkSegmentRow, isClosed, type SegmentRow, type StreamRow } from '../src/model/segment.js'
 import { rowsOf, streamsOf } from './all-rows.js'
+import { archiveOfStream } from './archives.js'
 import { hotDigest } from './cold-mend.js'
 import type { TieringContext } from './context.js'
 import { LEDGER_BEGUN_MS, unnamedLedgers } from './orphan-ledgers.js'
@@ -70,18 +71,21 @@ export async function* fsck(
     if (part.type === 'finding') tally[part.finding.severity] += 1
     return part
   }
-  let archiveDown = false
+  /** Where archives are that did not answer; null: the one of the log. */
+  const down = new Set<string | null>()
   for await (const stream of streamsOf(context.index)) {
     options.signal.throwIfAborted()
     tally.streams += 1
     for await (const part of checkRows(context, stream, tally, options)) yield count(part)
-    if (context.archive === null || archiveDown) continue
+    if (context.archive === null) continue
+    const { own } = await archiveOfStream(context, stream.incarnation)
+    if (down.has(own)) continue
     try {
       for await (const part of checkObjects(context, stream, tally, options)) yield count(part)
     } catch (error) {
       options.signal.throwIfAborted()
       if (!isStratalogError(error)) throw error
-      archiveDown = true
+      down.add(own)
       const mend = 'run fsck again when the archive answers'
       yield count(finding('unknown', 'archive', 'unreadable', { stream: null }, error.message, mend))
     }
@@ -254,7 +258,7 @@ async function* checkObjects(
   { deep, signal }: { readonly deep?: boolean; readonly signal: AbortSignal },
 ): AsyncGenerator<FsckPart, void, undefined> {
   const { index } = context
-  const archive = await present(context.archive, 'archive')()
+  const archive = await present(context.archive, 'archive')(stream.incarnation)
   const checked = {
     incarnation: stream.incarnation,
     name: stream.name,

@@ -2,7 +2,13 @@ import { putControl, readControls } from '../archive/control-objects.js'
 import { gapsOf } from '../archive/decisions.js'
 import { assert } from '../src/model/assert.js'
 import { StratalogError } from '../src/model/errors.js'
-import { canTransition, type GapReason, type SegmentRow, type StreamRow } from '../src/model/segment.js'
+import {
+  canTransition,
+  type GapReason,
+  type Incarnation,
+  type SegmentRow,
+  type StreamRow,
+} from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
 import { rowsOf, streamsOf } from './all-rows.js'
@@ -77,7 +83,11 @@ export async function freeDropped(context: TieringContext, rows: readonly Segmen
  * told is noted in the index; where that note is lost its control objects are looked at, so nothing is told twice.
  * Resolves with how many streams were told; rejects with what the archive says.
  */
-export async function tellGaps(context: TieringContext, signal: AbortSignal): Promise<number> {
+export async function tellGaps(
+  context: TieringContext,
+  signal: AbortSignal,
+  failed: TellFailed = throwIt,
+): Promise<number> {
   if (context.archive === null) return 0
   let told = 0
   for await (const [incarnation, ranges] of gapsByStream(context)) {
@@ -86,9 +96,14 @@ export async function tellGaps(context: TieringContext, signal: AbortSignal): Pr
     if ((await context.index.fact(factOf(incarnation))) === note) continue
     const stream = await context.index.stream(incarnation)
     if (stream === null) continue
-    const archive = await context.archive()
-    await announceStream(context, archive, stream)
-    await tell(context, archive, incarnation, ranges, signal)
+    try {
+      const archive = await context.archive(incarnation)
+      await announceStream(context, archive, stream)
+      await tell(context, archive, incarnation, ranges, signal)
+    } catch (error) {
+      await failed(error, incarnation)
+      continue
+    }
     await context.index.setFact(factOf(incarnation), note)
     told += 1
   }
@@ -113,6 +128,14 @@ async function* gapsByStream({ index }: TieringContext): AsyncGenerator<[string,
     for await (const row of rowsOf(index, incarnation)) if (row.state === 'gap') addTo(ranges, row)
     if (ranges.length > 0) yield [incarnation, ranges]
   }
+}
+
+/** What is done where the archive of a stream can't be told: throw, or remember it and go on with the others. */
+export type TellFailed = (error: unknown, incarnation: Incarnation) => Promise<void> | void
+
+/** The first stream that can't be told of ends it. */
+export const throwIt: TellFailed = (error) => {
+  throw error
 }
 
 function factOf(incarnation: string): string {

@@ -124,7 +124,7 @@ export async function settleHolds(context: TieringContext, signal?: AbortSignal)
 async function tellSoon(context: TieringContext, stream: StreamRow, signal?: AbortSignal): Promise<boolean> {
   if (context.archive === null) return false
   try {
-    const archive = await context.archive()
+    const archive = await context.archive(stream.incarnation)
     await decidedAlone(context, stream, () => tellHolds(context, archive, stream, signal), signal)
     return true
   } catch (error) {

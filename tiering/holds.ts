@@ -54,7 +54,12 @@ export async function allHolds(
   signal?: AbortSignal,
 ): Promise<StandingHold[]> {
   if (context.archive === null) return knownHolds(context, stream)
-  const controls = await readControls(await context.archive(), stream.incarnation, undefined, signal)
+  const controls = await readControls(
+    await context.archive(stream.incarnation),
+    stream.incarnation,
+    undefined,
+    signal,
+  )
   return weighedHolds(context, stream, controls)
 }
 

@@ -1,12 +1,11 @@
-import { ARCHIVE_OWNER_FACT, ownerOf } from '../archive/control-objects.js'
-import { StratalogError } from '../src/model/errors.js'
+import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { Policy } from '../src/model/policy.js'
 import type { Quorum } from '../src/model/quorum.js'
 import { policyQuorum } from '../src/model/quorum.js'
-import type { SegmentRow, StreamRow } from '../src/model/segment.js'
+import type { Incarnation, SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { Timer } from '../src/ports/clock.js'
-import { ArchiveHealth, type ArchiveReport, signOf } from './archive-health.js'
-import { ArchiveProbe } from './archive-probe.js'
+import type { ArchiveState } from './archive-health.js'
+import { ArchiveLine, type LineReport } from './archive-line.js'
 import type { TieringContext } from './context.js'
 import { tellDeletions } from './delete.js'
 import { DiskWatch, type StoreForecast } from './disk-watch.js'
@@ -19,11 +18,12 @@ import { isPaused, tierOrders } from './orders.js'
 const LOOK_MS = 5_000
 /** What an entry of a slowed stream waits at most, where its disks are about to be full. */
 export const SLOW_MS_MAX: number = 1_000
+/** Streams whose own archive is remembered, to know at once whether their entries have to wait. */
+const OWN_STREAMS_MAX = 100_000
 
-/** How the archive is and what follows from it. */
-export interface OutageReport extends ArchiveReport {
-  /** When it is asked next whether it is back, milliseconds since the epoch; null: it is not. */
-  readonly nextProbeMs: number | null
+/** How the archive of the log is, how those are that some streams have to themselves, and what follows from it. */
+export interface OutageReport extends LineReport {
+  readonly own: readonly (LineReport & { readonly location: string })[]
   /** Whether writers wait for their entries to go, because of it. */
   readonly slowing: boolean
   readonly forecasts: readonly StoreForecast[]
@@ -39,14 +39,16 @@ export class Outage {
   readonly #context: TieringContext
   readonly #events: EventRing
   readonly #wake: () => void
-  readonly #health: ArchiveHealth
-  readonly #probe: ArchiveProbe
+  /** The archive of the log, and those that some streams have to themselves by where they are. */
+  readonly #log: ArchiveLine
+  readonly #own = new Map<string, ArchiveLine>()
+  /** Streams that were last seen to lie in an archive of their own. */
+  readonly #ownOf = new Map<Incarnation, ArchiveLine>()
   readonly #drops: DropLedger
   readonly #holds: HoldsMemory
   #following = false
   #slowing = false
   #untold = true
-  #passFailed = false
   #timer: Timer | null = null
 
   constructor(context: TieringContext, events: EventRing, wake: () => void) {
@@ -57,100 +59,116 @@ export class Outage {
     this.disks = new DiskWatch(stores, clock, logger)
     this.#drops = new DropLedger(clock)
     this.#holds = new HoldsMemory(context)
-    this.#health = new ArchiveHealth(
-      context.archive !== null,
-      () => clock.nowMs(),
-      (state, before) => this.#changed(state, before),
-    )
-    this.#probe = new ArchiveProbe({
-      clock,
-      random: context.random,
-      ask: (signal) => this.#ask(signal),
-      outcome: (error) => this.#probed(error),
-    })
+    this.#log = this.#newLine(null)
   }
 
-  /** Whether steps that need the archive are to be tried. */
-  get archiveAnswers(): boolean {
-    return this.#health.state !== 'down'
+  /** Whether steps that need the archive of a stream are to be tried. */
+  async answers(incarnation: Incarnation): Promise<boolean> {
+    return (await this.#lineOf(incarnation)).answers
+  }
+
+  /** Whether every archive answers, as far as is known. */
+  get allAnswer(): boolean {
+    return this.#lines.every((line) => line.answers)
   }
 
   get report(): OutageReport {
     return {
-      ...this.#health.report,
-      nextProbeMs: this.#probe.nextMs,
+      ...this.#log.report,
+      own: [...this.#own].map(([location, line]) => ({ location, ...line.report })),
       slowing: this.#slowing,
       forecasts: this.disks.forecasts(),
     }
   }
 
-  /** Asks an archive that is down by itself, and looks at the disks, until `close`. */
+  /**
+   * The context for work over all streams: what needs an archive that is down fails at once, and the rest is done. Null
+   * for an archive where there is only one and that is down: then nothing is tried that needs it.
+   */
+  get context(): TieringContext {
+    if (this.allAnswer) return this.#context
+    const { archive } = this.#context
+    if (archive === null || this.#own.size === 0) return { ...this.#context, archive: null }
+    const open = async (incarnation: Incarnation) => {
+      const line = await this.#lineOf(incarnation)
+      if (line.answers) return archive(incarnation)
+      const why = line.report.lastError ?? 'it did not answer'
+      throw new StratalogError('archive_unavailable', `${line.own ?? 'the archive'} is down: ${why}`, {
+        retryable: true,
+      })
+    }
+    return { ...this.#context, archive: open }
+  }
+
+  /** Asks archives that are down by itself, and looks at the disks, until `close`. */
   follow(): void {
     this.#following = true
-    if (!this.archiveAnswers) this.#probe.start()
+    for (const line of this.#lines) line.follow()
     this.#look()
   }
 
   close(): void {
     this.#following = false
     this.#timer?.cancel()
-    this.#probe.close()
+    for (const line of this.#lines) line.close()
   }
 
-  /** A step that needs the archive was carried out. */
-  answered(): void {
-    this.#health.sign('answered')
+  /** A step that needs the archive of a stream was carried out. */
+  async answered(incarnation: Incarnation): Promise<void> {
+    const line = await this.#lineOf(incarnation)
+    line.answered()
   }
 
-  /** A step failed; what is the archive's fault counts. */
-  failed(error: Error): void {
-    const sign = signOf(error)
-    if (sign === null) return
-    this.#passFailed = true
-    this.#health.sign(sign, error)
-    // Whether it was one object's trouble or the archive's: a probe tells, and holds nothing up.
-    if (this.#following && this.#health.state === 'failing') this.#probe.start()
+  /** A step of a stream failed; what is its archive's fault counts. */
+  async failed(error: Error, incarnation: Incarnation): Promise<void> {
+    // Where even that can't be known, the archive of the log was to say it.
+    const line = await this.#lineOf(incarnation).catch(() => this.#log)
+    line.failed(error)
   }
 
-  /** Asks the archive now where it is down: why it does not answer, or null. */
+  /** Asks the archives now that are down: why one does not answer, or null. */
   async ask(): Promise<Error | null> {
-    if (this.archiveAnswers) return null
-    const error = await this.#probe.now()
-    if (error !== null && this.#following) this.#probe.start()
-    return error
+    const errors = await Promise.all(this.#lines.map((line) => line.askNow()))
+    return errors.find((error) => error !== null) ?? null
   }
 
-  /** Asks an archive of which nothing is known yet, as in a process that only wants to tell how things are. */
+  /** Asks archives of which nothing is known yet, as in a process that only wants to tell how things are. */
   async askOnce(): Promise<void> {
-    const { archive, lastAnswerMs } = this.#health.report
-    if (archive === 'ok' && lastAnswerMs === null && !this.#following) await this.#probe.now()
+    for (const location of (await this.#context.own?.locations()) ?? []) this.#ownLine(location)
+    await Promise.all(this.#lines.map((line) => line.askOnce()))
   }
 
   /** A pass over all streams begins. */
   passBegins(): void {
-    this.#passFailed = false
+    for (const line of this.#lines) line.passBegins()
   }
 
-  /**
-   * A pass over all streams is over. If nothing failed in it for the archive's sake, and no step had to ask it, a probe
-   * does: what fails for another reason would leave it failing for ever.
-   */
+  /** A pass over all streams is over. */
   async passEnded(): Promise<void> {
-    if (!this.#passFailed && this.#health.state === 'failing' && (await this.#probe.now()) === null)
-      this.answered()
+    await Promise.all(this.#lines.map((line) => line.passEnded()))
   }
 
   /** And of deletions. Gaps first: what is copied after them is only then contiguous in the archive too (invariant 5). */
   async tellGaps(signal: AbortSignal): Promise<void> {
-    if (!this.#untold || !this.archiveAnswers) return
-    await tellDeletions(this.#context, signal)
-    await tellGaps(this.#context, signal)
+    if (!this.#untold || !this.#lines.some((line) => line.answers)) return
+    let first: StratalogError | null = null
+    // One archive that is down keeps nothing from the others; what it was not told it is told when it is back.
+    const failed = async (error: unknown, incarnation: Incarnation) => {
+      signal.throwIfAborted()
+      if (!isStratalogError(error)) throw error
+      first ??= error
+      await this.failed(error, incarnation)
+    }
+    const { context } = this
+    await tellDeletions(context, signal, failed)
+    await tellGaps(context, signal, failed)
+    if (first !== null) throw first
     this.#untold = false
   }
 
-  /** Whether what is held of streams with that policy has to be known by the time the archive is down. */
-  remembers({ archiveDown }: Policy): boolean {
-    return archiveDown === 'drop' && this.#health.state === 'ok'
+  /** Whether what is held of a stream with that policy has to be known by the time its archive is down. */
+  async remembers({ archiveDown }: Policy, incarnation: Incarnation): Promise<boolean> {
+    return archiveDown === 'drop' && (await this.#lineOf(incarnation)).state === 'ok'
   }
 
   /** Asks what is held of a stream, now and then. Rejects with what the archive says. */
@@ -159,8 +177,9 @@ export class Outage {
   }
 
   /** How long the next entry of a stream is to wait before it is sent. Cheap: asked for each entry. */
-  slowMs(policy: Policy, quorum: Quorum): number {
-    if (policy.archiveDown !== 'backpressure' || this.archiveAnswers) return 0
+  slowMs(policy: Policy, quorum: Quorum, incarnation: Incarnation): number {
+    const line = this.#ownOf.get(incarnation) ?? this.#log
+    if (policy.archiveDown !== 'backpressure' || line.answers) return 0
     void this.disks.look()
     const lacking = 1 - this.disks.slowRoom(quorum.copies)
     const delayMs = Math.round(SLOW_MS_MAX * lacking ** 2)
@@ -176,7 +195,7 @@ export class Outage {
     streams: AsyncIterable<StreamRow>,
     unknown: (stream: StreamRow, error: unknown) => void,
   ): Promise<Droppable[]> {
-    if (this.archiveAnswers || this.#health.state === 'none') return []
+    if (this.allAnswer || this.#log.state === 'none') return []
     await this.disks.look()
     const stores = this.#stores
     let chosen: Droppable[] = []
@@ -189,7 +208,7 @@ export class Outage {
     for await (const stream of streams) {
       if (isPaused(orders, stream.incarnation)) continue
       const resolved = await this.#context.policy(stream)
-      if (resolved.policy.archiveDown !== 'drop') continue
+      if (resolved.policy.archiveDown !== 'drop' || (await this.answers(stream.incarnation))) continue
       const { min } = policyQuorum(resolved.policy, stores)
       const wantedBytes = this.#drops.wanted(this.disks.shortBytes(min))
       if (wantedBytes <= 0) continue
@@ -250,35 +269,38 @@ export class Outage {
     })
   }
 
-  async #ask(signal: AbortSignal): Promise<void> {
-    const { archive, index, logId } = this.#context
-    if (archive === null) return
-    const store = await archive()
-    const known = await index.fact(ARCHIVE_OWNER_FACT)
-    const owner = await ownerOf(store, signal)
-    // An empty mount point answers too, and is not our archive (decision 0008).
-    if (known !== logId || owner?.logId === logId) return
-    throw new StratalogError(
-      'archive_missing',
-      `what is at ${store.location} is not the archive of this log: mount it, or copy the whole archive there first`,
-      { expected: logId, found: owner?.logId ?? null, retryable: true },
-    )
+  get #lines(): readonly ArchiveLine[] {
+    return [this.#log, ...this.#own.values()]
   }
 
-  #probed(error: Error | null): void {
-    if (error === null) this.#health.sign('probe-answered')
-    else this.#health.sign('probe-failed', error)
+  #newLine(own: string | null): ArchiveLine {
+    const line = new ArchiveLine(this.#context, own, (of, state, before) => this.#changed(of, state, before))
+    if (this.#following) line.follow()
+    return line
   }
 
-  #changed(state: ArchiveReport['archive'], before: ArchiveReport['archive']): void {
-    const { lastError } = this.#health.report
-    this.#events.add({ type: 'archive', state, before, error: lastError })
-    const fields = { state, before, error: lastError }
+  #ownLine(location: string): ArchiveLine {
+    const line = this.#own.get(location) ?? this.#newLine(location)
+    this.#own.set(location, line)
+    return line
+  }
+
+  async #lineOf(incarnation: Incarnation): Promise<ArchiveLine> {
+    const location = (await this.#context.own?.locationOf(incarnation)) ?? null
+    if (location === null) return this.#log
+    const line = this.#ownLine(location)
+    if (this.#ownOf.size >= OWN_STREAMS_MAX) this.#ownOf.clear()
+    this.#ownOf.set(incarnation, line)
+    return line
+  }
+
+  #changed({ own, report }: ArchiveLine, state: ArchiveState, before: ArchiveState): void {
+    const { lastError } = report
+    this.#events.add({ type: 'archive', state, before, error: lastError, ...(own === null ? {} : { own }) })
+    const fields = { state, before, error: lastError, ...(own === null ? {} : { archive: own }) }
     if (state === 'down') this.#context.ledger.logger.error(fields, 'the archive is down, copies wait for it')
     else this.#context.ledger.logger.info(fields, `the archive is ${state}`)
-    if (state !== 'down') this.#slow(false)
-    if (state === 'ok') this.#probe.stop()
-    else if (state === 'down' && this.#following) this.#probe.start()
+    if (this.allAnswer) this.#slow(false)
     if (before === 'down') this.#wake()
   }
 

@@ -1,8 +1,9 @@
 import { putControl, readControls } from '../archive/control-objects.js'
 import { deletedMs, holdBody, standingHolds } from '../archive/decisions.js'
+import { present } from '../src/model/assert.js'
 import { isBeingCloned, sharedBelow } from '../src/model/clone.js'
 import type { Dlsn } from '../src/model/dlsn.js'
-import { isStratalogError } from '../src/model/errors.js'
+import { isStratalogError, type StratalogError } from '../src/model/errors.js'
 import type { Incarnation, StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
@@ -122,17 +123,32 @@ export async function settlePins(context: TieringContext, signal: AbortSignal): 
 /** The same for who holds the lease of clones. */
 export async function settleUnder(context: TieringContext, signal: AbortSignal): Promise<number> {
   if (context.archive === null) return (await pinsOf(context)).length
-  const archive = await context.archive()
   let left = 0
+  let first: StratalogError | null = null
   for (const pin of await pinsOf(context)) {
     signal.throwIfAborted()
-    if (await sharesNothing(context, archive, pin, signal)) {
-      const parent = await context.index.stream(pin.parent)
-      const release = () => releasePin(context, archive, pin)
-      await (parent === null ? release() : decidedAlone(context, parent, release, signal))
-    } else left += 1
+    try {
+      if (!(await settlePin(context, pin, signal))) left += 1
+    } catch (error) {
+      signal.throwIfAborted()
+      if (!isStratalogError(error)) throw error
+      // It may be its archive alone that does not answer: the others are cleared up.
+      first ??= error
+    }
   }
+  if (first !== null) throw first
   return left
+}
+
+/** False: it is still needed. */
+async function settlePin(context: TieringContext, pin: ClonePin, signal: AbortSignal): Promise<boolean> {
+  // A clone lies where its parent does.
+  const archive = await present(context.archive, 'archive')(pin.parent)
+  if (!(await sharesNothing(context, archive, pin, signal))) return false
+  const parent = await context.index.stream(pin.parent)
+  const release = () => releasePin(context, archive, pin)
+  await (parent === null ? release() : decidedAlone(context, parent, release, signal))
+  return true
 }
 
 async function sharesNothing(

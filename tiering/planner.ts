@@ -30,12 +30,12 @@ export interface StreamPlan {
 /** Asks the world what `plan` depends on, in bounded memory. */
 export class Planner {
   readonly #context: TieringContext
-  readonly #outage: Pick<Outage, 'archiveAnswers' | 'pressedBytes'>
+  readonly #outage: Pick<Outage, 'answers' | 'pressedBytes'>
   readonly #steady: SteadyTime
   #recalled = false
   #remembered: { readonly atMs: number; readonly ahead: boolean } | null = null
 
-  constructor(context: TieringContext, outage: Pick<Outage, 'archiveAnswers' | 'pressedBytes'>) {
+  constructor(context: TieringContext, outage: Pick<Outage, 'answers' | 'pressedBytes'>) {
     this.#context = context
     this.#outage = outage
     this.#steady = new SteadyTime(context.ledger.clock, context.ledger.logger)
@@ -82,7 +82,7 @@ export class Planner {
       holds: (await knownHolds(this.#context, stream)).filter(({ origin }) => origin === 'stream'),
       txidMode: stream.txidMode,
       archiveConfigured: this.#context.archive !== null && policy.policy.archive !== 'none',
-      archiveAnswers: this.#outage.archiveAnswers,
+      archiveAnswers: await this.#outage.answers(stream.incarnation),
       pressedBytes: this.#outage.pressedBytes(policy.policy),
       windowOpen: window.open,
       nextWindowMs: window.nextMs,

@@ -124,7 +124,7 @@ async function frozenIn(
   signal: AbortSignal,
 ): Promise<readonly SegmentSpan[]> {
   if (context.archive === null) return []
-  const archive = await context.archive()
+  const archive = await context.archive(stream.incarnation)
   if (archive.thaw === undefined) return []
   const { incarnation } = stream
   const frozen = await askThaw(archive, rowsIn(context.index, incarnation, range), signal)
@@ -325,7 +325,7 @@ async function* copyEntries(
   ledger: LedgerWriter,
   signal: AbortSignal,
 ): AsyncGenerator<number, string, undefined> {
-  const archive = await present(context.archive, 'archive')()
+  const archive = await present(context.archive, 'archive')(row.incarnation)
   const committed = present(row.object, 'object of a cold segment')
   const object = await openSegmentObject(archive, committed)
   const digest = await contentDigestOf(archive, committedKey(committed.key), signal)

@@ -47,7 +47,7 @@ export async function* reencryptStream(
   const { signal } = options
   const { encryption } = (await context.policy(stream)).policy
   if (encryption === null || context.archive === null) throw notEncrypted(stream)
-  const archive = await context.archive()
+  const archive = await context.archive(stream.incarnation)
   const lease = await context.coordination.acquire(`tiering/${stream.incarnation}`, {
     holder: context.logId,
     waitMs: LEASE_WAIT_MS,

@@ -1,6 +1,6 @@
 import { isStratalogError } from '../src/model/errors.js'
 import type { ResolvedPolicy } from '../src/model/policy.js'
-import type { SegmentRow, StreamRow } from '../src/model/segment.js'
+import type { Incarnation, SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext, TieringEvent } from './context.js'
 import { copySegment } from './copy.js'
@@ -71,7 +71,7 @@ export class StreamSteps {
       return
     }
     const due = this.#due(moves, report)
-    if (!this.#outage.archiveAnswers) {
+    if (!(await this.#outage.answers(stream.incarnation))) {
       // What needs the archive waits for a probe to be answered, and holds up nothing else.
       report.waiting += due.length
       return
@@ -98,8 +98,9 @@ export class StreamSteps {
     })
     const failed = new Set<string>()
     for (const planned of steps) {
-      if (!this.#outage.archiveAnswers || isPaused(await tierOrders(this.#context), stream.incarnation))
-        return
+      const { incarnation } = stream
+      if (!(await this.#outage.answers(incarnation))) return
+      if (isPaused(await tierOrders(this.#context), incarnation)) return
       // Copies and trims go oldest first and stop at the one that fails; a stuck copy holds up no eviction.
       if (failed.has(planned.kind)) continue
       const action = await fresh.asNow(planned)
@@ -121,12 +122,12 @@ export class StreamSteps {
   async #remember(stream: StreamRow, { policy }: ResolvedPolicy, signal: AbortSignal): Promise<void> {
     const about = { kind: 'remember', stream: stream.name, segment: null }
     try {
-      if (this.#outage.remembers(policy))
+      if (await this.#outage.remembers(policy, stream.incarnation))
         await this.#watch.run(about, signal, (stepSignal) => this.#outage.remember(stream, stepSignal))
     } catch (error) {
       signal.throwIfAborted()
       // What is not remembered binds when it comes to dropping; the steps at hand don't hang on it.
-      this.#outage.failed(asError(error))
+      await this.#outage.failed(asError(error), stream.incarnation)
       this.#context.ledger.logger.warn({ err: error, stream: stream.name }, 'what is held could not be asked')
     }
   }
@@ -152,7 +153,7 @@ export class StreamSteps {
     } catch (error) {
       signal.throwIfAborted()
       if (isStratalogError(error, 'conflict')) return
-      this.#noteFailure(about, error, report)
+      await this.#noteFailure(about, error, report, row.incarnation)
     }
   }
 
@@ -169,7 +170,7 @@ export class StreamSteps {
         )
       } catch (error) {
         signal.throwIfAborted()
-        this.#noteFailure(about, error, report)
+        await this.#noteFailure(about, error, report, stream.incarnation)
       }
     })
     return trimmed
@@ -206,14 +207,14 @@ export class StreamSteps {
         this.#step(stream, lease, action, report, stepSignal, answered),
       )
       // Freeing a hot copy only reads: it does not tell that an archive takes what is copied.
-      if (action.kind === 'copy' || action.kind === 'trim') this.#outage.answered()
+      if (action.kind === 'copy' || action.kind === 'trim') await this.#outage.answered(stream.incarnation)
       this.#tell({ ...about, phase: 'done', ...(row === null ? {} : { row }) })
       return true
     } catch (error) {
       signal.throwIfAborted()
       // Somebody changed the row first: the next plan sees it as it is.
       if (isStratalogError(error, 'conflict')) return false
-      this.#noteFailure(about, error, report)
+      await this.#noteFailure(about, error, report, stream.incarnation)
       // An operator has to decide about this one segment; the others have nothing to do with it.
       return isStratalogError(error, 'archive_conflict')
     }
@@ -265,10 +266,15 @@ export class StreamSteps {
     return cold
   }
 
-  #noteFailure(about: Omit<TieringEvent, 'phase'>, error: unknown, report: PassReport): void {
+  async #noteFailure(
+    about: Omit<TieringEvent, 'phase'>,
+    error: unknown,
+    report: PassReport,
+    incarnation: Incarnation,
+  ): Promise<void> {
     const { kind, stream } = about
     const failure = asError(error)
-    if (kind !== 'seal' && kind !== 'drop') this.#outage.failed(failure)
+    if (kind !== 'seal' && kind !== 'drop') await this.#outage.failed(failure, incarnation)
     const segment = about.segment.toString()
     report.failed.push({ stream, segment, kind, error: failure.message })
     const fields = { err: failure, stream, segment, step: kind }

@@ -1,3 +1,4 @@
+import { OWN_ARCHIVES_FACT, ownArchiveOf } from '../archive/bindings.js'
 import {
   ARCHIVE_OWNER_FACT,
   type ArchiveOwner,
@@ -8,6 +9,8 @@ import {
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { SegmentRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
+import type { SegmentIndex } from '../src/ports/segment-index.js'
+import { rowsOf, streamsOf } from './all-rows.js'
 import { ARCHIVE_GENERATION_FACT, noteRestoredGap, ONLY_ATTEMPT } from './announce.js'
 import type { TieringContext } from './context.js'
 import { hotEntries } from './copy.js'
@@ -105,7 +108,7 @@ export async function beginArchive(
       'refused',
       `the archive at ${archive.location} is this log's already: there is nothing to begin; "stratalog restore --from" reads what it holds`,
     )
-  const cold = await index.segmentsInState(['cold'], ROWS_AT_ONCE)
+  const cold = await rowsOfLog(index, 'cold')
   if (cold.length > 0 && !acceptLoss) throw wouldLose(archive, cold)
   if (!beginning) {
     // First: what was announced counts no more, so every stream is announced anew before its next copy.
@@ -120,6 +123,20 @@ export async function beginArchive(
   const lost = await giveUp(context, archive, signal)
   await index.setFact(BEGINNING_FACT, '')
   return { ...lost, copiedAgain: copiedAgain + lost.copiedAgain }
+}
+
+/** Rows in a state whose objects are in the log's archive: what lies in a stream's own is not lost with it. */
+async function rowsOfLog(index: SegmentIndex, state: 'archived' | 'cold'): Promise<SegmentRow[]> {
+  if ((await index.fact(OWN_ARCHIVES_FACT)) === null) return index.segmentsInState([state], ROWS_AT_ONCE)
+  const rows: SegmentRow[] = []
+  for await (const { incarnation } of streamsOf(index)) {
+    if ((await ownArchiveOf(index, incarnation)) !== null) continue
+    for await (const row of rowsOf(index, incarnation)) {
+      if (row.state === state) rows.push(row)
+      if (rows.length === ROWS_AT_ONCE) return rows
+    }
+  }
+  return rows
 }
 
 function wouldLose(archive: ArchiveStore, cold: readonly SegmentRow[]): StratalogError {
@@ -149,7 +166,7 @@ async function copyAgain(
 ): Promise<number> {
   let copied = 0
   for (;;) {
-    const rows = await index.segmentsInState(['archived'], ROWS_AT_ONCE)
+    const rows = await rowsOfLog(index, 'archived')
     let changed = 0
     for (const row of rows) {
       signal?.throwIfAborted()
@@ -196,7 +213,7 @@ async function giveUp(
   const { index } = context
   const lost = { copiedAgain: 0, lostSegments: 0, lostBytes: 0 }
   for (;;) {
-    const rows = await index.segmentsInState(['cold'], ROWS_AT_ONCE)
+    const rows = await rowsOfLog(index, 'cold')
     let changed = 0
     for (const row of rows) {
       signal?.throwIfAborted()

@@ -1,4 +1,5 @@
-import { ARCHIVE_OWNER_FACT, putControl, readControls, trimmedBelow } from '../archive/control-objects.js'
+import { ownerFactFor } from '../archive/bindings.js'
+import { putControl, readControls, trimmedBelow } from '../archive/control-objects.js'
 import { assert, present } from '../src/model/assert.js'
 import { Dlsn } from '../src/model/dlsn.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
@@ -195,10 +196,17 @@ async function decideTrim(
     )
   }
   if (context.archive !== null && weighed.held !== null)
-    await withdrawMarkers(context, await context.archive(), stream, weighed.held, signal)
+    await withdrawMarkers(context, await context.archive(stream.incarnation), stream, weighed.held, signal)
   if (weighed.below === null) return weighed
   if (context.archive !== null)
-    await markTrimmed(context, await context.archive(), stream, weighed.below, asked, signal)
+    await markTrimmed(
+      context,
+      await context.archive(stream.incarnation),
+      stream,
+      weighed.below,
+      asked,
+      signal,
+    )
   answered()
   lease.lost.throwIfAborted()
   // Read again: an unreadable or changed row means that nothing is deleted.
@@ -224,7 +232,8 @@ async function markTrimmed(
   signal: AbortSignal,
 ): Promise<void> {
   // One that was taken over is another's to trim; in one that nobody owns yet a marker does no harm.
-  if ((await context.index.fact(ARCHIVE_OWNER_FACT)) !== null) await confirmOwner(context, archive)
+  const owned = await ownerFactFor(context.index, stream.incarnation)
+  if ((await context.index.fact(owned)) !== null) await confirmOwner(context, archive)
   const before = await readControls(archive, stream.incarnation, undefined, signal)
   const there = trimmedBelow(before)
   if (there === null || there.compare(below) < 0) {

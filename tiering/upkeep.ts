@@ -1,6 +1,7 @@
 import type { LedgerContext } from '../src/ledger/context.js'
 import type { ReadRepairs, RepairQueue } from '../src/ledger/repair-queue.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
+import type { Incarnation } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { SegmentIndex } from '../src/ports/segment-index.js'
 import { ArchiveCopies } from './cold-copies.js'
@@ -22,7 +23,7 @@ export interface UpkeepContext {
   readonly index: SegmentIndex
   /** Where it is kept what becomes of lost stores. */
   readonly keeper: StoreFactsKeeper
-  readonly archive: (() => Promise<ArchiveStore>) | null
+  readonly archive: ((incarnation: Incarnation) => Promise<ArchiveStore>) | null
   readonly policy: ScrubContext['policy']
   readonly repairs: RepairQueue
   /** What mends copies in the archive and collects ledgers works under the agent's leases; absent: neither is done. */

@@ -1,5 +1,6 @@
 import { optionalCalls } from '../archive/forward.js'
 import { attachKeys, keysOf } from '../archive/keys.js'
+import type { Incarnation } from '../src/model/segment.js'
 import type { ArchiveStore, ReplayableBody } from '../src/ports/archive-store.js'
 import type { TieringContext } from './context.js'
 import { tierOrders } from './orders.js'
@@ -10,9 +11,9 @@ const FREE_BYTES = 64 * 1024
 
 /** An archive whose uploads keep to the limit an operator set (`tier limit`), asked anew for each piece. */
 export function withUploadLimit(
-  open: () => Promise<ArchiveStore>,
+  open: (incarnation: Incarnation) => Promise<ArchiveStore>,
   context: Pick<TieringContext, 'index' | 'ledger'>,
-): () => Promise<ArchiveStore> {
+): (incarnation: Incarnation) => Promise<ArchiveStore> {
   const limited = new WeakMap<ArchiveStore, ArchiveStore>()
   let bytesPerSecond: number | null = null
   const pace = new Pace(context.ledger.clock, () => bytesPerSecond, true)
@@ -20,8 +21,8 @@ export function withUploadLimit(
     bytesPerSecond = (await tierOrders(context)).upload?.bytesPerSecond ?? null
     await pace.take(sizeBytes, signal)
   }
-  return async () => {
-    const archive = await open()
+  return async (incarnation) => {
+    const archive = await open(incarnation)
     const known = limited.get(archive)
     if (known !== undefined) return known
     const wrapped: ArchiveStore = {

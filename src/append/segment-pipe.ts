@@ -281,7 +281,9 @@ export class SegmentPipe {
       firstTxid: head.firstTxid,
       startSequenceId: head.plan.startSequenceId,
     }
-    const open = await beginSegment(this.#context, this.#stream, this.#options.quorum(), start, preceding)
+    const { replicaLagBytesMax } = this.#options.policy().limits
+    const quorum = this.#options.quorum()
+    const open = await beginSegment(this.#context, this.#stream, quorum, start, preceding, replicaLagBytesMax)
     const current: CurrentSegment = {
       ...open,
       plan: head.plan,

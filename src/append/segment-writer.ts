@@ -56,6 +56,7 @@ export async function beginSegment(
   quorum: Quorum,
   start: SegmentStart,
   preceding: (LedgerSeal & { ledgerId: bigint }) | null,
+  replicaLagBytesMax: number | null = null,
 ): Promise<OpenSegment> {
   const openedMs = context.ledger.clock.nowMs()
   const ledger = await LedgerWriter.create(context.ledger, {
@@ -68,6 +69,7 @@ export async function beginSegment(
       ...start,
     },
     preceding,
+    replicaLagBytesMax,
   })
   const row = await context.index.beginSegment({
     incarnation: stream.incarnation,

@@ -1,24 +1,30 @@
 import type { OrphanLedgerDto, OrphanObjectDto, OrphanTallyDto } from '../model/control-archive.js'
 import { checkStreamName } from '../model/stream-name.js'
 import { formatBytes, formatTime, parseDuration } from '../model/units.js'
+import { archivePlace } from './archive-place.js'
 import { withLog } from './connect.js'
 import { EXIT } from './exit-codes.js'
 import type { CliIo } from './io.js'
 import { formatCount, plural, printable } from './render.js'
 
+/** What `archive orphans` may be told. */
+export interface OrphansOptions {
+  readonly stream?: string
+  readonly archive?: string
+  readonly grace?: string
+  readonly yes?: boolean
+}
+
 /** `stratalog archive orphans list | gc`. */
-export async function orphans(
-  io: CliIo,
-  verb: 'list' | 'gc',
-  options: { readonly stream?: string; readonly grace?: string; readonly yes?: boolean },
-): Promise<void> {
+export async function orphans(io: CliIo, verb: 'list' | 'gc', options: OrphansOptions): Promise<void> {
   const stream = options.stream === undefined ? {} : { stream: checkStreamName(options.stream) }
   const grace = options.grace === undefined ? {} : { graceMs: parseDuration(options.grace) }
+  const which = options.archive === undefined ? {} : { archive: archivePlace(options.archive) }
   const collect = verb === 'gc' && options.yes === true
   await withLog(io, { lasting: true }, async ({ api }) => {
     let dueLedgers = 0
     let deletedLedgers = 0
-    for await (const part of api.archiveOrphans({ ...stream, ...grace, collect }, io.signal)) {
+    for await (const part of api.archiveOrphans({ ...stream, ...which, ...grace, collect }, io.signal)) {
       if (part.type === 'end') {
         await end(io, verb, part.tally, { due: dueLedgers, deleted: deletedLedgers })
         continue

@@ -1,12 +1,14 @@
 import type { Command } from 'commander'
 import type { ArchiveLsPart, ArchiveObjectDto, ArchiveVerifyPart } from '../model/control-archive.js'
 import { formatBytes, formatTime } from '../model/units.js'
+import type { OrphansOptions } from './archive-orphans.js'
 import { groupOf } from './group.js'
 import type { CliIo } from './io.js'
 import { formatCount, plural, printable } from './render.js'
 
 interface LsOptions {
   readonly from?: string
+  readonly archive?: string
 }
 
 interface VerifyOptions extends LsOptions {
@@ -23,6 +25,7 @@ export function register(program: Command, io: CliIo): void {
     .argument('[stream]')
     .description('the objects of segments, with those nobody committed')
     .option('--from <archive>', 'an archive by itself, without a log')
+    .option('--archive <place>', 'of several archives of the log the one there')
     .addHelpText(
       'after',
       '\nExamples:\n  stratalog archive ls\n  stratalog archive ls trades --json | jq -r .key\n  stratalog archive ls --from ./archive',
@@ -36,6 +39,7 @@ export function register(program: Command, io: CliIo): void {
     .option('--sample <part>', 'with --deep: this part of the objects, like 1%')
     .option('--seed <text>', 'chooses the sample; the same seed chooses the same objects')
     .option('--from <archive>', 'an archive by itself, without a log')
+    .option('--archive <place>', 'of several archives of the log the one there')
     .addHelpText(
       'after',
       '\nExits with 6 where something is lost, damaged or contradicts itself.\n\nExamples:\n  stratalog archive verify\n  stratalog archive verify trades --deep --sample 1%\n  stratalog archive verify --from ./archive --deep',
@@ -61,6 +65,7 @@ export function register(program: Command, io: CliIo): void {
           : 'delete what is proven dead and old enough',
       )
       .option('--stream <stream>', 'one stream only')
+      .option('--archive <place>', 'of several archives of the log the one there')
       .option('--grace <time>', 'how long something has to be known as an orphan (24h)')
     if (name === 'gc') command.option('--yes', 'do it; without it this only says what would be deleted')
     command
@@ -70,7 +75,7 @@ export function register(program: Command, io: CliIo): void {
           ? '\nExample:\n  stratalog archive orphans list'
           : '\nWithout --yes it exits with 4 where there is something to delete.\n\nExample:\n  stratalog archive orphans gc --yes',
       )
-      .action(async (options: { stream?: string; grace?: string; yes?: boolean }) =>
+      .action(async (options: OrphansOptions) =>
         (await import('./archive-orphans.js')).orphans(io, name, options),
       )
   }
@@ -87,7 +92,7 @@ export function register(program: Command, io: CliIo): void {
     )
 }
 
-async function ls(io: CliIo, stream: string | undefined, { from }: LsOptions): Promise<void> {
+async function ls(io: CliIo, stream: string | undefined, { from, archive: place }: LsOptions): Promise<void> {
   const request = await streamRequest(stream)
   if (from !== undefined) {
     const { listArchive } = await import('../log-archive.js')
@@ -97,8 +102,9 @@ async function ls(io: CliIo, stream: string | undefined, { from }: LsOptions): P
     )
     return
   }
+  const which = await placeRequest(place)
   const { withLog } = await import('./connect.js')
-  await withLog(io, {}, ({ api }) => printObjects(io, api.archiveLs(request, io.signal)))
+  await withLog(io, {}, ({ api }) => printObjects(io, api.archiveLs({ ...request, ...which }, io.signal)))
 }
 
 async function printObjects(io: CliIo, parts: AsyncIterable<ArchiveLsPart>): Promise<void> {
@@ -136,7 +142,7 @@ async function verify(io: CliIo, stream: string | undefined, options: VerifyOpti
   const sample = options.sample === undefined ? {} : { sample: await partOf(options.sample) }
   const seed = options.seed === undefined ? {} : { seed: options.seed }
   const request = { ...(await streamRequest(stream)), deep: options.deep === true, ...sample, ...seed }
-  const { from } = options
+  const { from, archive: place } = options
   if (from !== undefined) {
     const { verifyArchive } = await import('../log-archive.js')
     await withArchive(io, from, (archive) =>
@@ -144,8 +150,11 @@ async function verify(io: CliIo, stream: string | undefined, options: VerifyOpti
     )
     return
   }
+  const which = await placeRequest(place)
   const { withLog } = await import('./connect.js')
-  await withLog(io, { lasting: true }, ({ api }) => printFindings(io, api.archiveVerify(request, io.signal)))
+  await withLog(io, { lasting: true }, ({ api }) =>
+    printFindings(io, api.archiveVerify({ ...request, ...which }, io.signal)),
+  )
 }
 
 type Printed = {
@@ -227,6 +236,13 @@ async function streamRequest(stream: string | undefined): Promise<{ readonly str
   if (stream === undefined) return {}
   const { checkStreamName } = await import('../model/stream-name.js')
   return { stream: checkStreamName(stream) }
+}
+
+/** Which archive is meant, as the log knows it: whoever has it open may run elsewhere. */
+async function placeRequest(place: string | undefined): Promise<{ readonly archive?: string }> {
+  if (place === undefined) return {}
+  const { archivePlace } = await import('./archive-place.js')
+  return { archive: archivePlace(place) }
 }
 
 async function withArchive(

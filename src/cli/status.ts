@@ -51,13 +51,14 @@ async function events(io: CliIo, options: { follow?: boolean; after?: string }):
 }
 
 function eventText(io: CliIo, event: EventDto): string {
-  const { atMs, type, kind, phase, stream, segment, bytes, error } = event
+  const { atMs, type, kind, phase, stream, segment, bytes, error, archive } = event
   const at = formatTime(atMs)
   const why = error === null ? '' : `: ${printable(error)}`
   if (type === 'slow')
     return `${at}  slow   writers are ${phase === 'begun' ? 'slowed down' : 'no longer slowed'}`
   if (type === 'archive') {
-    const text = `${at}  archive ${phase === 'down' ? 'DOWN' : phase}${phase === 'ok' ? '' : why}`
+    const which = archive === undefined ? '' : `${printable(archive)} `
+    const text = `${at}  archive ${which}${phase === 'down' ? 'DOWN' : phase}${phase === 'ok' ? '' : why}`
     return phase === 'down' ? io.colors.red(text) : text
   }
   const what = `${at}  ${(kind ?? '').padEnd(5)}  ${printable(stream ?? '')} seg ${segment}`

@@ -1,6 +1,6 @@
 import { nearest } from '../config/suggest.js'
 import type { PlannedDto, StreamTiersDto, TierStatusDto } from '../model/control-api.js'
-import type { HistoryDto } from '../model/control-status.js'
+import type { ArchiveHealthDto, HistoryDto } from '../model/control-status.js'
 import { StratalogError } from '../model/errors.js'
 import { formatBytes, formatDuration, formatTime } from '../model/units.js'
 import { coldScrubLines } from './archive-status.js'
@@ -12,6 +12,8 @@ import { orderLines } from './tier-orders.js'
 
 /** Streams the line about burning disks names; the others are counted. */
 const RISKS_SHOWN_MAX = 5
+/** Streams named that lie elsewhere than their policy says; the others are counted. */
+const STAYING_SHOWN_MAX = 3
 /** Streams named that drop or slow; the others are counted. */
 const STREAMS_NAMED_MAX = 3
 
@@ -99,7 +101,7 @@ function one(all: TierStatusDto, name: string): StreamTiersDto {
 /** Whether something is wrong that is no single stream's. */
 function isTroubled(all: TierStatusDto): boolean {
   const { archive, stores, gaps, stalled } = all
-  const down = archive.state === 'down' || archive.state === 'failing'
+  const down = [archive, ...archive.own].some(({ state }) => state === 'down' || state === 'failing')
   return down || gaps > 0 || stalled.length > 0 || stores.some((store) => store.state !== 'writable')
 }
 
@@ -111,11 +113,12 @@ export function archiveLines(all: TierStatusDto, beside: boolean): string[] {
       'archive  none: everything stays on these disks alone (name one under "archive" in stratalog.yaml)',
     ]
   if (state === 'ok' || state === 'none') {
+    const own = ownArchiveLines(all)
     // A probe may have been answered, and nothing was copied by this process so far.
     const unused = `not used yet by ${beside ? 'the process that has the log open' : 'this process'}`
     const answers = lastAnswerMs === null ? unused : `answers, ${unused}`
     const known = lastOkMs === null ? answers : `ok, last used ${formatTime(lastOkMs)}`
-    return [`archive  ${printable(location)}   ${known}`, ...stalledLines(all)]
+    return [`archive  ${printable(location)}   ${known}`, ...own, ...stayLines(all), ...stalledLines(all)]
   }
   const since =
     downSinceMs === null
@@ -125,8 +128,36 @@ export function archiveLines(all: TierStatusDto, beside: boolean): string[] {
   return [
     `archive  ${printable(location)}   ${word}${since}  ${whyDown(all)}`,
     `         ${whatWaits(all).join(' · ')}`,
+    ...ownArchiveLines(all),
+    ...stayLines(all),
     ...stalledLines(all),
   ]
+}
+
+/** Archives that some streams have to themselves: each is well or not on its own. */
+function ownArchiveLines({ archive, atMs }: TierStatusDto): string[] {
+  return archive.own.map((one) => {
+    const where = `         ${printable(one.location)}   ${plural(one.streams, 'stream')}`
+    if (one.state === 'ok' || one.state === 'none')
+      return `${where}, ${one.lastOkMs === null ? 'not used yet by this process' : `ok, last used ${formatTime(one.lastOkMs)}`}`
+    const since = one.downSinceMs === null ? '' : ` since ${formatTime(one.downSinceMs)}`
+    return `${where}, ${one.state === 'down' ? 'DOWN' : 'failing'}${since}  ${whyDown({ archive: one, atMs })}`
+  })
+}
+
+/** A policy names an archive for streams that come; those there are stay where they are. */
+function stayLines({ streams }: TierStatusDto): string[] {
+  const staying = streams.flatMap(({ stream, stays }) =>
+    stays === null ? [] : [{ name: stream.name, ...stays }],
+  )
+  const lines = staying
+    .slice(0, STAYING_SHOWN_MAX)
+    .map(
+      ({ name, at, named, origin }) =>
+        `         ${printable(name)} stays in ${printable(at)}: ${printable(named)} (${printable(origin.replace(/ +/g, ' '))}) is for streams created from now on`,
+    )
+  const left = staying.length - lines.length
+  return left > 0 ? [...lines, `         and ${plural(left, 'other stream')} likewise`] : lines
 }
 
 function policyLines({ policy: { file, problem, needsRestart } }: TierStatusDto): string[] {
@@ -138,7 +169,7 @@ function policyLines({ policy: { file, problem, needsRestart } }: TierStatusDto)
 }
 
 /** `503 SlowDown ×412, last ok 14:02:09Z, next probe in 20s`. */
-function whyDown({ archive, atMs }: TierStatusDto): string {
+function whyDown({ archive, atMs }: { readonly archive: ArchiveHealthDto; readonly atMs: number }): string {
   const { lastError, errors, lastOkMs, nextProbeMs } = archive
   const count = errors.find(({ message }) => message === lastError)?.count ?? 1
   const parts = [`${printable(lastError ?? '')}${count > 1 ? ` ×${formatCount(count)}` : ''}`]

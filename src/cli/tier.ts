@@ -49,14 +49,15 @@ async function plan(io: CliIo, stream: string | undefined): Promise<void> {
   const { withLog } = await import('./connect.js')
   const { dueText } = await import('./tier-text.js')
   await withLog(io, {}, async ({ api }) => {
-    const { atMs, archive, actions } = await api.tierPlan(stream)
+    const { atMs, archive, own, actions } = await api.tierPlan(stream)
     if (io.json) {
       for (const action of actions) await io.value(action)
       return
     }
     const rows = actions.map((action) => {
       const { kind, segment, bytes, reason, origin } = action
-      const what = kind === 'copy' ? `${formatBytes(bytes)} → ${archive ?? 'no archive'}, ${reason}` : reason
+      const to = own[action.stream] ?? archive ?? 'no archive'
+      const what = kind === 'copy' ? `${formatBytes(bytes)} → ${to}, ${reason}` : reason
       return [
         kind,
         `${action.stream} seg ${segment}`,

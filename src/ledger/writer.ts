@@ -13,8 +13,8 @@ import { mayHaveSpare, placeLedger, spareStores } from './placement.js'
 import { ADD_TIMEOUT_MS, asError, Replica, type ReplicaEvents } from './replica.js'
 import { sealOnStores } from './sealing.js'
 
-/** How far a store may stay behind what is acknowledged: its entries are held in memory until it answers. */
-const REPLICA_LAG_BYTES_MAX = 64 * 2 ** 20
+/** How far a store may stay behind what is acknowledged at most: its entries are held in memory until it answers. */
+export const REPLICA_LAG_BYTES_MAX: number = 64 * 2 ** 20
 /** And how far behind its peers with all ledgers of the process together: many small ones must not add up to more. */
 const STORE_LAG_BYTES_MAX = 256 * 2 ** 20
 /** A ledger that found no store to replace another looks again after this long. */
@@ -27,6 +27,8 @@ export interface NewLedger {
   readonly quorum: Quorum
   readonly segment: LedgerHeader['segment']
   readonly preceding: LedgerHeader['preceding']
+  /** How far a store may stay behind what is acknowledged (`limits.replica-lag`). @default 64 MiB, and never more */
+  readonly replicaLagBytesMax?: number | null
 }
 
 /**
@@ -43,6 +45,7 @@ export class LedgerWriter {
   readonly digestType = 'CRC32C' as const
   readonly #context: LedgerContext
   readonly #header: LedgerHeader
+  readonly #lagBytesMax: number
   #current: VersionedLedgerMetadata
   /** By ensemble index. */
   readonly #replicas: Replica[]
@@ -70,11 +73,13 @@ export class LedgerWriter {
     created: VersionedLedgerMetadata,
     header: LedgerHeader,
     stores: readonly SegmentStore[],
+    lagBytesMax: number,
   ) {
     this.ledgerId = created.ledgerId
     this.#context = context
     this.#current = created
     this.#header = header
+    this.#lagBytesMax = lagBytesMax
     this.#used = new Set(header.members)
     this.#replicas = stores.map((store, index) => this.#replica(store, index))
   }
@@ -85,6 +90,7 @@ export class LedgerWriter {
    */
   static async create(context: LedgerContext, options: NewLedger): Promise<LedgerWriter> {
     const { quorum, segment, preceding } = options
+    const lagBytesMax = Math.min(REPLICA_LAG_BYTES_MAX, options.replicaLagBytesMax ?? REPLICA_LAG_BYTES_MAX)
     const stores = await placeLedger(context, quorum)
     const shape = {
       digestType: 'CRC32C',
@@ -107,7 +113,7 @@ export class LedgerWriter {
       cToken: 0n,
     })
     const header = { ...shape, ledgerId, members, firstEntryId: 0n, segment, preceding }
-    const writer = new LedgerWriter(context, created, header, stores)
+    const writer = new LedgerWriter(context, created, header, stores, lagBytesMax)
     for (const replica of writer.#replicas) writer.#open(replica, header)
     return writer
   }
@@ -264,7 +270,7 @@ export class LedgerWriter {
   #lagOf({ owedBytes, store, out }: Replica): StratalogError | null {
     const behindBytes = owedBytes - this.#queue.inFlightBytes
     if (out !== null || behindBytes <= 0) return null
-    if (behindBytes <= REPLICA_LAG_BYTES_MAX && this.#lagOfAll(store) <= STORE_LAG_BYTES_MAX) return null
+    if (behindBytes <= this.#lagBytesMax && this.#lagOfAll(store) <= STORE_LAG_BYTES_MAX) return null
     const message = `segment store ${store.id} is ${owedBytes} bytes behind the other stores`
     return new StratalogError('timeout', message, { retryable: true, found: owedBytes })
   }

@@ -202,6 +202,8 @@ export interface PlannedDto {
 export interface TierPlanDto {
   readonly atMs: number
   readonly archive: string | null
+  /** Streams whose next segment goes to another archive, and to which. */
+  readonly own: Readonly<Record<string, string>>
   readonly actions: readonly PlannedDto[]
 }
 
@@ -316,6 +318,10 @@ export interface StreamTiersDto {
   readonly sinceMs: number | null
   /** What was recalled and can't be read yet; null: nothing. */
   readonly thawing: ThawingDto | null
+  /** Where the archive is that it has to itself or shares with a few; null: it lies in the log's, or nowhere yet. */
+  readonly ownArchive: string | null
+  /** It stays in an archive while its policy names another; null: it lies where the policy says. */
+  readonly stays: { readonly at: string; readonly named: string; readonly origin: string } | null
 }
 
 export interface TierStatusDto {

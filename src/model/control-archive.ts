@@ -175,11 +175,16 @@ export interface ResolutionDto {
 
 /** The verbs on the archive. All reject with `archive_missing` where none is configured. */
 export interface ArchiveApi {
-  archiveLs(request: { readonly stream?: string }, signal?: AbortSignal): AsyncIterable<ArchiveLsPart>
+  /** `archive`: one only, where the log has several; `refused` where it has none there. Also below. */
+  archiveLs(
+    request: { readonly stream?: string; readonly archive?: string },
+    signal?: AbortSignal,
+  ): AsyncIterable<ArchiveLsPart>
   /** Read-only. `sample` is a part in (0, 1], chosen by `seed`. */
   archiveVerify(
     request: {
       readonly stream?: string
+      readonly archive?: string
       readonly deep?: boolean
       readonly sample?: number
       readonly seed?: string
@@ -188,7 +193,12 @@ export interface ArchiveApi {
   ): AsyncIterable<ArchiveVerifyPart>
   /** Without `collect` nothing is deleted. `refused` where the archive is another log's. */
   archiveOrphans(
-    request: { readonly stream?: string; readonly graceMs?: number; readonly collect: boolean },
+    request: {
+      readonly stream?: string
+      readonly archive?: string
+      readonly graceMs?: number
+      readonly collect: boolean
+    },
     signal?: AbortSignal,
   ): AsyncIterable<OrphanPart>
   /** Ends a conflict by naming the attempt that is the segment; the others are deleted. `not_found`, `refused`. */

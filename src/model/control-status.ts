@@ -3,9 +3,8 @@
  * lies, what happened. Types only; see control-api.ts.
  */
 
-/** What is known of the archive, and what waits for it. */
-export interface ArchiveStatusDto {
-  readonly location: string | null
+/** What is known of one archive. */
+export interface ArchiveHealthDto {
   /** `failing`: a step failed and the next one decides. `down`: no step is tried until a probe is answered. */
   readonly state: 'none' | 'ok' | 'failing' | 'down'
   readonly downSinceMs: number | null
@@ -17,6 +16,19 @@ export interface ArchiveStatusDto {
   /** Since it was last well, most frequent first. */
   readonly errors: readonly { readonly code: string; readonly count: number; readonly message: string }[]
   readonly nextProbeMs: number | null
+}
+
+/** An archive that some streams have to themselves. */
+export interface OwnArchiveDto extends ArchiveHealthDto {
+  readonly location: string
+  /** How many streams lie in it. */
+  readonly streams: number
+}
+
+/** What is known of the archive of the log, and what waits for it and for those that some streams have to themselves. */
+export interface ArchiveStatusDto extends ArchiveHealthDto {
+  readonly location: string | null
+  readonly own: readonly OwnArchiveDto[]
   /** Closed segments that no archive has. */
   readonly waitingBytes: number
   readonly waitingSegments: number
@@ -95,6 +107,8 @@ export interface EventDto {
   readonly segment: string | null
   readonly bytes: number | null
   readonly error: string | null
+  /** `archive`: which, where it is one that some streams have to themselves. */
+  readonly archive?: string
 }
 
 /** The verbs of this area. */

@@ -53,7 +53,17 @@ export function archiveOpener(
   const engine = typeof given === 'object' ? given : null
   const { value, layer } = config.archive
   if (engine === null && value === null) return null
-  const configured = engine?.name ?? archiveLocation(value ?? '', layer === 'file' ? root : process.cwd())
+  const location = engine?.name ?? archiveLocation(value ?? '', layer === 'file' ? root : process.cwd())
+  return openerAt(location, engine, user, ARCHIVE_OWNER_FACT)
+}
+
+/** Opens the archive at a location; `ownerFact` says whether this log has used it before. */
+export function openerAt(
+  configured: string,
+  engine: ArchiveEngine | null,
+  user: ArchiveUser,
+  ownerFact: string,
+): ArchiveOpener {
   const { clock, random, logger, disk } = user.system
   const ports = { clock, random, logger, disk, signal: user.signal }
   const openAt = async (place: string | ArchiveEngine, existing: boolean): Promise<ArchiveStore> => {
@@ -64,7 +74,7 @@ export function archiveOpener(
   let opening: Promise<ArchiveStore> | null = null
   const openCurrent = async (): Promise<ArchiveStore> => {
     const place = engine ?? (await followMoves({ index: user.index, logger }, configured))
-    const existing = (await user.index.fact(ARCHIVE_OWNER_FACT)) === user.logId
+    const existing = (await user.index.fact(ownerFact)) === user.logId
     const store = await openAt(place, existing)
     opened = new MovableArchive(await checkOwn(store, existing, user, (to) => openAt(to, true)), {
       clock,
@@ -128,7 +138,8 @@ async function checkOwn(
   }
 }
 
-function archiveLocation(value: string, base: string): string {
+/** Where an archive is: addresses as they are, directories from `base` on. */
+export function archiveLocation(value: string, base: string): string {
   if (schemeOf(value) === null) return resolve(base, value)
   return value
 }

@@ -16,7 +16,7 @@ import { Log } from '../log.js'
 import type { LogParts } from '../log-parts.js'
 import { StratalogError } from '../model/errors.js'
 import { policyQuorum } from '../model/quorum.js'
-import type { SegmentRow } from '../model/segment.js'
+import type { SegmentRow, StreamRow } from '../model/segment.js'
 import type { FilledOptions, OpenOptions, SystemPorts } from '../options.js'
 import type { ColdSource } from '../read/cold.js'
 import { HotSource } from '../read/source.js'
@@ -40,6 +40,7 @@ import { ringsOf } from './key-rings.js'
 import type { LiveConfig } from './live-config.js'
 import { LivePolicies } from './live-policies.js'
 import { storeFactsFile } from './store-facts-file.js'
+import { StreamArchives } from './stream-archives.js'
 
 /** A segment that was begun or sealed is looked at by the agent after this long: several often change together. */
 const CHANGE_WAKES_MS = 200
@@ -65,13 +66,15 @@ interface Ground extends OpenIndex {
   readonly keeper: StoreFactsKeeper
   readonly stores: LocalDirectory
   readonly archive: ArchiveOpener | null
+  /** That and those which some streams have to themselves; null: there is none. */
+  readonly ownArchives: StreamArchives | null
 }
 
 /** Puts a log together from the ground up: engines, then the two tiers, then what writes, tiers, keeps and reads. */
 export async function assemble(opening: Opening): Promise<Log> {
   const { root, filled, system, closers, close } = opening
   const ground = await openGround(opening)
-  const { index, keeper, metadata, logId, archive, directories, stores } = ground
+  const { index, keeper, metadata, logId, archive, ownArchives, directories, stores } = ground
   const cold = await coldTier(
     opening,
     ground,
@@ -91,12 +94,13 @@ export async function assemble(opening: Opening): Promise<Log> {
     return {
       policy: followed,
       quorum,
-      slowMs: () => agent.slowMs(followed(), quorum()),
+      slowMs: () => agent.slowMs(followed(), quorum(), stream.incarnation),
       inFlightBytesMax: filled.inFlightBytesMax,
       takenBytesMax: filled.takenBytesMax,
     }
   })
   const open = archive?.open ?? null
+  const openFor = ownArchives && ((incarnation: string) => ownArchives.of(incarnation))
   const { coordination } = metadata
   const { random, clock, logger } = system
   const tiering: TieringContext = {
@@ -105,12 +109,13 @@ export async function assemble(opening: Opening): Promise<Log> {
     index,
     coordination,
     random,
-    archive: open && withUploadLimit(open, { index, ledger }),
+    archive: openFor && withUploadLimit(openFor, { index, ledger }),
+    ...(ownArchives === null ? {} : { own: ownArchives }),
     writers: hub,
     policy,
   }
   const agent: TieringAgent = new TieringAgent(tiering)
-  const upkeep = new Upkeep({ ledger, index, keeper, archive: open, policy, repairs, tiering })
+  const upkeep = new Upkeep({ ledger, index, keeper, archive: openFor, policy, repairs, tiering })
   const admin = new StoreAdmin({
     keeper,
     ledger,
@@ -209,34 +214,33 @@ async function openGround({
     const override = await index.policyOverride(incarnation)
     return policyResolver(current).resolve(stream.name, override).policy.encryption?.ring ?? null
   })
-  const archive = archiveOpener(root, options, config, {
-    logId,
-    index,
-    system,
-    signal: abort.signal,
-    rings,
-    settings,
-  })
+  const user = { logId, index, system, signal: abort.signal, rings, settings }
+  const archive = archiveOpener(root, options, config, user)
+  const policies = policyResolver(current)
+  const policy = async (stream: StreamRow) =>
+    policies.resolve(stream.name, await index.policyOverride(stream.incarnation))
+  const ownArchives = archive && new StreamArchives({ root, log: archive, user, index, policy })
   closers.push(async () => {
     abort.abort(new StratalogError('closed', 'the log is closed'))
+    await ownArchives?.close()
     if (archive !== null) await (await archive.opened())?.close()
   })
-  return { ...opened, logId, directories, keeper, stores, archive }
+  return { ...opened, logId, directories, keeper, stores, archive, ownArchives }
 }
 
 /** Null: there is no archive, so nothing is cold. */
 async function coldTier(
   { root, system, config, filled, closers }: Opening,
-  { index, archive }: Ground,
+  { index, archive, ownArchives }: Ground,
   takenBytes: ColdTierParts['takenBytes'],
   policy: ColdTierParts['policy'],
 ): Promise<ColdTier | null> {
-  if (archive === null) return null
+  if (archive === null || ownArchives === null) return null
   const cold = await ColdTier.open({
     root,
     system,
     index,
-    openArchive: archive.open,
+    openArchive: (incarnation) => ownArchives.of(incarnation),
     archiveLocation: archive.location,
     diskCacheBytes: filled.diskCacheBytes ?? config.cache.diskBytes.value,
     takenBytes,

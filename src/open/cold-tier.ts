@@ -5,7 +5,7 @@ import { DownloadLimit } from '../../archive/download-limit.js'
 import { twinsOf } from '../../archive/twins.js'
 import { isStratalogError } from '../model/errors.js'
 import type { ResolvedPolicy } from '../model/policy.js'
-import type { ArchivedObject, SegmentRow, StreamRow } from '../model/segment.js'
+import type { ArchivedObject, Incarnation, SegmentRow, StreamRow } from '../model/segment.js'
 import type { SystemPorts } from '../options.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
@@ -30,7 +30,7 @@ export interface ColdTierParts {
   readonly root: string
   readonly system: SystemPorts
   readonly index: SegmentIndex
-  readonly openArchive: () => Promise<ArchiveStore>
+  readonly openArchive: (incarnation: Incarnation) => Promise<ArchiveStore>
   readonly archiveLocation: string
   /** null: as much as suits the archive. */
   readonly diskCacheBytes: number | null
@@ -76,7 +76,7 @@ export class ColdTier {
   async source(row: SegmentRow, signal?: AbortSignal, ahead = false): Promise<ColdSource> {
     const { openArchive } = this.#parts
     const key = row.object?.key ?? ''
-    const bad = this.#isBad(key) ? await this.#twin(await openArchive(), row, signal) : null
+    const bad = this.#isBad(key) ? await this.#twin(await openArchive(row.incarnation), row, signal) : null
     const used = bad === null ? row : { ...row, object: bad }
     try {
       return await this.#open(used, signal, ahead)
@@ -86,7 +86,10 @@ export class ColdTier {
   }
 
   async #open(row: SegmentRow, signal: AbortSignal | undefined, ahead: boolean): Promise<ColdSource> {
-    const [archive, limit] = await Promise.all([this.#parts.openArchive(), this.#limit(row.incarnation)])
+    const [archive, limit] = await Promise.all([
+      this.#parts.openArchive(row.incarnation),
+      this.#limit(row.incarnation),
+    ])
     const failed = (error: unknown) => this.#failed(row, error)
     const options = { limit, ahead, ...(signal === undefined ? {} : { signal }) }
     return ColdSource.shared(this.reads, archive, row, options, failed)

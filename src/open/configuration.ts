@@ -4,7 +4,7 @@ import process from 'node:process'
 import { decodePolicyOverride, encodePolicyOverride } from '../config/code.js'
 import { parseEnvironment } from '../config/env.js'
 import { parseConfig } from '../config/file.js'
-import { type ResolvedConfig, resolveConfig } from '../config/resolve.js'
+import { type LayerName, type PlaceArchive, type ResolvedConfig, resolveConfig } from '../config/resolve.js'
 import type { LogParts } from '../log-parts.js'
 import { StratalogError } from '../model/errors.js'
 import type { ResolvedPolicy } from '../model/policy.js'
@@ -12,6 +12,7 @@ import type { PolicyInput } from '../model/policy-input.js'
 import { policyQuorum } from '../model/quorum.js'
 import type { OpenOptions } from '../options.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
+import { archiveLocation } from './archives.js'
 import type { ConfigSource } from './live-config.js'
 
 /** Name of the configuration file in a log's directory. */
@@ -36,8 +37,15 @@ export function configSource(root: string, options: OpenOptions): ConfigSource {
   }
   // Nothing said needs no checking, and to compile the schema takes half as long as all else an open does.
   const code = Object.keys(said).length > 0 ? said : null
+  const baseOf = (layer: LayerName) => (layer === 'file' ? root : process.cwd())
+  const place: PlaceArchive = (value, layer) => archiveLocation(value, baseOf(layer))
+  const checked = (config: ResolvedConfig) => {
+    const { value, layer } = config.archive
+    const engine = typeof options.archive === 'object' ? options.archive.name : null
+    return checkOwnArchives(config, engine ?? (value && archiveLocation(value, baseOf(layer))))
+  }
   if (options.config === 'none')
-    return { file: null, read: async () => null, resolve: () => checkedConfig(resolveConfig({ code })) }
+    return { file: null, read: async () => null, resolve: () => checked(resolveConfig({ code }, place)) }
   const path = options.config ?? join(root, CONFIG_FILE)
   const name = options.config === undefined ? CONFIG_FILE : path
   const env = parseEnvironment(process.env, delimiter)
@@ -45,21 +53,33 @@ export function configSource(root: string, options: OpenOptions): ConfigSource {
     file: name,
     read: () => readConfigFile(path, options.config === undefined),
     resolve: (text) =>
-      checkedConfig(resolveConfig({ code, env, file: text === null ? null : parseConfig(text, name) })),
+      checked(resolveConfig({ code, env, file: text === null ? null : parseConfig(text, name) }, place)),
   }
 }
 
-/** A stream whose policy names an archive of its own must not end up in the log's: refused until that is honoured. */
-function checkedConfig(config: ResolvedConfig): ResolvedConfig {
-  const own = config.ownArchives.find(({ value }) => value !== 'none')
-  if (own === undefined) return config
-  throw new StratalogError(
-    'unsupported',
-    `${own.origin}: some streams can't have an archive of their own in this version: give them a log of their own, or archive: none to keep them on the stores of this one`,
-    {
-      found: own.value,
-    },
-  )
+/** Refuses archives of some streams' own that could not be told from the log's (decision 0030). */
+function checkOwnArchives(config: ResolvedConfig, logArchive: string | null): ResolvedConfig {
+  for (const { value, origin } of config.ownArchives) {
+    if (value === 'none') continue
+    const refuse = (why: string) =>
+      new StratalogError('config_invalid', `${origin}: archive: ${value} ${why}`, { found: value })
+    if (logArchive === null)
+      throw refuse('is of some streams only, and the log has none: name its archive as well, under "archive"')
+    if (isNested(value, logArchive))
+      throw refuse(`and the archive of the log, ${logArchive}, lie in one another: put them side by side`)
+    const other = config.ownArchives.find((one) => one.value !== value && isNested(value, one.value))
+    if (other !== undefined)
+      throw refuse(`and ${other.value} (${other.origin}) lie in one another: put them side by side`)
+  }
+  return config
+}
+
+/** Each would list the other's objects. */
+function isNested(one: string, other: string): boolean {
+  const [short = '', long = ''] = [one, other]
+    .map((location) => `${location.replace(/\/+$/, '')}/`)
+    .sort((a, b) => a.length - b.length)
+  return short !== long && long.startsWith(short)
 }
 
 async function readConfigFile(file: string, mayBeAbsent: boolean): Promise<string | null> {

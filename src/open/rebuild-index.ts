@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { locationsIn, OWN_ARCHIVES_FACT, ownerFactOf } from '../../archive/bindings.js'
 import { ARCHIVE_OWNER_FACT } from '../../archive/control-objects.js'
 import type { ResolvedConfig } from '../config/resolve.js'
 import type { LedgerContext, StoreDirectory } from '../ledger/context.js'
@@ -10,7 +11,7 @@ import { foldDecisions, readDecisions } from '../rebuild/decisions.js'
 import { type RebuildOptions, rebuildIndex } from '../rebuild/rebuild.js'
 import type { RebuildReport } from '../rebuild/report.js'
 import { archiveSettings } from './archive-settings.js'
-import { archiveOpener } from './archives.js'
+import { type ArchiveUser, archiveLocation, archiveOpener, openerAt } from './archives.js'
 import { policyResolver } from './configuration.js'
 import { ringsOf } from './key-rings.js'
 
@@ -81,13 +82,46 @@ async function fill(
       reserveThrough: (id: bigint) => metadata.ledgers.reserveThrough(id),
     }
     const unreachable = archive.problem === null ? [] : [archive.problem]
-    const report = await rebuildIndex({ ...wishes, target, ledger, archive: archive.store, unreachable })
+    for (const { problem } of archive.own) if (problem !== null) unreachable.push(problem)
+    const own = new Map(archive.own.flatMap(({ location, store }) => (store ? [[location, store]] : [])))
+    const report = await rebuildIndex({ ...wishes, target, ledger, archive: archive.store, own, unreachable })
+    for (const location of own.keys()) await metadata.index.setFact(ownerFactOf(location), log.logId)
     // Its owner object was found to be this log's: from here on the log opens no other archive (decision 0008).
     if (archive.store !== null) await metadata.index.setFact(ARCHIVE_OWNER_FACT, log.logId)
     return report
   } finally {
     await archive.store?.close()
+    for (const { store } of archive.own) await store?.close()
   }
+}
+
+/** An archive that some streams have to themselves, as far as it is there. */
+interface OwnArchive {
+  readonly location: string
+  readonly store: ArchiveStore | null
+  readonly problem: string | null
+}
+
+/** Those that decisions tell of, and those that policies name: decisions may be lost. */
+async function openOwnArchives(
+  facts: ReadonlyMap<string, string>,
+  named: readonly string[],
+  user: ArchiveUser,
+): Promise<OwnArchive[]> {
+  const used = locationsIn(facts.get(OWN_ARCHIVES_FACT) ?? null)
+  const opened: OwnArchive[] = []
+  for (const location of new Set([...used, ...named])) {
+    const opener = openerAt(location, null, user, ownerFactOf(location))
+    try {
+      opened.push({ location, store: await opener.open(), problem: null })
+    } catch (error) {
+      if (!isStratalogError(error)) throw error
+      // One that was never used need not be there; of one that has our owner object nothing may be missing.
+      const unused = !facts.has(ownerFactOf(location)) && error.code === 'archive_missing'
+      if (!unused) opened.push({ location, store: null, problem: `${location}: ${error.message}` })
+    }
+  }
+  return opened
 }
 
 /**
@@ -98,7 +132,11 @@ async function openArchiveOf(
   { root, logId, options, config, system }: IndexlessLog,
   ledger: LedgerContext,
   metadata: SqliteMetadata,
-): Promise<{ readonly store: ArchiveStore | null; readonly problem: string | null }> {
+): Promise<{
+  readonly store: ArchiveStore | null
+  readonly problem: string | null
+  readonly own: readonly OwnArchive[]
+}> {
   const { facts, policies, streams } = foldDecisions((await readDecisions(ledger)).recorded)
   const used = facts.has(ARCHIVE_OWNER_FACT)
   const { signal } = new AbortController()
@@ -112,15 +150,24 @@ async function openArchiveOf(
     return policy.encryption?.ring ?? null
   })
   const settings = archiveSettings(root, config)
-  const opener = archiveOpener(root, options, config, { logId, index, system, signal, rings, settings })
+  const user = { logId, index, system, signal, rings, settings }
+  const opener = archiveOpener(root, options, config, user)
+  const named = config.ownArchives.flatMap(({ value }) =>
+    value === 'none' ? [] : [archiveLocation(value, root)],
+  )
+  const own = await openOwnArchives(
+    facts,
+    named.filter((one) => one !== opener?.location),
+    user,
+  )
   if (opener === null)
-    return { store: null, problem: used ? 'the archive: the log has one and none is configured' : null }
+    return { store: null, problem: used ? 'the archive: the log has one and none is configured' : null, own }
   try {
-    return { store: await opener.open(), problem: null }
+    return { store: await opener.open(), problem: null, own }
   } catch (error) {
     if (!isStratalogError(error)) throw error
     const unused = !used && error.code === 'archive_missing'
-    return { store: null, problem: unused ? null : error.message }
+    return { store: null, problem: unused ? null : error.message, own }
   }
 }
 

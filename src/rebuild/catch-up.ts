@@ -1,3 +1,4 @@
+import { bindingFact, locationsIn, OWN_ARCHIVES_FACT, ownerFactOf } from '../../archive/bindings.js'
 import { ARCHIVE_OWNER_FACT } from '../../archive/control-objects.js'
 import {
   byAge,
@@ -176,6 +177,12 @@ export async function recordWhatLacks(
     const owner = await index.fact(ARCHIVE_OWNER_FACT)
     if (owner !== null && decided.facts.get(ARCHIVE_OWNER_FACT) !== owner)
       await decisions.write({ kind: 'fact', name: ARCHIVE_OWNER_FACT, value: owner })
+    const all = await index.fact(OWN_ARCHIVES_FACT)
+    for (const name of [OWN_ARCHIVES_FACT, ...locationsIn(all).map(ownerFactOf)]) {
+      const value = await index.fact(name)
+      if (value !== null && decided.facts.get(name) !== value)
+        await decisions.write({ kind: 'fact', name, value })
+    }
     for (const row of await index.segmentsInState(['gap'], GAPS_MAX))
       if (!isGivenUp(decided, row.incarnation, row.segment)) await decisions.write(gapOf(row))
     for await (const stream of streamsOf(index)) {
@@ -207,6 +214,9 @@ async function lackingOf(
   const policy = await index.policyOverride(incarnation)
   if ((decided.policies.get(incarnation) ?? null) !== policy)
     lacking.push({ kind: 'policy', incarnation, policy })
+  const bound = await index.fact(bindingFact(incarnation))
+  if (bound !== null && decided.facts.get(bindingFact(incarnation)) !== bound)
+    lacking.push({ kind: 'fact', name: bindingFact(incarnation), value: bound })
   return lacking
 }
 

@@ -1,3 +1,4 @@
+import { bindingFact, locationsIn, OWN_ARCHIVES_FACT } from '../../archive/bindings.js'
 import { DELETIONS_FACT } from '../../archive/control-objects.js'
 import type { ListedSegment } from '../../archive/listing.js'
 import { openSegmentObject } from '../../archive/segment-reader.js'
@@ -38,6 +39,8 @@ export interface RebuildOptions {
   readonly ledger: LedgerContext
   /** Null: the log has none, or goes on without it. */
   readonly archive: ArchiveStore | null
+  /** By where they are, the archives that some streams have to themselves. @default none */
+  readonly own?: ReadonlyMap<string, ArchiveStore>
   /** Go on without what can't be read and with gaps for what is nowhere. */
   readonly acceptLoss: boolean
   /** What the caller could not reach: counts as lost. */
@@ -65,7 +68,8 @@ export async function rebuildIndex(options: RebuildOptions): Promise<RebuildRepo
   await spreadDecisions(ledger, decisions)
   const decided = foldDecisions(decisions.recorded)
   await reserveIds(options, decided, found, unread.size === 0, report)
-  const sources = await streamSources(decided, found.ledgers.values(), options.archive, report, signal)
+  const archives = { log: options.archive, own: options.own ?? new Map<string, ArchiveStore>() }
+  const sources = await streamSources(decided, found.ledgers.values(), archives, report, signal)
   const used = new Set<bigint>()
   await createMetadata(options, found, sources, report)
   for (const source of sources) {
@@ -75,6 +79,7 @@ export async function rebuildIndex(options: RebuildOptions): Promise<RebuildRepo
   }
   noteOrphans(found, used, sources, report)
   for (const [name, value] of decided.facts) await target.index.setFact(name, value)
+  await bindFound(options, sources)
   // The index that was lost may have been the only one to know that the archive is still to be told.
   if (decided.deleted.size > 0)
     await target.index.setFact(DELETIONS_FACT, JSON.stringify([...decided.deleted]))
@@ -82,6 +87,18 @@ export async function rebuildIndex(options: RebuildOptions): Promise<RebuildRepo
   await target.index.setFact(MARK_FACT, (decided.mark?.sequence ?? 0n).toString())
   refuseLosses(report, options)
   return report
+}
+
+/** Streams that lie in an archive of their own, of which no decision is left, are bound again by what is found there. */
+async function bindFound({ target, own }: RebuildOptions, sources: readonly StreamSource[]): Promise<void> {
+  const { index } = target
+  const all = new Set(locationsIn(await index.fact(OWN_ARCHIVES_FACT)))
+  for (const { stream, own: location } of sources) {
+    if (location === null || own?.has(location) !== true) continue
+    await index.setFact(bindingFact(stream.incarnation), location)
+    all.add(location)
+  }
+  if (all.size > 0) await index.setFact(OWN_ARCHIVES_FACT, JSON.stringify([...all]))
 }
 
 /** Above every id that anybody may have been given: a store keeps the tombstone of a ledger, and would refuse its id. */
@@ -230,7 +247,8 @@ class StreamRebuild {
     planned: Exclude<PlannedSegment, { kind: 'missing' }>,
     gap: DecidedGap | null,
   ): Promise<SegmentRow | string> {
-    const { archive, signal, ledger } = this.#options
+    const { signal, ledger } = this.#options
+    const { archive } = this.#source
     if (planned.kind === 'hot' && planned.object === null && gap?.reason === 'dropped')
       return 'it was dropped'
     try {
@@ -272,7 +290,8 @@ class StreamRebuild {
 
   /** A ledger with epoch 0 was written from the object, which tells the epoch it had; a recall may still be asked for. */
   async #recalled(row: SegmentRow, object: ListedSegment): Promise<Partial<SegmentRow>> {
-    const { archive, signal } = this.#options
+    const { signal } = this.#options
+    const { archive } = this.#source
     const recalledUntilMs = this.#source.recalledUntilMs(row.segment)
     if (row.epoch > 0n || archive === null) return { recalledUntilMs }
     const { key, sizeBytes, parsed } = object
@@ -387,7 +406,8 @@ class StreamRebuild {
 
   /** Names don't carry epochs; the newest object's header does. */
   async #sawArchivedEpoch(): Promise<void> {
-    const { archive, signal } = this.#options
+    const { signal } = this.#options
+    const { archive } = this.#source
     const object = this.#newestRow?.object ?? null
     if (archive === null || object === null) return
     try {

@@ -24,7 +24,15 @@ export const RECORDED_FACTS: readonly string[] = [
   'tier-orders',
   'clone-pins',
   'archive-moves',
+  'own-archives',
 ]
+/** Beginnings of names of such facts: which archive a stream lies in, and whose that is (decision 0030). */
+const RECORDED_PREFIXES: readonly string[] = ['archive-of/', 'archive-owner/']
+
+function isRecorded(name: string): boolean {
+  return RECORDED_FACTS.includes(name) || RECORDED_PREFIXES.some((prefix) => name.startsWith(prefix))
+}
+
 /** The fact that is the sequence of the newest decision this index knows of. */
 export const SEQUENCE_FACT = 'decision-sequence'
 /** The fact that is the sequence of the newest mark this index knows of. */
@@ -235,7 +243,7 @@ export class RecordedIndex implements SegmentIndex {
 
   async setFact(name: string, value: string): Promise<void> {
     const set = () => this.#index.setFact(name, value)
-    if (!RECORDED_FACTS.includes(name) || (await this.#index.fact(name)) === value) return set()
+    if (!isRecorded(name) || (await this.#index.fact(name)) === value) return set()
     return this.#decided({ kind: 'fact', name, value }, set)
   }
 

@@ -1,3 +1,4 @@
+import { bindingFact, LOG_ARCHIVE } from '../../archive/bindings.js'
 import { bindingOf, type ControlObject, readControls, trimmedBelow } from '../../archive/control-objects.js'
 import { gapsOf, policyOf, standingHolds } from '../../archive/decisions.js'
 import { type ChosenSegment, chooseSegments, listIncarnations } from '../../archive/listing.js'
@@ -14,6 +15,10 @@ import { candidatesOf, type SegmentLedger } from './segment-plan.js'
 /** Everything that tells of one stream. */
 export interface StreamSource {
   readonly stream: DecidedStream
+  /** The archive it lies in; null: nothing of it is in one, or that one is not there. */
+  readonly archive: ArchiveStore | null
+  /** Where that is, if the stream has it to itself; null: it is the log's. */
+  readonly own: string | null
   readonly trim: DecidedTrim | null
   /** When it was ended for ever; null: it was not. */
   readonly finishedMs: number | null
@@ -32,11 +37,51 @@ export interface StreamSource {
   readonly held: boolean
 }
 
+/** The archives of a log that are there. */
+export interface RebuildArchives {
+  /** The log's; null: it has none, or goes on without it. */
+  readonly log: ArchiveStore | null
+  /** By where they are, those that some streams have to themselves. */
+  readonly own: ReadonlyMap<string, ArchiveStore>
+}
+
+/** Where a stream was bound to; null: to no archive of its own. */
+function boundTo(decided: DecidedState, incarnation: Incarnation): string | null {
+  const bound = decided.facts.get(bindingFact(incarnation)) ?? LOG_ARCHIVE
+  return bound === LOG_ARCHIVE ? null : bound
+}
+
+/** One of the log's own by another name is the log's. */
+function archiveAt({ log, own }: RebuildArchives, location: string | null): ArchiveStore | null {
+  return location === null ? log : (own.get(location) ?? null)
+}
+
+/**
+ * The streams that archives have something of, and in which: what decisions bind lies where they say; of the others
+ * those in an archive of their own were bound by decisions that are lost (decision 0030).
+ */
+async function whereArchived(
+  decided: DecidedState,
+  { log, own }: RebuildArchives,
+  signal?: AbortSignal,
+): Promise<ReadonlyMap<Incarnation, string | null>> {
+  const found = new Map<Incarnation, string | null>()
+  for (const [location, store] of [[null, log] as const, ...own]) {
+    if (store === null) continue
+    for await (const incarnation of listIncarnations(store, undefined, signal)) {
+      const bound = decided.facts.get(bindingFact(incarnation)) ?? null
+      const here = bound === null ? !found.has(incarnation) : boundTo(decided, incarnation) === location
+      if (here) found.set(incarnation, location)
+    }
+  }
+  return found
+}
+
 /** The streams that decisions, ledgers or the archive tell of, by name; of two with one name the one that holds records. */
 export async function streamSources(
   decided: DecidedState,
   ledgers: Iterable<FoundLedger>,
-  archive: ArchiveStore | null,
+  archives: RebuildArchives,
   report: RebuildReport,
   signal?: AbortSignal,
 ): Promise<StreamSource[]> {
@@ -48,19 +93,21 @@ export async function streamSources(
     of.push(ledger)
     byStream.set(incarnation, of)
   }
-  const archived = new Set<Incarnation>()
-  if (archive !== null)
-    for await (const incarnation of listIncarnations(archive, undefined, signal)) archived.add(incarnation)
+  const archived = await whereArchived(decided, archives, signal)
   // An archive that was taken over holds streams of the log that had it before: they are none of ours (decision 0021).
   const ours = new Set([...decided.streams.keys(), ...byStream.keys()])
-  if (!decided.facts.has('archive-taken-over')) for (const incarnation of archived) ours.add(incarnation)
+  if (!decided.facts.has('archive-taken-over'))
+    for (const incarnation of archived.keys()) ours.add(incarnation)
   const byName = new Map<string, StreamSource>()
   for (const incarnation of ours) {
     const of = byStream.get(incarnation) ?? []
     // What a clone shares is there, though nothing of its own may be yet.
-    const shares = decided.streams.get(incarnation)?.parent?.shares === true
-    const inArchive = archived.has(incarnation) || shares ? archive : null
-    const source = await sourceOf(incarnation, decided, of, inArchive, report, signal)
+    const parent = decided.streams.get(incarnation)?.parent ?? null
+    const shared = parent?.shares === true ? parent.incarnation : null
+    const own = boundTo(decided, incarnation) ?? archived.get(shared ?? incarnation) ?? null
+    const there = archived.has(incarnation) || shared !== null
+    const place = { own, archive: there ? archiveAt(archives, own) : null }
+    const source = await sourceOf(incarnation, decided, of, place, report, signal)
     if (source === null) continue
     const { name } = source.stream
     const other = byName.get(name)
@@ -75,7 +122,7 @@ async function sourceOf(
   incarnation: Incarnation,
   decided: DecidedState,
   ledgers: readonly FoundLedger[],
-  archive: ArchiveStore | null,
+  { own, archive }: Pick<StreamSource, 'own' | 'archive'>,
   report: RebuildReport,
   signal?: AbortSignal,
 ): Promise<StreamSource | null> {
@@ -98,6 +145,8 @@ async function sourceOf(
   const gaps = [...gapsOf(controls), ...(decided.gaps.get(incarnation) ?? [])]
   return {
     stream,
+    archive,
+    own,
     trim: trimOf(incarnation, decided, controls),
     finishedMs: decided.finished.get(incarnation) ?? null,
     // The stores' decision comes first; where they lost it the archive may have been told of it.

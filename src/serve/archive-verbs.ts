@@ -41,16 +41,18 @@ export function archiveVerbs(log: Log): ArchiveApi {
   const throttled = <T extends { readonly type: string }>(parts: AsyncIterable<T>) =>
     lessProgress(parts, () => log.parts.segments.ledger.clock.monotonicMs())
   return {
-    archiveLs: (request, signal) => ls(log.archive.objects({ ...streamOf(request), ...stopOf(signal) })),
+    archiveLs: ({ stream, ...which }, signal) =>
+      ls(log.archive.objects({ ...streamOf({ stream }), ...which, ...stopOf(signal) })),
     archiveVerify: ({ stream, ...options }, signal) =>
       mapped(
         throttled(log.archive.verify({ ...streamOf({ stream }), ...options, ...stopOf(signal) })),
         verifyPart,
       ),
-    archiveOrphans: ({ stream, graceMs, collect }, signal) => {
+    archiveOrphans: ({ stream, archive, graceMs, collect }, signal) => {
       const options = {
         ...streamOf({ stream }),
         ...stopOf(signal),
+        ...(archive === undefined ? {} : { archive }),
         ...(graceMs === undefined ? {} : { graceMs }),
       }
       return mapped(collect ? log.archive.collect(options) : log.archive.orphans(options), orphanPart)

@@ -51,6 +51,7 @@ import { checkStreamName } from '../model/stream-name.js'
 import { parseInteger } from '../model/units.js'
 import type { ReadOptions } from '../stream.js'
 import { appendRecords } from './append-verbs.js'
+import { placeOf } from '../stream-place.js'
 import { archiveVerbs } from './archive-verbs.js'
 import { cloneStream } from './clone.js'
 import {
@@ -317,9 +318,16 @@ export class LocalControl implements ControlApi {
 
   async tierPlan(stream?: string): Promise<TierPlanDto> {
     const plans = await this.#log.tier.plan(stream === undefined ? undefined : checkStreamName(stream))
+    const { parts } = this.#log
+    const own: [string, string][] = []
+    for (const { stream: row, policy } of plans) {
+      const { next } = await placeOf(parts, row, policy)
+      if (next !== null && next !== parts.archiveLocation) own.push([row.name, next])
+    }
     return {
-      atMs: this.#log.parts.segments.ledger.clock.nowMs(),
-      archive: this.#log.parts.archiveLocation,
+      atMs: parts.segments.ledger.clock.nowMs(),
+      archive: parts.archiveLocation,
+      own: Object.fromEntries(own),
       actions: plans.flatMap((one) => one.actions.map((action) => plannedDto(one.stream.name, action))),
     }
   }

@@ -15,9 +15,10 @@ const object = (properties: Record<string, object>, required: readonly string[] 
   schema: { body: { type: 'object', properties, required, additionalProperties: false } },
 })
 const SCHEMA = {
-  ls: object({ stream: STRING }),
+  ls: object({ stream: STRING, archive: STRING }),
   verify: object({
     stream: STRING,
+    archive: STRING,
     deep: FLAG,
     sample: { type: 'number', exclusiveMinimum: 0, maximum: 1 },
     seed: STRING,
@@ -25,6 +26,7 @@ const SCHEMA = {
   orphans: object(
     {
       stream: STRING,
+      archive: STRING,
       graceMs: { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER },
       collect: FLAG,
     },

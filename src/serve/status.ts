@@ -65,18 +65,32 @@ function eventDto(event: LogEvent): EventDto {
   const none = { kind: null, stream: null, segment: null, bytes: null, error: null }
   if (event.type === 'slow') return { ...none, sequence, atMs, type, phase: event.slowed ? 'begun' : 'ended' }
   if (event.type === 'archive')
-    return { ...none, sequence, atMs, type, phase: event.state, error: event.error }
+    return {
+      ...none,
+      sequence,
+      atMs,
+      type,
+      phase: event.state,
+      error: event.error,
+      ...(event.own === undefined ? {} : { archive: event.own }),
+    }
   const { kind, phase, stream, segment, bytes, error } = event
   return { sequence, atMs, type, kind, phase, stream, segment: segment.toString(), bytes, error }
 }
 
 function archiveDto({ archive, streams }: TierStatus): ArchiveStatusDto {
-  const { archive: state, stalled: _, forecasts: __, ...rest } = archive
+  const { archive: state, stalled: _, forecasts: __, own, ...rest } = archive
+  const owned = own.map(({ archive: health, ...about }) => ({
+    ...about,
+    state: health,
+    streams: streams.filter(({ place }) => place.own === about.location).length,
+  }))
   const of = (what: ArchiveDown) =>
     streams.filter((line) => line.archiveDown === what).map((line) => line.stream.name)
   return {
     ...rest,
     state,
+    own: owned,
     waitingBytes: streams.reduce((sum, line) => sum + line.waitingBytes, 0),
     waitingSegments: streams.reduce((sum, line) => sum + line.waitingSegments, 0),
     drops: of('drop'),
@@ -90,7 +104,7 @@ function scrubDto({ scrub, onRead }: UpkeepState): ScrubDto {
 }
 
 async function streamTiersDto(log: Log, tiers: StreamTiers): Promise<StreamTiersDto> {
-  const { stream, totals, oldestUncopied, atRiskBytes, atRiskSinceMs, next, behind } = tiers
+  const { stream, totals, oldestUncopied, atRiskBytes, atRiskSinceMs, next, behind, place } = tiers
   const oldest = await log.parts.segments.index.oldestSegment(stream.incarnation)
   // Where txids are times they say since when there is history; else the segment's own times do.
   const sinceMs =
@@ -109,5 +123,7 @@ async function streamTiersDto(log: Log, tiers: StreamTiers): Promise<StreamTiers
     behind,
     sinceMs,
     thawing: thawingDto(tiers.thaws),
+    ownArchive: place.own,
+    stays: place.stays,
   }
 }

@@ -130,8 +130,12 @@ export class World {
 export const QUORUM_322: Quorum = { ensemble: 3, copies: 3, ack: 2, min: 2 }
 
 /** A ledger that is no segment. */
-export function newLedger(context: LedgerContext, quorum: Quorum = QUORUM_322): Promise<LedgerWriter> {
-  return LedgerWriter.create(context, { quorum, segment: null, preceding: null })
+export function newLedger(
+  context: LedgerContext,
+  quorum: Quorum = QUORUM_322,
+  replicaLagBytesMax: number | null = null,
+): Promise<LedgerWriter> {
+  return LedgerWriter.create(context, { quorum, segment: null, preceding: null, replicaLagBytesMax })
 }
 
 /** Appends a payload of text. */

@@ -311,6 +311,25 @@ describe('ledger writer', () => {
     assert.equal((await writer.close()).lastEntryId, 79n)
   })
 
+  test('limits.replica-lag: it is left as far behind as the policy says, and its place is taken', async () => {
+    const [asked, builtIn] = [
+      await newLedger(one.context, QUORUM_322, 4 * 2 ** 20),
+      await newLedger(one.context, QUORUM_322, 2 ** 40),
+    ]
+    hold(2)
+    const megabyte = 'x'.repeat(2 ** 20)
+    for (let id = 0; id < 4; id += 1) await appendText(asked, megabyte)
+    assert.ok(asked.members.includes('s2'), 'as far as it may be')
+    for (let id = 0; id < 4; id += 1) await appendText(asked, megabyte)
+    for (let id = 0; id < 8; id += 1) await appendText(builtIn, megabyte)
+    await quiet()
+    assert.equal(asked.members.includes('s2'), false)
+    assert.equal(builtIn.members.includes('s2'), true, 'another ledger has limits of its own')
+    for (let id = 8; id < 70; id += 1) await appendText(builtIn, megabyte)
+    await quiet()
+    assert.equal(builtIn.members.includes('s2'), false, 'memory bounds it whatever the policy says')
+  })
+
   test('what many ledgers hold for one store is bounded too, open and closed ones (invariant 11)', async () => {
     const gates = hold(2)
     const [open, closing] = [await newLedger(one.context), await newLedger(one.context)]

@@ -152,6 +152,6 @@ describe('conflicts of a policy', () => {
     })
     finds({ keep: { for: '90d', by: 'event' } }, /txids are no times/, { txidMode: 'custom' })
     finds({ encryption: { ring: './ring' } }, /objects are stored in clear/)
-    finds({ limits: { replicaLag: '1 GiB' } }, /no effect in this version/)
+    finds({ limits: { replicaLag: '1 GiB' } }, /replica-lag is above 64\.0 MiB/)
   })
 })

@@ -222,10 +222,10 @@ export class Client {
     const hub: WriterHub = new WriterHub(
       { ledger, index, openCold: (row) => openCold(row) },
       coordination,
-      async () => ({
+      async ({ incarnation }) => ({
         policy: () => resolved.policy,
         quorum: () => options.quorum,
-        slowMs: () => agent.slowMs(resolved.policy, options.quorum),
+        slowMs: () => agent.slowMs(resolved.policy, options.quorum, incarnation),
         inFlightBytesMax: 4_096,
         takenBytesMax: 1 << 20,
       }),
@@ -265,7 +265,7 @@ export class Client {
       agent,
       upkeep,
       tiering,
-      archive: tiering.archive,
+      archive: archive === null ? null : () => archive(true),
       ledger,
       read,
       metadata,

@@ -153,7 +153,7 @@ export class Operator {
     if (tiering.archive === null) return
     const { bug } = this.#world.options
     if (bug === 'delete-during-copy' || bug === 'absence-is-proof') {
-      await buggyCollect(tiering.index, await tiering.archive(), bug, this.#random)
+      await buggyCollect(tiering.index, await tiering.archive(''), bug, this.#random)
       return
     }
     const graceMs = this.#random.pick([0, 1_000, 30_000])

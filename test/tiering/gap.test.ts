@@ -147,7 +147,7 @@ describe('committed gaps', () => {
       assert.equal(await tellGaps(context, SIGNAL), 1)
       assert.equal(await tellGaps(context, SIGNAL), 0)
       const told = async () => {
-        const archive = await present(context.archive, 'archive')()
+        const archive = await present(context.archive, 'archive')(stream.incarnation)
         return gapsOf(await readControls(archive, stream.incarnation)).map(
           ({ first, last, reason }) => `${first}-${last} ${reason}`,
         )
@@ -174,7 +174,7 @@ describe('committed gaps', () => {
       })
       assert.equal(await tellGaps({ ...context, index }, SIGNAL), 1)
       assert.equal(await tellGaps({ ...context, index }, SIGNAL), 0)
-      const controls = await readControls(await present(context.archive, 'archive')(), stream.incarnation)
+      const controls = await readControls(await present(context.archive, 'archive')(stream.incarnation), stream.incarnation)
       assert.deepEqual(
         gapsOf(controls).map(({ first, last }) => [first, last]),
         [[1n, 2n]],

@@ -139,7 +139,7 @@ describe('objects that are not read at once', () => {
     await using log = await open()
     const inner = await log.parts.archive?.()
     assert.ok(inner)
-    const limited = await withUploadLimit(() => Promise.resolve(inner), log.parts.tiering)()
+    const limited = await withUploadLimit(() => Promise.resolve(inner), log.parts.tiering)('')
     for (const store of [inner, limited]) {
       assert.equal(typeof store.thaw, 'function')
       assert.equal((await store.findings?.())?.length, 1)

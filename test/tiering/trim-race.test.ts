@@ -65,7 +65,7 @@ describe('a trim and a pin of another process at once (decision 0020, invariants
       const { incarnation } = await log.stream('a').info()
       const { archive } = log.parts.tiering
       assert.ok(archive)
-      const real = await archive()
+      const real = await archive(incarnation)
       const watched: ArchiveStore = {
         ...real,
         location: real.location,
