@@ -1,4 +1,3 @@
-import { resolve } from 'node:path'
 import process from 'node:process'
 import { ARCHIVE_OWNER_FACT, listOwners } from '../../archive/control-objects.js'
 import { ArchiveKeys, attachKeys, type KeyRings } from '../../archive/keys.js'
@@ -11,6 +10,7 @@ import type { OpenOptions, SystemPorts } from '../options.js'
 import type { ArchiveEngine, ArchiveStore } from '../ports/archive-store.js'
 import type { KeyRing } from '../ports/key-ring.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
+import { archiveLocation, refuseCredentials, schemeOf } from './archive-location.js'
 import type { ArchiveSettings } from './archive-settings.js'
 import { keyRings } from './key-rings.js'
 import { followMark, followMoves } from './moved-archive.js'
@@ -136,28 +136,6 @@ async function checkOwn(
     await store.close()
     throw error
   }
-}
-
-/** Where an archive is: addresses as they are, directories from `base` on. */
-export function archiveLocation(value: string, base: string): string {
-  if (schemeOf(value) === null) return resolve(base, value)
-  return value
-}
-
-/** `s3`, `hdfs`; null: it is a directory. */
-function schemeOf(location: string): string | null {
-  return /^([a-z][a-z0-9+.-]+):\/\//.exec(location)?.[1] ?? null
-}
-
-/** What stands before an @ may be a secret, and the address of an archive is in every message and log line about it. */
-function refuseCredentials(location: string): void {
-  const scheme = schemeOf(location)
-  if (scheme === null || !/^[^/]*:\/\/[^/]*@/.test(location)) return
-  const right = scheme === 's3' ? 's3://bucket/prefix' : 'hdfs://namenode:9870/path'
-  throw new StratalogError(
-    'config_invalid',
-    `credentials do not belong in the address of an archive: write ${right}; docs/configuration.md says where they come from`,
-  )
 }
 
 /**

@@ -12,7 +12,7 @@ import type { PolicyInput } from '../model/policy-input.js'
 import { policyQuorum } from '../model/quorum.js'
 import type { OpenOptions } from '../options.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
-import { archiveLocation } from './archives.js'
+import { archiveLocation } from './archive-location.js'
 import type { ConfigSource } from './live-config.js'
 
 /** Name of the configuration file in a log's directory. */

@@ -12,7 +12,8 @@ import type { ResolvedPolicy } from '../model/policy.js'
 import type { Incarnation, StreamRow } from '../model/segment.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
-import { type ArchiveOpener, type ArchiveUser, archiveLocation, openerAt } from './archives.js'
+import { archiveLocation } from './archive-location.js'
+import { type ArchiveOpener, type ArchiveUser, openerAt } from './archives.js'
 
 /** What finding a stream's archive takes. */
 export interface StreamArchivesParts {

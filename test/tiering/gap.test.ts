@@ -174,7 +174,10 @@ describe('committed gaps', () => {
       })
       assert.equal(await tellGaps({ ...context, index }, SIGNAL), 1)
       assert.equal(await tellGaps({ ...context, index }, SIGNAL), 0)
-      const controls = await readControls(await present(context.archive, 'archive')(stream.incarnation), stream.incarnation)
+      const controls = await readControls(
+        await present(context.archive, 'archive')(stream.incarnation),
+        stream.incarnation,
+      )
       assert.deepEqual(
         gapsOf(controls).map(({ first, last }) => [first, last]),
         [[1n, 2n]],
