@@ -24,11 +24,11 @@ const ACTIVE_MS = 10_000
 /** Bounds of the cold reads of one log. */
 export interface ColdReadsOptions {
   readonly clock: Clock
-  /** Decompressed bytes held in memory, over all readers. @default 32 MiB */
+  /** Decompressed bytes held in memory, over all readers. @default 48 MiB */
   readonly memoryBytes?: number
   /** Bytes read ahead, over all readers; at most half of `memoryBytes`. @default half of it */
   readonly readAheadBytes?: number
-  /** Requests under way at a time. @default 8 */
+  /** Requests under way at a time. @default 16 */
   readonly connections?: number
   /** Blocks kept on disk; absent or null: none. */
   readonly disk?: DiskCache | null
@@ -78,7 +78,7 @@ export class ColdReads {
   readonly #active = new Map<object, number>()
 
   constructor(options: ColdReadsOptions) {
-    const { clock, connections, memoryBytes = 32 * 2 ** 20 } = options
+    const { clock, connections, memoryBytes = 48 * 2 ** 20 } = options
     this.#clock = clock
     this.cache = new BlockCache(memoryBytes)
     this.disk = options.disk ?? null

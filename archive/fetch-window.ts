@@ -12,14 +12,18 @@ const LATENCY_WEIGHT = 1 / 64
 const CALM_REQUESTS = 16
 /** Requests that may go first before one of those read ahead has its turn: by now a reader may wait for it, too. */
 const PASSED_MAX = 8
+/** Requests of so many bytes and more show what a connection gives; smaller ones show how long the archive thinks. */
+const LARGE_BYTES = 2 ** 20
+/** A little less than one request for what is read ahead: with GAIN, more than is on its way, and not much more. */
+const PIECE_BYTES = 1.5 * 2 ** 20
 /** A clock too coarse to see a request take any time. */
 const ELAPSED_MS_MIN = 0.01
 
 /** Bounds of a window. */
 export interface FetchWindowOptions {
-  /** Requests under way at a time. @default 8 */
+  /** Requests under way at a time. @default 16 */
   readonly connections?: number
-  /** Stored bytes ahead of readers at most. @default 16 MiB */
+  /** Stored bytes ahead of readers at most. @default 24 MiB */
   readonly readAheadBytes?: number
 }
 
@@ -38,8 +42,10 @@ interface Waiting {
 }
 
 /**
- * How much is asked of an archive at a time, over all readers of a log. The window follows latency × bandwidth as
- * requests show them: where a wider one brings more bytes it grows, until it brings no more. A request that fails
+ * How much is asked of an archive at a time, over all readers of a log. The window follows bandwidth × the time that a
+ * request takes by itself: where a wider one brings more bytes it grows, until it brings no more. That time is its
+ * latency and what one connection needs for its bytes, for a store that gives each connection so much and no more is
+ * only read fast over many of them; where all share one line, requests slow each other down and the best one counts. A request that fails
  * halves it, and the connections with it; both come back slowly.
  */
 export class FetchWindow {
@@ -53,6 +59,8 @@ export class FetchWindow {
   #deliveredBytes = 0
   #bytesPerMs = 0
   #latencyMs = Number.POSITIVE_INFINITY
+  /** Of a large request, its latency included. */
+  #msPerByte = Number.POSITIVE_INFINITY
   #requests = 0
   #failed = 0
   /** Those somebody waits for go first. */
@@ -63,16 +71,17 @@ export class FetchWindow {
 
   constructor(clock: Clock, options: FetchWindowOptions = {}) {
     this.#clock = clock
-    this.#connectionsMax = options.connections ?? 8
+    this.#connectionsMax = options.connections ?? 16
     this.#connections = this.#connectionsMax
-    this.#bytesMax = Math.max(WINDOW_BYTES_MIN, options.readAheadBytes ?? 16 * 2 ** 20)
+    this.#bytesMax = Math.max(WINDOW_BYTES_MIN, options.readAheadBytes ?? 24 * 2 ** 20)
     this.#ceilingBytes = this.#bytesMax
   }
 
   /** Stored bytes that should be on their way, or here, ahead of what is read. */
   get bytes(): number {
-    const wanted =
-      this.#latencyMs === Number.POSITIVE_INFINITY ? 0 : GAIN * this.#bytesPerMs * this.#latencyMs
+    const latencyMs = this.#latencyMs === Number.POSITIVE_INFINITY ? 0 : this.#latencyMs
+    const pieceMs = this.#msPerByte === Number.POSITIVE_INFINITY ? 0 : this.#msPerByte * PIECE_BYTES
+    const wanted = GAIN * this.#bytesPerMs * Math.max(latencyMs, pieceMs)
     return Math.max(WINDOW_BYTES_MIN, Math.min(wanted, this.#ceilingBytes))
   }
 
@@ -96,7 +105,7 @@ export class FetchWindow {
       this.#requests += 1
       const bytes = await read()
       this.#deliveredBytes += bytes.length
-      this.#worked(this.#clock.monotonicMs() - beganMs, this.#deliveredBytes - before)
+      this.#worked(this.#clock.monotonicMs() - beganMs, bytes.length, this.#deliveredBytes - before)
       return bytes
     } catch (error) {
       // Who gave up, and an object that is not there, say nothing about how much the archive can take.
@@ -156,12 +165,12 @@ export class FetchWindow {
   }
 
   /** `delivered`: what came in over all connections while this request was under way. */
-  #worked(elapsedMs: number, delivered: number): void {
+  #worked(elapsedMs: number, sizeBytes: number, delivered: number): void {
     const tookMs = Math.max(elapsedMs, ELAPSED_MS_MIN)
     const speed = delivered / tookMs
     this.#bytesPerMs = Math.max(speed, this.#bytesPerMs + (speed - this.#bytesPerMs) * SPEED_WEIGHT)
-    const known = this.#latencyMs
-    this.#latencyMs = tookMs < known ? tookMs : known + (tookMs - known) * LATENCY_WEIGHT
+    this.#latencyMs = best(this.#latencyMs, tookMs)
+    if (sizeBytes >= LARGE_BYTES) this.#msPerByte = best(this.#msPerByte, tookMs / sizeBytes)
     this.#ceilingBytes = Math.min(this.#bytesMax, this.#ceilingBytes * (1 + 1 / CALM_REQUESTS))
     this.#calm += 1
     if (this.#calm < CALM_REQUESTS || this.#connections === this.#connectionsMax) return
@@ -175,4 +184,9 @@ export class FetchWindow {
     this.#ceilingBytes = Math.max(WINDOW_BYTES_MIN, Math.min(this.bytes, this.#ceilingBytes) / 2)
     this.#connections = Math.max(1, Math.floor(this.#connections / 2))
   }
+}
+
+/** The least that was seen lately. */
+function best(known: number, seen: number): number {
+  return seen < known ? seen : known + (seen - known) * LATENCY_WEIGHT
 }

@@ -20,11 +20,14 @@ import { type ObjectIndex, type ObjectRange, readObjectIndex } from './object-in
 import type { ArchivedEntry } from './segment-writer.js'
 import { abortable, type Release, SharedRequest, sharedResult } from './shared-request.js'
 
-/** Stored bytes of neighbouring blocks that one ranged request asks for: between these, a part of the window. */
-const REQUEST_BYTES_MIN = 2 * 2 ** 20
+/**
+ * Stored bytes of neighbouring blocks that one ranged request asks for: between these, a part of the window. Two blocks
+ * at least: each may be as much above a MiB as its last entry is long.
+ */
+const REQUEST_BYTES_MIN = 2.5 * 2 ** 20
 const REQUEST_BYTES_MAX = 4 * 2 ** 20
 /** The window is filled by about so many requests, so that one is answered while others are on their way. */
-const REQUESTS_PER_WINDOW = 4
+const REQUESTS_PER_WINDOW = 12
 /** Stored bytes ahead of a reader that shares nothing with others. */
 const ALONE_STORED_BYTES = 16 * 2 ** 20
 
@@ -326,7 +329,10 @@ export class SegmentObjectReader {
     return { key: this.#parts.object.key, number, sizeBytes: this.#row(number).blockBytes }
   }
 
-  /** Tops the read-ahead up once half of it is used, so that several blocks go into one request. */
+  /**
+   * Tops the read-ahead up once there is room for a whole request, so that several blocks go into one and as many of
+   * them are on their way as there is room for; a small allowance, once half of it is used.
+   */
   #readAhead(current: number, last: number): void {
     if (this.#closed) return
     const { cache, fetcher } = this.#parts
@@ -337,7 +343,12 @@ export class SegmentObjectReader {
       rawBytes += this.#row(next).rawBytes
       storedBytes += this.#row(next).blockBytes
     }
-    if (rawBytes > allowed.rawBytes / 2 || storedBytes > allowed.storedBytes / 2) return
+    const { rawBytes: rawAll, blockBytes: storedAll } = this.#row(this.#rows.length - 1)
+    const most = requestBytes(allowed.storedBytes)
+    const full = (had: number, all: number, one: number) => had > Math.max(all / 2, all - one)
+    // What is asked for next is taken to compress as well as the end of the object does.
+    if (full(rawBytes, allowed.rawBytes, (most * rawAll) / storedAll)) return
+    if (full(storedBytes, allowed.storedBytes, most)) return
     this.#fetchAhead(current + 1, last, allowed)
   }
 

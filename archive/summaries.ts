@@ -31,8 +31,8 @@ import { type ForeignKey, type ListedSegment, listKeys } from './listing.js'
  * to look, not at all. They are never needed and never believed over a listing (decision 0025).
  */
 
-/** A page of a listing: a thousand segments with some attempts that were not committed. */
-const PAGE = 1_100
+/** A page of a listing: what S3 gives with one request. */
+const PAGE = 1_000
 /** Thousands that are fetched ahead, each at most a page or a summary in memory. */
 const AHEAD = 4
 

@@ -104,7 +104,13 @@ class HdfsPlain implements PlainStore {
   }
 
   async #list(path: string): Promise<readonly FileStatus[]> {
-    const answer = await json(await this.#call('GET', this.#url(path, 'op=LISTSTATUS')))
+    const listed = await this.#call('GET', this.#url(path, 'op=LISTSTATUS'))
+    if (listed.statusCode === 404) {
+      // Before the first copy there is nothing.
+      listed.resume()
+      return []
+    }
+    const answer = await json(listed)
     return (answer as { FileStatuses: { FileStatus: FileStatus[] } }).FileStatuses.FileStatus
   }
 

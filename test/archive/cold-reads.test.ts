@@ -117,7 +117,7 @@ describe('cold reads of a log', () => {
     const absent = { ...object, key: `${object.key.slice(0, -4)}0000` }
     for (let attempt = 0; attempt < 4; attempt += 1)
       await assert.rejects(reads.open(store, absent), (error) => isStratalogError(error, 'object_not_found'))
-    assert.deepEqual([reads.state.connections, reads.state.failed], [8, 0])
+    assert.deepEqual([reads.state.connections, reads.state.failed], [16, 0])
   })
 
   test('who gives up ends the request that only it waits for, and no other', async () => {

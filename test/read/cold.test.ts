@@ -387,7 +387,7 @@ describe('reading the archive', () => {
         'fits a screen',
       )
       assert.match(part.toString(), /requests? · first record .* · no gap, no thaw/)
-      assert.match(part.toString(), /bound: the archive \(8 connections, .*\); limits.cold-read is not set/)
+      assert.match(part.toString(), /bound: the archive \(16 connections, .*\); limits.cold-read is not set/)
     })
 
     test('explaining takes nothing of the memory that readers share', async () => {
