@@ -380,7 +380,7 @@ describe('reading the archive', () => {
       assert.match(lines[1] ?? '', /^ +SEG {2}TIER +WHERE +RANGE +REQUESTS +NOTE$/)
       assert.match(
         lines[2] ?? '',
-        /^ +2 {2}cached +watched\/[0-9a-v]{8}…\/…-[0-9a-v]{13} +\d+\.\d–\d+\.\d of \d+\.\d KiB /,
+        /^ +2 {2}cached +\S+\/[0-9a-v]{8}…\/…-[0-9a-v]{13} +\d+\.\d–\d+\.\d of \d+\.\d KiB /,
       )
       assert.ok(
         lines.every((line) => line.length <= 120),
