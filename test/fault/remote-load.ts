@@ -63,7 +63,7 @@ export class RemoteLoad {
       config: 'none',
       control: 'off',
       storeFileBytes: 4 * 2 ** 20,
-      defaults: { roll: { size: '128 KiB', age: '1s' }, hot: { for: '500ms' }, evict: { lag: 0 } },
+      defaults: { roll: { size: '32 KiB', age: '1s' }, hot: { for: '500ms' }, evict: { lag: 0 } },
       system: { logger: silentLogger() },
       ...options,
     })
