@@ -83,6 +83,15 @@ export interface PassedRequest {
   status: number | null
 }
 
+/**
+ * Where a request is: it arrived and nothing of it was passed on; the server has answered and nothing of that was passed
+ * on; the answer was passed on, to its end.
+ */
+export type Moment = 'arrived' | 'answered' | 'returned'
+
+/** Sees every request without a fault at each moment; while a promise of it is pending the request stays there. */
+export type Watch = (moment: Moment, request: PassedRequest) => void | Promise<void>
+
 const REQUESTS_KEPT_MAX = 10_000
 /** Headers of one connection only, and what the proxy itself answers to. */
 const NOT_PASSED_ON = new Set(['connection', 'keep-alive', 'expect', 'transfer-encoding'])
@@ -105,6 +114,8 @@ export class FaultProxy {
   readonly url: string
   /** What came, oldest first, the last 10,000. */
   readonly requests: PassedRequest[] = []
+  /** Who sees each request on its way; kills at one of them, for example. */
+  watch: Watch | null = null
   readonly #listeners: Map<string, Listener>
   readonly #injections = new Set<Wanted>()
   /** Whether redirects lead through the proxy. */
@@ -158,7 +169,10 @@ export class FaultProxy {
     this.requests.push(passed)
     if (this.requests.length > REQUESTS_KEPT_MAX) this.requests.shift()
     try {
-      await new Passage(target, request, response, fault, passed, (location) => this.#through(location)).go()
+      await this.watch?.('arrived', passed)
+      const watch: Watch = (moment) => this.watch?.(moment, passed)
+      const through = (location: string) => this.#through(location)
+      await new Passage(target, request, response, fault, passed, through, watch).go()
     } catch {
       // The server or the client is gone: the other one learns it as it would without a proxy.
       reset(socket)
@@ -246,6 +260,7 @@ class Passage {
   readonly #fault: ProxyFault | null
   readonly #passed: PassedRequest
   readonly #through: (location: string) => Promise<string>
+  readonly #watch: Watch
 
   constructor(
     target: string,
@@ -254,6 +269,7 @@ class Passage {
     fault: ProxyFault | null,
     passed: PassedRequest,
     through: (location: string) => Promise<string>,
+    watch: Watch,
   ) {
     this.#target = target
     this.#request = request
@@ -263,6 +279,7 @@ class Passage {
     this.#fault = fault
     this.#passed = passed
     this.#through = through
+    this.#watch = watch
   }
 
   async go(): Promise<void> {
@@ -334,6 +351,7 @@ class Passage {
       return this.#breakOff(broken.kind, upstream)
     }
     const grown = fault?.kind === 'resize' && this.#request.method !== 'HEAD' ? fault.byBytes : 0
+    await this.#watch('answered', this.#passed)
     const headers = await this.#headersBack(answer, grown)
     this.#passed.status = answer.statusCode ?? null
     this.#response.writeHead(answer.statusCode ?? 502, headers)
@@ -353,6 +371,7 @@ class Passage {
     // Ending the socket instead of the response: a connection closed in good order, with bytes missing.
     if (fault?.kind === 'cut') return void this.#socket.end()
     this.#response.end(grown > 0 ? Buffer.alloc(grown, 'x') : undefined)
+    await this.#watch('returned', this.#passed)
   }
 
   async #headersBack(answer: IncomingMessage, grown: number): Promise<string[]> {
