@@ -1,4 +1,5 @@
 import type { LogParts } from './log-parts.js'
+import { present } from './model/assert.js'
 import type { DoctorCheck, DoctorReport } from './model/control-doctor.js'
 import { isStratalogError, type StratalogError } from './model/errors.js'
 import { formatBytes, formatDuration } from './model/units.js'
@@ -96,7 +97,7 @@ async function indexChecks({ segments: { index } }: LogParts): Promise<DoctorChe
         check('index', 'index', 'bad', 'a segment that a dead process left open is not closed yet', mend),
       ]
     }
-    return [check('index', 'index', 'ok', `it answers, ${count} streams`)]
+    return [check('index', 'index', 'ok', `it answers, ${count} ${count === '1' ? 'stream' : 'streams'}`)]
   } catch (error) {
     if (!isStratalogError(error)) throw error
     return [check('index', 'index', 'bad', error.message, 'stop the log and run "stratalog index rebuild"')]
@@ -109,6 +110,20 @@ async function archiveChecks(parts: LogParts, signal?: AbortSignal): Promise<Doc
     const mend = 'name one under "archive" in stratalog.yaml'
     return [check('archive', 'archive', 'note', 'none: what is on these disks is nowhere else', mend)]
   }
+  const checks = await oneArchive(parts, archiveLocation ?? '', archive, signal)
+  const { own } = parts.tiering
+  for (const location of (await own?.locations()) ?? [])
+    checks.push(...(await oneArchive(parts, location, () => present(own, 'own').open(location), signal)))
+  return checks
+}
+
+/** The archive of the log, or one that some streams have to themselves. */
+async function oneArchive(
+  parts: LogParts,
+  location: string,
+  archive: () => Promise<ArchiveStore>,
+  signal?: AbortSignal,
+): Promise<DoctorCheck[]> {
   const { clock } = parts.segments.ledger
   const giveUp = new AbortController()
   const timer = clock.setTimer(ARCHIVE_MS_MAX, () => giveUp.abort(new Error('nothing answered')))
@@ -127,7 +142,9 @@ async function archiveChecks(parts: LogParts, signal?: AbortSignal): Promise<Doc
       : (error as StratalogError).message
     const code = silent ? 'timeout' : (error as StratalogError).code
     const mend = `segments stay hot until it is mended: see ${code} in docs/errors.md`
-    return [check('archive', 'archive', 'bad', `${archiveLocation}: ${why}`, mend)]
+    // Most failures say where.
+    const text = why.includes(location) ? why : `${location}: ${why}`
+    return [check('archive', 'archive', 'bad', text, mend)]
   } finally {
     timer.cancel()
   }

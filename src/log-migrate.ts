@@ -80,7 +80,7 @@ export function logMigration(parts: LogParts): LogMigration {
     planMigration: async ({ to, signal = endless }) => {
       const archive = await movable(parts)
       const location = placesOf(parts).locate(to)
-      refuseOverlap(archive, location)
+      await refuseOverlap(parts, archive, location)
       const target = await openIfThere(parts, typeof to === 'string' ? location : to)
       try {
         return await planMigration(parts.tiering, archive, target, target?.location ?? location, signal)
@@ -114,10 +114,10 @@ async function* migrate(
     const places = placesOf(parts)
     const location = places.locate(to)
     // Before anything is made there.
-    refuseOverlap(archive, location)
+    await refuseOverlap(parts, archive, location)
     const target = await places.open(typeof to === 'string' ? location : to, false)
     try {
-      refuseOverlap(archive, target.location)
+      await refuseOverlap(parts, archive, target.location)
       return { target, migration: new Migration(parts.tiering, archive, target, options) }
     } catch (error) {
       await target.close()
@@ -227,17 +227,24 @@ async function openIfThere(parts: LogParts, place: string | ArchiveEngine): Prom
   }
 }
 
-/** A place in another one would be copied into itself for ever. */
-function refuseOverlap(archive: ArchiveStore, location: string): void {
+/**
+ * A place in the archive, or around it, would be copied into itself for ever. One in or around an archive that some
+ * streams have to themselves, empty or not, could not be told from that afterwards (decision 0030).
+ */
+async function refuseOverlap(parts: LogParts, archive: ArchiveStore, location: string): Promise<void> {
   const from = archive.location
+  if (from === location)
+    throw new StratalogError('refused', `the archive is at ${from} already`, { found: location })
   const inside = (outer: string, inner: string) =>
     inner === outer || inner.startsWith(outer.endsWith('/') ? outer : `${outer}/`)
-  if (!inside(from, location) && !inside(location, from)) return
+  const own = (await parts.tiering.own?.locations()) ?? []
+  const other = [from, ...own].find((one) => inside(one, location) || inside(location, one))
+  if (other === undefined) return
   throw new StratalogError(
     'refused',
-    from === location
-      ? `the archive is at ${from} already`
-      : `${location} and ${from} lie one in the other: name a place of its own`,
-    { found: location, expected: from },
+    other === location
+      ? `${location} is the archive that some streams have to themselves: name a place of its own`
+      : `${location} and ${other} lie one in the other: name a place of its own`,
+    { found: location, expected: other },
   )
 }

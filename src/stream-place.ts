@@ -29,8 +29,8 @@ export async function placeOf(
   const log = parts.archiveLocation
   if (archives === undefined || log === null) return { own: null, next: log, stays: null }
   const own = await archives.locationOf(stream.incarnation)
-  const named = policy.archive ?? log
-  if (named === 'none') return { own, next: null, stays: null }
+  if (policy.archive === 'none') return { own, next: null, stays: null }
+  const named = (policy.archive === null ? null : await archives.other(policy.archive)) ?? log
   if (named === (own ?? log)) return { own, next: named, stays: null }
   // What lies nowhere yet goes where the policy says.
   const { coldSegments } = await index.totals(stream.incarnation)

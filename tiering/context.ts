@@ -26,6 +26,8 @@ export interface OwnArchives {
   locationOf(incarnation: Incarnation): Promise<string | null>
   /** Where those are that any stream was ever bound to. */
   locations(): Promise<readonly string[]>
+  /** That location; null: it is the archive of the log by another name. */
+  other(location: string): Promise<string | null>
   /** Opens the one at a location; null: the log's. */
   open(location: string | null): Promise<ArchiveStore>
   /** Binds a new stream to the archive of another, whose objects it is going to share. */

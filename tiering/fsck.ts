@@ -279,7 +279,7 @@ async function* checkObjects(
   }
   tally.objects += found.objects
   if (found.extra === 0) return
-  const text = `${found.extra} objects that no row names, ${found.extraBytes} bytes`
+  const text = `${found.extra} ${found.extra === 1 ? 'object' : 'objects'} that no row names, ${found.extraBytes} bytes`
   const mend = `"stratalog archive orphans list --stream ${stream.name}" says which, and which may go`
   yield finding('waste', 'archive', 'extra', { stream: stream.name }, text, mend)
 }

@@ -61,6 +61,15 @@ export async function movedFrom(index: Pick<SegmentIndex, 'fact'>, location: str
   throw corrupt(`the moves of the archive at ${location} lead in a circle: make the index anew`)
 }
 
+/** Whether two locations lead to one archive: a place that it left is another name of it. */
+export async function isSamePlace(
+  index: Pick<SegmentIndex, 'fact'>,
+  one: string,
+  other: string,
+): Promise<boolean> {
+  return one === other || (await movedFrom(index, one)) === (await movedFrom(index, other))
+}
+
 /** Remembers a move. Noting it twice changes nothing. */
 export async function noteMove(index: Facts, move: Move): Promise<void> {
   const moves = await movesOf(index)

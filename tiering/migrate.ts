@@ -1,9 +1,10 @@
-import { listControlKeys, listOwners, type NumberedOwner } from '../archive/control-objects.js'
+import { listOwners, type NumberedOwner } from '../archive/control-objects.js'
 import { attachKeys, keysOf } from '../archive/keys.js'
 import { emptyTally, verifyArchivedStream } from '../archive/verify-archive.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { rowsOf, streamsOf } from './all-rows.js'
+import { belongsIn } from './archives.js'
 import type { TieringContext } from './context.js'
 import { CopyRoom } from './copy-room.js'
 import { arrive, markArriving, markMoved, ownerKey } from './migrate-moves.js'
@@ -290,16 +291,13 @@ export class Migration {
     }
   }
 
-  /**
-   * Whatever the index names must be in the new place. Streams that the old one does not name have their objects
-   * somewhere else.
-   */
+  /** Whatever the index names must be in the new place, but for streams that have an archive to themselves. */
   async #checkRows(): Promise<void> {
     const { index } = this.#context
     const { signal, allowDamaged } = this.#options
     const lost = new Map<string, string>()
     for await (const { incarnation, name } of streamsOf(index)) {
-      if ((await listControlKeys(this.#source, incarnation, signal)).length === 0) continue
+      if (!(await belongsIn(this.#context, incarnation, null))) continue
       const fresh = (segment: bigint) => index.segment(incarnation, segment)
       const checked = { incarnation, name, rows: rowsOf(index, incarnation), fresh }
       for await (const part of verifyArchivedStream(this.#target, checked, emptyTally(), { signal })) {

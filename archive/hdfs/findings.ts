@@ -71,7 +71,7 @@ function dataNodes(info: Record<string, unknown> | null, replication: number | u
   if (live === null) return []
   const dead = countOf(info?.DeadNodes) ?? 0
   const needed = replication ?? 1
-  const text = `${live} DataNodes are up${dead > 0 ? `, ${dead} are not` : ''}`
+  const text = `${live} ${live === 1 ? 'DataNode is' : 'DataNodes are'} up${dead > 0 ? `, ${dead} are not` : ''}`
   if (live >= needed && live > 0) return [{ name: 'datanodes', state: dead > 0 ? 'without' : 'ok', text }]
   return [{ name: 'datanodes', state: 'bad', text: `${text}; ${needed} copies of each block are wanted` }]
 }

@@ -68,7 +68,9 @@ export class Uploads {
       await namespace.delete(path, soon.signal)
     } catch (error) {
       // The object's fate is decided and told; the file costs space until it is removed as a leftover.
-      context.logger.warn({ error, path }, 'a temporary file of the archive could not be removed')
+      // While the log is being closed nobody has to hear of it.
+      const level = context.signal.aborted ? 'debug' : 'warn'
+      context.logger[level]({ error, path }, 'a temporary file of the archive could not be removed')
     } finally {
       timer.cancel()
     }

@@ -160,7 +160,11 @@ function isBug(error: unknown, { status, fields }: Failure): boolean {
 function meaning(failure: Failure, where: Doing): Said {
   const { name, status, fields } = failure
   if (/region is missing/i.test(failure.message))
-    return said('config_invalid', false, 'set region, AWS_REGION or the region of the profile')
+    return said(
+      'config_invalid',
+      false,
+      'set region (s3: in stratalog.yaml), AWS_REGION or the region of the profile; a store that is not AWS needs its endpoint as well',
+    )
   if (name === 'NoSuchBucket')
     return said('archive_missing', true, `make the bucket ${where.bucket} first, or correct its name`)
   if (name === 'InvalidObjectState')
@@ -251,7 +255,9 @@ function skew(fields: Failure['fields'], nowMs: number): string {
 
 /** What the store said and how it called it; some only call it something. */
 function worded({ message }: Failure, called: string): string {
-  return message === 'UnknownError' ? called : `${oneLine(message)} (${called})`
+  if (message === 'UnknownError') return called
+  // The SDK's own complaints have no name that would tell anybody more.
+  return called === 'Error' ? oneLine(message) : `${oneLine(message)} (${called})`
 }
 
 function oneLine(text: string): string {

@@ -72,9 +72,6 @@ function helpExit(shown: HelpShown, io: ProcessIo): number {
   return io.fail(new StratalogError('usage', text))
 }
 
-// The SDK for S3 would say before each command that Node.js 20 is past its end; `doctor` says it, once.
-process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'
-
 const argv = process.argv.slice(2)
 const io = processIo(argv)
 run(argv, io).then(

@@ -1,10 +1,19 @@
 import { resolve } from 'node:path'
 import { StratalogError } from '../model/errors.js'
 
-/** Where an archive is: addresses as they are, directories from `base` on. */
+/**
+ * Where an archive is: directories from `base` on, addresses with hosts in lower case and without slashes that say
+ * nothing. A location is the archive's name in bindings, moves and marks: two spellings of one place must not be two.
+ */
 export function archiveLocation(value: string, base: string): string {
-  if (schemeOf(value) === null) return resolve(base, value)
-  return value
+  const scheme = schemeOf(value)
+  if (scheme === null) return resolve(base, value)
+  if (scheme !== 's3' && scheme !== 'hdfs') return value
+  const [authority = '', ...parts] = value.slice(`${scheme}://`.length).split('/')
+  // Names of buckets are as they are; what is not an address is refused by who reads it, as it was written.
+  const host = scheme === 'hdfs' ? authority.toLowerCase() : authority
+  if (/[?#@]/.test(value)) return value
+  return `${scheme}://${[host, ...parts.filter((part) => part !== '')].join('/')}`
 }
 
 /** `s3`, `hdfs`; null: it is a directory. */

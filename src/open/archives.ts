@@ -1,4 +1,5 @@
 import process from 'node:process'
+import { locationsIn, OWN_ARCHIVES_FACT, ownerFactOf } from '../../archive/bindings.js'
 import { ARCHIVE_OWNER_FACT, listOwners } from '../../archive/control-objects.js'
 import { ArchiveKeys, attachKeys, type KeyRings } from '../../archive/keys.js'
 import { markedError } from '../../archive/marks.js'
@@ -75,6 +76,7 @@ export function openerAt(
   const openCurrent = async (): Promise<ArchiveStore> => {
     const place = engine ?? (await followMoves({ index: user.index, logger }, configured))
     const existing = (await user.index.fact(ownerFact)) === user.logId
+    if (ownerFact === ARCHIVE_OWNER_FACT && typeof place === 'string') await refuseOwn(user, place)
     const store = await openAt(place, existing)
     opened = new MovableArchive(await checkOwn(store, existing, user, (to) => openAt(to, true)), {
       clock,
@@ -109,6 +111,20 @@ export function openerAt(
       open: openAt,
     },
   }
+}
+
+/**
+ * What some streams have to themselves has an owner object of this log as well: as the archive of the log it would be
+ * believed, and everything that lies in the right one would be taken for lost (decisions 0008 and 0030).
+ */
+async function refuseOwn({ index, logId }: ArchiveUser, location: string): Promise<void> {
+  if (!locationsIn(await index.fact(OWN_ARCHIVES_FACT)).includes(location)) return
+  if ((await index.fact(ownerFactOf(location))) !== logId) return
+  throw new StratalogError(
+    'archive_missing',
+    `${location} is the archive that some streams of this log have to themselves, and can't be that of the log as well: write where the others lie after "archive" in stratalog.yaml`,
+    { found: location, retryable: true },
+  )
 }
 
 /**

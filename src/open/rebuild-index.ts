@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { locationsIn, OWN_ARCHIVES_FACT, ownerFactOf } from '../../archive/bindings.js'
 import { ARCHIVE_OWNER_FACT } from '../../archive/control-objects.js'
+import { isSamePlace } from '../../tiering/migrate-moves.js'
 import type { ResolvedConfig } from '../config/resolve.js'
 import type { LedgerContext, StoreDirectory } from '../ledger/context.js'
 import { openSqliteMetadata, type SqliteMetadata } from '../metadata/sqlite/open.js'
@@ -156,11 +157,10 @@ async function openArchiveOf(
   const named = config.ownArchives.flatMap(({ value }) =>
     value === 'none' ? [] : [archiveLocation(value, root)],
   )
-  const own = await openOwnArchives(
-    facts,
-    named.filter((one) => one !== opener?.location),
-    user,
-  )
+  const others: string[] = []
+  for (const one of named)
+    if (opener === null || !(await isSamePlace(index, one, opener.location))) others.push(one)
+  const own = await openOwnArchives(facts, others, user)
   if (opener === null)
     return { store: null, problem: used ? 'the archive: the log has one and none is configured' : null, own }
   try {

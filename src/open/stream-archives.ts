@@ -7,6 +7,7 @@ import {
   ownerFactOf,
 } from '../../archive/bindings.js'
 import type { OwnArchives } from '../../tiering/context.js'
+import { isSamePlace } from '../../tiering/migrate-moves.js'
 import { incarnationPart } from '../format/archive-names.js'
 import type { ResolvedPolicy } from '../model/policy.js'
 import type { Incarnation, StreamRow } from '../model/segment.js'
@@ -47,12 +48,13 @@ export class StreamArchives implements OwnArchives {
 
   async locationOf(incarnation: Incarnation): Promise<string | null> {
     const bound = await ownArchiveOf(this.#parts.index, incarnation)
-    return bound === null ? null : this.#other(bound)
+    return bound === null ? null : this.other(bound)
   }
 
   async locations(): Promise<readonly string[]> {
     const all = locationsIn(await this.#parts.index.fact(OWN_ARCHIVES_FACT))
-    return all.filter((location) => this.#other(location) !== null)
+    const others = await Promise.all(all.map((location) => this.other(location)))
+    return others.filter((location) => location !== null)
   }
 
   open(location: string | null): Promise<ArchiveStore> {
@@ -79,14 +81,19 @@ export class StreamArchives implements OwnArchives {
   /** Where a stream lies; one that lies nowhere yet and whose policy names an archive of its own is bound to that. */
   async #place(incarnation: Incarnation): Promise<string | null> {
     const bound = await this.#parts.index.fact(bindingFact(incarnation))
-    if (bound !== null) return this.#other(bound)
+    if (bound !== null) return this.other(bound)
     const wanted = await this.#wanted(incarnation)
     return wanted === null ? null : this.#alone(() => this.#bind(incarnation, wanted))
   }
 
-  /** Null: it is the archive of the log, by whatever name. */
-  #other(bound: string): string | null {
-    return bound === LOG_ARCHIVE || bound === this.#parts.log.location ? null : bound
+  /**
+   * Null: it is the archive of the log, by whatever name. A place that it left is one of its names, as it is in the
+   * configuration: opened a second time it would not be held still when the archive moves on.
+   */
+  async other(bound: string): Promise<string | null> {
+    const { log, index } = this.#parts
+    if (bound === LOG_ARCHIVE) return null
+    return (await isSamePlace(index, bound, log.location)) ? null : bound
   }
 
   /** What the policy of a stream names for it; null: nothing of its own. */
@@ -95,14 +102,14 @@ export class StreamArchives implements OwnArchives {
     const stream = await index.stream(incarnation)
     if (stream === null) return null
     const { archive } = (await policy(stream)).policy
-    return archive === null || archive === 'none' ? null : this.#other(archiveLocation(archive, root))
+    return archive === null || archive === 'none' ? null : this.other(archiveLocation(archive, root))
   }
 
   async #bind(incarnation: Incarnation, wanted: string): Promise<string | null> {
     const { index } = this.#parts
     // Somebody else may have been as quick.
     const bound = await index.fact(bindingFact(incarnation))
-    if (bound !== null) return this.#other(bound)
+    if (bound !== null) return this.other(bound)
     const parent = (await index.stream(incarnation))?.parent ?? null
     // A clone lies where the objects are that it shares, though nothing may be there under its own name.
     const shared = parent?.shares === true && (await ownArchiveOf(index, parent.incarnation)) === null

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { present } from '../model/assert.js'
 import { Dlsn } from '../model/dlsn.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
@@ -206,6 +207,8 @@ class SegmentWalk {
     this.#follow = follow
     this.#signal = signal
     this.#counts = counts
+    // Everything that is read ahead listens to it, which is more than Node.js takes for a leak.
+    setMaxListeners(0, this.#stop.signal)
     this.#at = bounds.from
     this.#ahead = new SegmentAhead({
       index: context.index,
