@@ -7,6 +7,7 @@ import {
   UploadPartCommand,
 } from '@aws-sdk/client-s3'
 import { crc32c, crc32cJoined } from '../../src/format/checksum.js'
+import { assert } from '../../src/model/assert.js'
 import { StratalogError } from '../../src/model/errors.js'
 import { BodyCutter } from '../engine/body.js'
 import { deleteKey } from './delete.js'
@@ -105,6 +106,8 @@ class PartSender {
       }
       await this.#cutter.end()
       await Promise.all(this.#underWay)
+      // A part that failed while nobody waited for it is no longer among them, and the object must not end without it.
+      this.#stop.signal.throwIfAborted()
     } catch (error) {
       // None may go on when the upload is given up: its parts would be stored for nobody.
       this.#stop.abort(error)
@@ -115,6 +118,8 @@ class PartSender {
       await this.#cutter.close()
     }
     const sent = this.#sent.sort((a, b) => (a.part.PartNumber ?? 0) - (b.part.PartNumber ?? 0))
+    const sentBytes = sent.reduce((before, { sizeBytes }) => before + sizeBytes, 0)
+    assert(sentBytes === upload.body.sizeBytes, `parts of ${sentBytes} bytes for ${upload.body.sizeBytes}`)
     const sum = sent.reduce((before, part) => crc32cJoined(before, part.sum, part.sizeBytes), 0)
     return { parts: sent.map(({ part }) => part), sum }
   }
@@ -125,7 +130,10 @@ class PartSender {
     const isCut = new Promise<void>((resolve) => {
       cut = resolve
     })
-    const part = this.#send(number, sizeBytes, cut)
+    const part = this.#send(number, sizeBytes, cut).catch((error: unknown) => {
+      this.#stop.abort(error)
+      throw error
+    })
     const done: Promise<void> = part.finally(() => this.#underWay.delete(done))
     this.#underWay.add(done)
     // Parts are cut one after another, for the body comes in order.

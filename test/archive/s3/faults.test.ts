@@ -122,6 +122,33 @@ describe('uploads in parts', () => {
     assert.equal(fake.objects.has('p/big'), false)
   })
 
+  test('a part that fails while the next one is gathered is not left out (invariant 6)', async () => {
+    const store = await fake.open(parts)
+    let refused = (): void => {}
+    const isRefused = new Promise<void>((resolve) => {
+      refused = resolve
+    })
+    fake.intercept = ({ query }, response) => {
+      if (query.get('partNumber') !== '1') return undefined
+      response.once('close', refused)
+      refuse(response, 403, 'AccessDenied')
+      return 'done'
+    }
+    const slow: ReplayableBody = {
+      sizeBytes: large.length,
+      async *open() {
+        yield large.subarray(0, 5 * MIB)
+        await isRefused
+        // The engine hears of it a little later than the server has said it.
+        await new Promise((resolve) => setTimeout(resolve, 100))
+        yield large.subarray(5 * MIB)
+      },
+    }
+    await fails(store.putIfAbsent('big', slow), 'access_denied')
+    assert.equal(fake.uploads.size, 0)
+    assert.equal(fake.objects.has('p/big'), false)
+  })
+
   test('a claim that a crash left is no object, and keeps others from ending an upload there', async () => {
     fake.seed(['conditionalComplete'])
     fake.conditionalComplete = false
