@@ -82,8 +82,18 @@ export function isDenied(error: unknown): boolean {
   return DENIED.has(error.exception)
 }
 
+/** Failures of calls that were made as often as that is right. */
+const spent = new WeakSet<HdfsFailure | StratalogError>()
+
+/** This is what is left of a call after all its tries: whoever made it as a part of another does not try again too. */
+export function markSpent(error: unknown): void {
+  if (error instanceof HdfsFailure || isStratalogError(error, 'timeout')) spent.add(error)
+}
+
 /** What to do about a failed request. */
 export function judgeFailure(error: unknown): Judgement {
+  if ((error instanceof HdfsFailure || isStratalogError(error)) && spent.has(error))
+    return { verdict: 'throw' }
   if (error instanceof BodyFailure || error instanceof AssertionFailed || error instanceof RedirectRefused) {
     return { verdict: 'throw' }
   }

@@ -10,7 +10,7 @@ import type { HdfsPlace } from './settings.js'
  *   2. names in the domain of one of those: the name without its first part, if that still has a dot;
  *      names without a dot where a NameNode is named without one too;
  *   3. addresses in the network of the NameNode that answered: 127.0.0.0/8 for a loopback address, /16 within the
- *      private ranges (racks often have a /24 each), else /24; /64 for IPv6.
+ *      private ranges (racks often have a /24 each), else /24; /64 for IPv6. `localhost` counts as a loopback address.
  *
  * Link-local addresses only where `allowedHosts` names them. `allowedHosts` takes the place of 2 and 3.
  */
@@ -48,8 +48,11 @@ export class RedirectRule {
     const own = this.#place.namenodes.map((node) => node.host)
     if (own.includes(host)) return true
     if (this.#allowed !== null) return this.#allowed.some((pattern) => matches(pattern, host))
+    const known = [...own, ...(peer === null ? [] : [unmapped(peer)])]
+    // What a cluster on one machine calls its DataNode, whatever its NameNode was called.
+    if (host === 'localhost') return known.some((name) => name === '::1' || sameNetwork(name, '127.0.0.1'))
     if (isIP(host) === 0) return own.some((name) => sameDomain(name, host))
-    return [...own, ...(peer === null ? [] : [unmapped(peer)])].some((name) => sameNetwork(name, host))
+    return known.some((name) => sameNetwork(name, host))
   }
 }
 

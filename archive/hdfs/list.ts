@@ -104,6 +104,10 @@ async function pageOf({ namenodes, root, signal }: Query, base: string, startAft
     }
     // A file lists itself, under no name: below it there are no keys.
     const below = statuses.filter(({ pathSuffix }) => pathSuffix !== '')
+    // A gateway that does not know `startAfter` tells the first page again and again.
+    if (startAfter !== '' && below.some(({ pathSuffix }) => pathSuffix === startAfter)) {
+      throw new HdfsFailure(`${answer.url.host} does not list names from one on`, { status: answer.status })
+    }
     return { statuses: below, more: listing.remainingEntries > 0 }
   } catch (error) {
     // The caller makes sure that the archive itself is there.

@@ -4,7 +4,7 @@ import type { Clock } from '../../src/ports/clock.js'
 import { type UnderDeadline, withDeadline } from '../engine/deadline.js'
 import type { Retrier } from '../engine/retry.js'
 import type { Credentials } from './credentials.js'
-import { HdfsFailure, isDenied, isStandby, judgeFailure } from './errors.js'
+import { HdfsFailure, isDenied, isStandby, judgeFailure, markSpent } from './errors.js'
 import type { Answer, Http } from './http.js'
 import type { HdfsPlace, NameNodeAddress } from './settings.js'
 
@@ -92,16 +92,22 @@ export class NameNodes {
    * Runs `work` with the active NameNode, again where that may help. What has an effect must be one that can be
    * repeated, or whose success its caller recognises: a lost answer is followed by another request.
    */
-  run<T>(
+  async run<T>(
     doing: string,
     signal: AbortSignal | undefined,
     work: (node: NameNodeAddress, under: UnderDeadline) => Promise<T>,
   ): Promise<T> {
-    return this.#cluster.retrier.run({
-      signal: signal ?? this.#cluster.signal,
-      judge: judgeFailure,
-      work: () => this.once(doing, signal, work),
-    })
+    try {
+      return await this.#cluster.retrier.run({
+        signal: signal ?? this.#cluster.signal,
+        judge: judgeFailure,
+        work: () => this.once(doing, signal, work),
+      })
+    } catch (error) {
+      // Six tries of a transfer that asks six times are 36, and as many timeouts.
+      markSpent(error)
+      throw error
+    }
   }
 
   /** The same without trying again: a part of something that is tried again as a whole. */

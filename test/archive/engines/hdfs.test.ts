@@ -16,9 +16,9 @@ import { networkContext } from './network-context.js'
 
 /** Short: a stall costs this much each time it is tried again. */
 const FAULT_SETTINGS: HdfsSettings = {
-  namenodeTimeoutMs: 2000,
-  readTimeoutMs: 700,
-  writeTimeoutMs: 700,
+  namenodeTimeoutMs: 500,
+  readTimeoutMs: 500,
+  writeTimeoutMs: 500,
   totalTimeoutMs: 4000,
 }
 const LIMIT_MS = 60_000
@@ -112,6 +112,39 @@ describe('an archive in HDFS', { skip: await skipWithout('hdfs') }, () => {
       )
       await hdfs().startDatanode(1)
       await store.close()
+    })
+
+    test('a quota of space that ends in the middle of an object is an archive that is full', async () => {
+      const store = await open('/quota', settings)
+      await store.putIfAbsent('a/one', bodyOf(data))
+      // Room for one copy more than is there, and for the block that is being written.
+      hdfs().admin('-setSpaceQuota', String(3 * data.length + 8 * BLOCK_BYTES), '/quota')
+      await assert.rejects(
+        store.putIfAbsent('a/two', bodyOf(data)),
+        (error) => isStratalogError(error, 'archive_full') && /-setSpaceQuota/.test(error.message),
+      )
+      assert.equal(await store.head('a/two'), null)
+      await whole(store, 'a/one')
+      hdfs().admin('-clrSpaceQuota', '/quota')
+      await store.putIfAbsent('a/two', bodyOf(data))
+      await whole(store, 'a/two')
+      await store.close()
+    })
+
+    test('who may not write there is told so at once, and may read', async () => {
+      const store = await open('/rights', settings)
+      await store.putIfAbsent('a/one', bodyOf(data))
+      await store.close()
+      const engine = hdfsArchive(`hdfs://${hdfs().namenode}/rights`, { ...settings, user: 'somebody' })
+      await assert.rejects(engine.open(networkContext()), (error) => isStratalogError(error, 'access_denied'))
+      const reader = await engine.open({ ...networkContext(), existing: true, readOnly: true })
+      await whole(reader, 'a/one')
+      await assert.rejects(reader.putIfAbsent('a/two', bodyOf('x')), (error) =>
+        isStratalogError(error, 'access_denied'),
+      )
+      await assert.rejects(reader.delete('a/one'), (error) => isStratalogError(error, 'access_denied'))
+      await whole(reader, 'a/one')
+      await reader.close()
     })
 
     test('in safe mode nothing is written and everything is read', async () => {

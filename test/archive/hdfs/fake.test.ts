@@ -247,6 +247,42 @@ describe('bad input of a cluster', () => {
       }
     }))
 
+  test('tries are not multiplied: what the NameNode failed at after all its tries is not begun anew', () =>
+    withFake(async (fake, store) => {
+      fake.twist = ({ op, path }, response) => {
+        if (op !== 'GETFILESTATUS' || !path.includes('/.tmp/')) return false
+        response.writeHead(502).end()
+        return true
+      }
+      const before = fake.seen.length
+      const error = await refusal(store.putIfAbsent('a/b', bodyOf('x')))
+      assert.equal(error.code, 'archive_unavailable')
+      const asked = fake.seen.slice(before)
+      assert.equal(asked.filter(({ op, data }) => op === 'CREATE' && data).length, 1)
+      assert.equal(
+        asked.filter(({ op, path }) => op === 'GETFILESTATUS' && path.includes('/.tmp/')).length,
+        6,
+      )
+      assert.deepEqual(objectsOf(fake), ['/archive/stratalog-archive.json'])
+    }))
+
+  test('a listing that does not go on from the name it is told ends, and is no listing', () =>
+    withFake(async (fake, store) => {
+      for (let i = 0; i < 101; i += 1) {
+        fake.files.set(`/archive/k${String(i).padStart(3, '0')}`, {
+          fileId: 7000 + i,
+          bytes: Buffer.from('x'),
+        })
+      }
+      fake.twist = ({ query }) => {
+        query.delete('startAfter')
+        return false
+      }
+      const error = await refusal(store.listFrom('', '', 1000))
+      assert.equal(error.code, 'archive_unavailable')
+      assert.match(error.message, /does not list names from one on/)
+    }))
+
   test('exceptions have names, and say what to do', () =>
     withFake(async (fake, store) => {
       const cases = [

@@ -95,6 +95,8 @@ describe('redirects', () => {
     ]
     for (const to of refused) assert.ok(!leads(named, to, '10.2.3.4'), to)
     assert.ok(leads('hdfs://127.0.0.1/a', '127.0.0.1:19511', '127.0.0.1'))
+    assert.ok(leads('hdfs://127.0.0.1/a', 'localhost:9864', '127.0.0.1'))
+    assert.ok(leads('hdfs://[::1]/a', 'localhost:9864', '::1'))
     assert.ok(leads('hdfs://namenode/a', 'datanode2:9864', '172.18.0.2'))
     assert.ok(!leads('hdfs://namenode/a', 'localhost:9864', '172.18.0.2'))
     assert.ok(!leads('hdfs://169.254.1.1/a', '169.254.169.254', '169.254.1.1'))
