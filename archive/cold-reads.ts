@@ -20,6 +20,8 @@ const OBJECT_ROWS = 10
 const ATTEMPTS_LISTED = 100
 /** A reader that has read nothing ahead for so long does not share in the memory for it. */
 const ACTIVE_MS = 10_000
+/** Reads that are served from memory leave a turn to timers, signals and other readers this often. */
+const TURN_MS = 20
 
 /** Bounds of the cold reads of one log. */
 export interface ColdReadsOptions {
@@ -76,10 +78,13 @@ export class ColdReads {
   #indexRows = 0
   /** When each reader last read ahead. */
   readonly #active = new Map<object, number>()
+  /** When reads last waited for something outside of this process. */
+  #turnMs: number
 
   constructor(options: ColdReadsOptions) {
     const { clock, connections, memoryBytes = 48 * 2 ** 20 } = options
     this.#clock = clock
+    this.#turnMs = clock.monotonicMs()
     this.cache = new BlockCache(memoryBytes)
     this.disk = options.disk ?? null
     this.#readAheadBytes = Math.min(options.readAheadBytes ?? memoryBytes / 2, memoryBytes / 2)
@@ -123,6 +128,7 @@ export class ColdReads {
       disk: this.disk,
       allowance: () => this.#allowance(reader),
       end: () => this.#active.delete(reader),
+      turn: (stop) => this.#turn(stop),
     }
     return new SegmentObjectReader({ object, cache: this.cache, fetcher, ...index })
   }
@@ -137,7 +143,17 @@ export class ColdReads {
     await limit?.take(range.lengthBytes, signal)
     await this.#courtesy.standBack(urgent, signal)
     const read = () => store.readRange(range.key, range.offset, range.lengthBytes, signal)
-    return this.#window.run(read, urgent, signal)
+    const bytes = await this.#window.run(read, urgent, signal)
+    // An answer came in, so all others had their turn, too.
+    this.#turnMs = this.#clock.monotonicMs()
+    return bytes
+  }
+
+  #turn(signal: AbortSignal | undefined): Promise<void> | null {
+    const nowMs = this.#clock.monotonicMs()
+    if (nowMs - this.#turnMs < TURN_MS) return null
+    this.#turnMs = nowMs
+    return this.#clock.sleep(0, signal)
   }
 
   /** Memory for read-ahead is shared alike by those who read ahead: not all of them can have all of it. */

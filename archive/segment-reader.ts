@@ -46,6 +46,8 @@ export interface ObjectFetcher {
   allowance(): { readonly rawBytes: number; readonly storedBytes: number }
   /** The reader reads nothing ahead any more. */
   end(): void
+  /** Others' turn, where nothing that was read lately left them one; null: not now. */
+  turn?(signal: AbortSignal | undefined): Promise<void> | null
 }
 
 /** Stored bytes of one request of a window. */
@@ -172,6 +174,9 @@ export class SegmentObjectReader {
   ): Promise<ArchivedEntry[]> {
     signal?.throwIfAborted()
     if (firstEntryId > this.lastEntryId) return []
+    // What is cached comes without the event loop: whoever reads nothing else would keep timers and signals waiting.
+    const turn = this.#parts.fetcher.turn?.(signal) ?? null
+    if (turn !== null) await turn
     const number = this.blockOf(firstEntryId)
     const { block, release } = this.#hold(number)
     try {

@@ -76,7 +76,7 @@ export async function* listSummarized(
   const encrypted = once(() => hasKeys(store, incarnation, signal))
   yield* inOrder(
     spans(store, incarnation, from, signal),
-    (span) => begin(store, incarnation, span, options, encrypted),
+    (span) => begin(store, incarnation, span, options, encrypted, span.first === from ? head : null),
     (fetched) => rest(store, incarnation, fetched, foreign, signal),
   )
 }
@@ -127,8 +127,12 @@ function begin(
   span: Span,
   { check = 'listing', signal }: SummarizedListing,
   encrypted: () => Promise<boolean>,
+  head: FetchedRange | null,
 ): Fetched {
-  if (check === 'listing' || span.summaries.length === 0) return fetchRange(store, incarnation, span, signal)
+  if (check === 'listing' || span.summaries.length === 0) {
+    // The first page is here already: it begins where this range does, wherever that ends.
+    return head === null ? fetchRange(store, incarnation, span, signal) : { ...head, span }
+  }
   const named = readNamed(store, span, encrypted, signal)
   named.catch(() => undefined)
   return { kind: 'named', span, named }

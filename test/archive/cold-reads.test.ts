@@ -11,6 +11,7 @@ import { planSegmentObject, segmentObjectBody } from '../../archive/segment-writ
 import { present } from '../../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../../src/model/errors.js'
 import type { ArchivedObject } from '../../src/model/segment.js'
+import { realClock } from '../../src/system/clock.js'
 import { MemoryArchive, memoryLogger, nameOf, sampleSegment, sourceOf } from '../helpers/archive.js'
 import { ManualClock } from '../helpers/manual-clock.js'
 import { MemoryDisk } from '../helpers/memory-disk.js'
@@ -479,4 +480,19 @@ describe('limits of cold reads', () => {
     waiting = false
     await (await cold.open(store, object)).readEntries(60n, 1)
   })
+})
+
+test('a loop that reads only what is cached leaves timers their turn', async () => {
+  const { store, object, payloads } = await sample()
+  const reader = await readsOf({ clock: realClock() }).open(store, object)
+  await readAll(reader, payloads)
+  let fired = false
+  const timer = setTimeout(() => {
+    fired = true
+  }, 5)
+  const endMs = performance.now() + 5_000
+  while (!fired && performance.now() < endMs) await reader.readEntries(0n, MIB)
+  clearTimeout(timer)
+  reader.close()
+  assert.ok(fired, 'no timer fired while a reader read')
 })

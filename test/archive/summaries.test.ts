@@ -121,6 +121,21 @@ describe('listing through summaries', () => {
     assert.deepEqual(await through(store, { check: 'first', from: 2_500n }), keys.slice(2_499))
   })
 
+  test('the first page is asked for once, with summaries and without', async () => {
+    const { store, segments } = await archiveOf(3_300)
+    const keys = segments.map(({ key }) => key)
+    const pages = async () => {
+      const lists = counting(store, 'listFrom')
+      assert.deepEqual(await through(lists.store), keys)
+      return lists.calls()
+    }
+    // Four ranges, each with a second page that shows its end, and two pages of summaries.
+    const summarized = await pages()
+    for (const key of summariesIn(store)) store.objects.delete(key)
+    // Four pages and the empty one behind them; that there are no summaries is known from one.
+    assert.deepEqual({ summarized, plain: await pages() }, { summarized: 10, plain: 6 })
+  })
+
   test('an object in clear that a summary names gives way to the encrypted one that was written since', async () => {
     const { store, segments } = await archiveOf(2_200)
     const { parsed } = present(segments[6], 'segment 7')
