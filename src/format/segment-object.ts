@@ -172,7 +172,10 @@ function checkHeaderIsOf(access: ObjectAccess | null, header: Buffer, where: str
   })
 }
 
-/** One block: its header, and its data as stored (`raw` itself when LZ4 does not make it smaller). */
+/** What LZ4 leaves of a block that is kept compressed: saving less is not worth taking it apart at each read. */
+const COMPRESSED_PART_MAX = 0.95
+
+/** One block: its header, and its data as stored (`raw` itself when LZ4 does not make it much smaller). */
 export function encodeBlock(
   raw: Uint8Array,
   firstEntryId: bigint,
@@ -180,7 +183,7 @@ export function encodeBlock(
 ): { header: Uint8Array; data: Uint8Array } {
   assert(raw.length <= BLOCK_RAW_BYTES_MAX, `a block of ${raw.length} bytes`)
   const compressed = lz4Compress(raw)
-  const smaller = compressed.length < raw.length
+  const smaller = compressed.length <= raw.length * COMPRESSED_PART_MAX
   const data = smaller ? compressed : raw
   const header = Buffer.alloc(BLOCK_HEADER_BYTES)
   header.writeUInt32BE(BLOCK_MAGIC, 0)
