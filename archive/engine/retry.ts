@@ -55,7 +55,8 @@ export interface Call<T> {
 
 /*
  * All calls of a store draw further attempts from one budget, so that a store that fails everything is not asked many
- * times as often as one that works: each attempt after the first costs, each success gives a little back.
+ * times as often as one that works: each attempt after the first costs, each success gives a little back. With nothing
+ * left it is asked twice at most.
  */
 const BUDGET_MAX = 500
 const AGAIN_COSTS = 5
@@ -106,7 +107,10 @@ export class Retrier {
   }
 
   #mayGoOn(attempts: number): boolean {
-    if (attempts >= this.#settings.attemptsMax || this.#budget < AGAIN_COSTS) return false
+    if (attempts >= this.#settings.attemptsMax) return false
+    // One more is always made: after an outage the budget is spent, and a connection that died meanwhile says nothing
+    // about the store as it is now.
+    if (this.#budget < AGAIN_COSTS) return attempts === 1
     this.#budget -= AGAIN_COSTS
     return true
   }

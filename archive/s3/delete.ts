@@ -1,5 +1,5 @@
 import { DeleteObjectCommand } from '@aws-sdk/client-s3'
-import { isNamed, NotFromS3, statusOf } from './errors.js'
+import { isNamed, NotFromS3 } from './errors.js'
 import type { S3Session } from './session.js'
 
 /** Deletes an object; an absent one is fine. */
@@ -11,9 +11,9 @@ export function deleteKey(session: S3Session, key: string, signal: AbortSignal |
       try {
         await session.client.send(new DeleteObjectCommand(session.at(key)), { abortSignal })
       } catch (error) {
-        // A store that says so about what is absent means what the others mean by success.
-        const absent = statusOf(error) === 404 && !isNamed(error, 'NoSuchBucket')
-        if (!absent || error instanceof NotFromS3) throw error
+        // A store that says so about what is absent means what the others mean by success. A 404 without that word may
+        // come from something in between.
+        if (!isNamed(error, 'NoSuchKey') || error instanceof NotFromS3) throw error
       }
     },
   })

@@ -127,7 +127,7 @@ async function fetchRange(
   } catch (error) {
     const status = statusOf(error)
     // The object ends before the range begins.
-    if (status === 416) return new Uint8Array(0)
+    if (status === 416 && !(error instanceof NotFromS3)) return new Uint8Array(0)
     if (status === 404 && !(error instanceof NotFromS3) && (error as Error).name !== 'NoSuchBucket')
       throw absent(session, key)
     throw error
@@ -178,9 +178,16 @@ export async function listKeys(
   assert(Number.isSafeInteger(limit) && limit > 0, `a listing of at most ${limit} keys`)
   const found: ArchivedKey[] = []
   let page: ListedPage = { keys: [], next: undefined }
+  let last = ''
   do {
     page = await listPage(session, { prefix, after, limit: limit - found.length, token: page.next }, signal)
-    for (const one of page.keys) if (one.key > after && isOurs(one.key)) found.push(one)
+    for (const one of page.keys) {
+      if (!isOurs(one.key)) continue
+      // Pages that begin again would be listed for ever.
+      if (one.key <= last) throw outOfOrder(session, one.key, last)
+      last = one.key
+      if (one.key > after) found.push(one)
+    }
   } while (page.next !== undefined && found.length < limit)
   // Nothing at all is also what the empty bucket in the place of the archive has.
   if (found.length === 0) await requireMarker(session, signal)
@@ -242,9 +249,19 @@ export function listPage(
       const next = answer.IsTruncated === true ? answer.NextContinuationToken : undefined
       if (answer.IsTruncated === true && next === undefined)
         throw new NotFromS3(200, 'a listing that is cut off and does not say where it goes on')
+      if (next !== undefined && next === token)
+        throw new NotFromS3(200, 'a listing that goes on where it just began')
       return { keys: listed.map((one) => ({ ...one, key: one.key.slice(base.length) })), next }
     },
   })
+}
+
+function outOfOrder({ location }: S3Session, key: string, last: string): StratalogError {
+  return new StratalogError(
+    'archive_unavailable',
+    `archive ${location}: a listing told ${key} after ${last}: what answers there does not list as S3 does; check the endpoint`,
+    { found: key, retryable: true },
+  )
 }
 
 function absent({ location }: S3Session, key: string): StratalogError {

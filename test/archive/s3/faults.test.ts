@@ -207,6 +207,41 @@ describe('answers that are none', () => {
     await fails(store.readRange('a', 0, 1), 'archive_unavailable')
   })
 
+  test('a page with a status that means something of an object means nothing of one', async () => {
+    const store = await fake.open()
+    fake.put('p/a', 'x')
+    for (const [status, type] of [
+      [416, 'text/html'],
+      [404, 'text/plain'],
+    ] as const) {
+      fake.intercept = (_, response) => {
+        response.writeHead(status, { 'content-type': type }).end(page)
+        return 'done'
+      }
+      if (status === 416) await fails(store.readRange('a', 5, 1), 'archive_unavailable')
+      else await assert.rejects(store.delete('a'), isStratalogError)
+      fake.intercept = () => undefined
+    }
+    assert.equal(await store.head('a').then((head) => head?.sizeBytes), 1)
+  })
+
+  test('a listing whose pages begin again is an error, and no listing for ever', async () => {
+    const store = await fake.open()
+    const rows = ['p/a', 'p/b'].map((key) => `<Contents><Key>${key}</Key><Size>1</Size></Contents>`).join('')
+    let asked = 0
+    fake.intercept = ({ query }, response) => {
+      if (query.get('list-type') !== '2') return undefined
+      asked += 1
+      const next = `<NextContinuationToken>${asked}</NextContinuationToken>`
+      const xml = `<ListBucketResult><Name>bucket</Name><IsTruncated>true</IsTruncated>${next}${rows}</ListBucketResult>`
+      response.writeHead(200, { 'content-type': 'application/xml' }).end(xml)
+      return 'done'
+    }
+    const error = await fails(store.listFrom('', '', 10), 'archive_unavailable')
+    assert.match(error.message, /does not list as S3 does/)
+    assert.equal(asked, 2)
+  })
+
   test('ranges that are cut, shifted or whole objects are read again, and then an error', async () => {
     const store = await fake.open()
     fake.put('p/a', '0123456789')
