@@ -89,7 +89,11 @@ describe('calls to a store', () => {
       await drained(clock, work)
       await assert.rejects(work, /down/)
     }
-    assert.equal(calls, 20 * 6 + 180 * 2, 'the whole budget goes to the first twenty, then each is made once more')
+    assert.equal(
+      calls,
+      20 * 6 + 180 * 2,
+      'the whole budget goes to the first twenty, then each is made once more',
+    )
     // After an outage a connection that died meanwhile costs one attempt, not the call.
     let stale = true
     const work = retrier.run({
