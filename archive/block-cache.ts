@@ -1,4 +1,4 @@
-import { assert } from '../src/model/assert.js'
+import { assert, present } from '../src/model/assert.js'
 import type { Release } from './shared-request.js'
 
 /** A block decompressed and checked. */
@@ -35,10 +35,15 @@ const NOTHING_HELD: Release = () => undefined
  * Decoded blocks in memory, least recently used first out, shared by readers. A block under way is in it too,
  * so that many readers of a block make one request. What is under way is not evicted and counts: the cache
  * exceeds `bytesMax` by no more than its readers' read-ahead.
+ *
+ * The blocks of one request leave together: those that are stored as they are lie in the bytes that came, so that one
+ * that stayed would keep them all.
  */
 export class BlockCache {
   readonly bytesMax: number
   readonly #slots = new Map<string, Slot>()
+  /** What each request brought, least recently used first. */
+  readonly #groups = new Map<BlockRequest, Map<string, Slot>>()
   #sizeBytes = 0
 
   constructor(bytesMax: number = 32 * 2 ** 20) {
@@ -58,8 +63,9 @@ export class BlockCache {
   hold(id: string): HeldBlock | null {
     const slot = this.#slot(id)
     if (slot === null) return null
-    this.#slots.delete(id)
-    this.#slots.set(id, slot)
+    const group = present(this.#groups.get(slot.request), 'blocks of a request')
+    this.#groups.delete(slot.request)
+    this.#groups.set(slot.request, group)
     return { block: slot.block, release: slot.loaded ? NOTHING_HELD : slot.request.hold() }
   }
 
@@ -68,6 +74,8 @@ export class BlockCache {
     assert(!this.has(id), `block ${id} is loaded twice`)
     const slot: Slot = { block, sizeBytes, request, loaded: false }
     this.#slots.set(id, slot)
+    const group = this.#groups.get(request) ?? new Map<string, Slot>()
+    this.#groups.set(request, group.set(id, slot))
     this.#sizeBytes += sizeBytes
     block.then(
       () => {
@@ -92,8 +100,8 @@ export class BlockCache {
 
   #evict(): void {
     if (this.#sizeBytes <= this.bytesMax) return
-    for (const [id, slot] of this.#slots) {
-      if (slot.loaded) this.#remove(id, slot)
+    for (const group of this.#groups.values()) {
+      for (const [id, slot] of group) if (slot.loaded) this.#remove(id, slot)
       if (this.#sizeBytes <= this.bytesMax) return
     }
   }
@@ -102,5 +110,8 @@ export class BlockCache {
     if (this.#slots.get(id) !== slot) return
     this.#slots.delete(id)
     this.#sizeBytes -= slot.sizeBytes
+    const group = present(this.#groups.get(slot.request), 'blocks of a request')
+    group.delete(id)
+    if (group.size === 0) this.#groups.delete(slot.request)
   }
 }

@@ -9,7 +9,12 @@ import { type DownloadLimit, WriterCourtesy } from './download-limit.js'
 import { FetchWindow, type FetchWindowState } from './fetch-window.js'
 import { onlyDigest } from './listing.js'
 import { type ObjectIndex, type ObjectRange, readObjectIndex } from './object-index.js'
-import { type ObjectFetcher, openSegmentObject, requestBytes, SegmentObjectReader } from './segment-reader.js'
+import {
+  type ObjectFetcher,
+  openSegmentObject,
+  type ReadAheadAllowance,
+  SegmentObjectReader,
+} from './segment-reader.js'
 import { SharedRequest, sharedResult } from './shared-request.js'
 
 /** Blocks whose index rows are remembered, over all objects: about 200 bytes each. */
@@ -109,7 +114,7 @@ export class ColdReads {
 
   /** Stored bytes of one request for what is read ahead, as the window is now. */
   get requestBytes(): number {
-    return requestBytes(this.#window.bytes)
+    return this.#window.requestBytes
   }
 
   /** Opens an object with one request for its index, or none where that is known. */
@@ -127,6 +132,7 @@ export class ColdReads {
       fetch,
       disk: this.disk,
       allowance: () => this.#allowance(reader),
+      requestBytes: () => this.requestBytes,
       end: () => this.#active.delete(reader),
       turn: (stop) => this.#turn(stop),
     }
@@ -157,7 +163,7 @@ export class ColdReads {
   }
 
   /** Memory for read-ahead is shared alike by those who read ahead: not all of them can have all of it. */
-  #allowance(reader: object): { readonly rawBytes: number; readonly storedBytes: number } {
+  #allowance(reader: object): ReadAheadAllowance {
     const nowMs = this.#clock.monotonicMs()
     this.#active.delete(reader)
     this.#active.set(reader, nowMs)

@@ -14,8 +14,19 @@ const CALM_REQUESTS = 16
 const PASSED_MAX = 8
 /** Requests of so many bytes and more show what a connection gives; smaller ones show how long the archive thinks. */
 const LARGE_BYTES = 2 ** 20
-/** A little less than one request for what is read ahead: with GAIN, more than is on its way, and not much more. */
-const PIECE_BYTES = 1.5 * 2 ** 20
+/**
+ * Stored bytes of one request for what is read ahead. Two blocks at least: each may be as much above a MiB as its last
+ * entry is long. Each costs a client half a millisecond and more of its CPU, so a fast connection gets large ones.
+ */
+const REQUEST_BYTES_MIN = 2.5 * 2 ** 20
+const REQUEST_BYTES_MAX = 8 * 2 ** 20
+/** A request for what is read ahead should take so long, and so many times what the archive thinks. */
+const REQUEST_MS = 25
+const REQUEST_LATENCIES = 3
+/** The window has room for so many requests, so that one is used while the next are on their way. */
+const REQUESTS_MIN = 3
+/** A little less than one request: with GAIN, more than is on its way, and not much more. */
+const PIECE = 0.6
 /** A clock too coarse to see a request take any time. */
 const ELAPSED_MS_MIN = 0.01
 
@@ -61,6 +72,8 @@ export class FetchWindow {
   #latencyMs = Number.POSITIVE_INFINITY
   /** Of a large request, its latency included. */
   #msPerByte = Number.POSITIVE_INFINITY
+  /** Of a small request: what the archive thinks before it answers. */
+  #thinkMs = Number.POSITIVE_INFINITY
   #requests = 0
   #failed = 0
   /** Those somebody waits for go first. */
@@ -79,10 +92,18 @@ export class FetchWindow {
 
   /** Stored bytes that should be on their way, or here, ahead of what is read. */
   get bytes(): number {
-    const latencyMs = this.#latencyMs === Number.POSITIVE_INFINITY ? 0 : this.#latencyMs
-    const pieceMs = this.#msPerByte === Number.POSITIVE_INFINITY ? 0 : this.#msPerByte * PIECE_BYTES
-    const wanted = GAIN * this.#bytesPerMs * Math.max(latencyMs, pieceMs)
-    return Math.max(WINDOW_BYTES_MIN, Math.min(wanted, this.#ceilingBytes))
+    const { requestBytes } = this
+    const pieceMs = orZero(this.#msPerByte) * PIECE * requestBytes
+    const wanted = GAIN * this.#bytesPerMs * Math.max(orZero(this.#latencyMs), pieceMs)
+    const least = this.#msPerByte === Number.POSITIVE_INFINITY ? 0 : REQUESTS_MIN * requestBytes
+    return Math.max(WINDOW_BYTES_MIN, Math.min(Math.max(wanted, least), this.#ceilingBytes))
+  }
+
+  /** Stored bytes of one request for what is read ahead: as many as one connection brings in a good while. */
+  get requestBytes(): number {
+    const whileMs = Math.max(REQUEST_MS, REQUEST_LATENCIES * orZero(this.#thinkMs))
+    const most = Math.min(REQUEST_BYTES_MAX, this.#ceilingBytes / REQUESTS_MIN)
+    return Math.max(REQUEST_BYTES_MIN, Math.min(whileMs / this.#msPerByte, most))
   }
 
   get state(): FetchWindowState {
@@ -90,7 +111,7 @@ export class FetchWindow {
       connections: this.#connections,
       windowBytes: this.bytes,
       bytesPerSecond: this.#bytesPerMs * 1_000,
-      latencyMs: this.#latencyMs === Number.POSITIVE_INFINITY ? 0 : this.#latencyMs,
+      latencyMs: orZero(this.#latencyMs),
       requests: this.#requests,
       failed: this.#failed,
     }
@@ -171,6 +192,7 @@ export class FetchWindow {
     this.#bytesPerMs = Math.max(speed, this.#bytesPerMs + (speed - this.#bytesPerMs) * SPEED_WEIGHT)
     this.#latencyMs = best(this.#latencyMs, tookMs)
     if (sizeBytes >= LARGE_BYTES) this.#msPerByte = best(this.#msPerByte, tookMs / sizeBytes)
+    else this.#thinkMs = best(this.#thinkMs, tookMs)
     this.#ceilingBytes = Math.min(this.#bytesMax, this.#ceilingBytes * (1 + 1 / CALM_REQUESTS))
     this.#calm += 1
     if (this.#calm < CALM_REQUESTS || this.#connections === this.#connectionsMax) return
@@ -184,6 +206,10 @@ export class FetchWindow {
     this.#ceilingBytes = Math.max(WINDOW_BYTES_MIN, Math.min(this.bytes, this.#ceilingBytes) / 2)
     this.#connections = Math.max(1, Math.floor(this.#connections / 2))
   }
+}
+
+function orZero(measured: number): number {
+  return measured === Number.POSITIVE_INFINITY ? 0 : measured
 }
 
 /** The least that was seen lately. */

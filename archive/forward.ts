@@ -6,13 +6,19 @@ import type { ArchiveStore } from '../src/ports/archive-store.js'
  */
 export function optionalCalls(
   store: ArchiveStore,
-): Pick<ArchiveStore, 'removeLeftovers' | 'thaw' | 'findings'> {
-  const { removeLeftovers, thaw, findings } = store
+): Pick<ArchiveStore, 'removeLeftovers' | 'thaw' | 'findings' | 'readInOrder'> {
+  const { removeLeftovers, thaw, findings, readInOrder } = store
   return {
     ...(removeLeftovers === undefined ? {} : { removeLeftovers: () => removeLeftovers.call(store) }),
     ...(thaw === undefined
       ? {}
       : { thaw: (key: string, forMs: number, signal?: AbortSignal) => thaw.call(store, key, forMs, signal) }),
     ...(findings === undefined ? {} : { findings: (signal?: AbortSignal) => findings.call(store, signal) }),
+    ...(readInOrder === undefined
+      ? {}
+      : {
+          readInOrder: (key: string, offset: number, lengthBytes: number, signal?: AbortSignal) =>
+            readInOrder.call(store, key, offset, lengthBytes, signal),
+        }),
   }
 }

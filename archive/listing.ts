@@ -107,7 +107,8 @@ export async function* listKeys(
       last = found.key
       yield found
     }
-    if (page.length === 0) return
+    // No more follow a page that is not full: every listing would cost a request to hear it again.
+    if (page.length < PAGE) return
   }
 }
 

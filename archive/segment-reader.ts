@@ -20,16 +20,9 @@ import { type ObjectIndex, type ObjectRange, readObjectIndex } from './object-in
 import type { ArchivedEntry } from './segment-writer.js'
 import { abortable, type Release, SharedRequest, sharedResult } from './shared-request.js'
 
-/**
- * Stored bytes of neighbouring blocks that one ranged request asks for: between these, a part of the window. Two blocks
- * at least: each may be as much above a MiB as its last entry is long.
- */
-const REQUEST_BYTES_MIN = 2.5 * 2 ** 20
-const REQUEST_BYTES_MAX = 4 * 2 ** 20
-/** The window is filled by about so many requests, so that one is answered while others are on their way. */
-const REQUESTS_PER_WINDOW = 12
-/** Stored bytes ahead of a reader that shares nothing with others. */
+/** Stored bytes ahead of a reader that shares nothing with others, and of one of its requests. */
 const ALONE_STORED_BYTES = 16 * 2 ** 20
+const ALONE_REQUEST_BYTES = 2.5 * 2 ** 20
 
 export interface SegmentReaderOptions {
   /** Decompressed bytes read ahead of a sequential reader. @default 8 MiB, at most half the cache */
@@ -37,22 +30,27 @@ export interface SegmentReaderOptions {
   readonly signal?: AbortSignal
 }
 
+/** What a reader may have ahead of what it reads. */
+export interface ReadAheadAllowance {
+  /** Decompressed. */
+  readonly rawBytes: number
+  /** As stored. */
+  readonly storedBytes: number
+}
+
 /** Where a reader's bytes come from, and how many it may have ahead. */
 export interface ObjectFetcher {
   /** `urgent`: somebody waits for it. Ends when `signal` is aborted. */
   fetch(range: ObjectRange, urgent: boolean, signal: AbortSignal): Promise<Uint8Array>
   readonly disk: DiskCache | null
-  /** For read-ahead, decompressed and as stored; asked each time. */
-  allowance(): { readonly rawBytes: number; readonly storedBytes: number }
+  /** For read-ahead; asked each time. Who asks shares in it with all others that do. */
+  allowance(): ReadAheadAllowance
+  /** Stored bytes of neighbouring blocks that one request asks for. */
+  requestBytes(): number
   /** The reader reads nothing ahead any more. */
   end(): void
   /** Others' turn, where nothing that was read lately left them one; null: not now. */
   turn?(signal: AbortSignal | undefined): Promise<void> | null
-}
-
-/** Stored bytes of one request of a window. */
-export function requestBytes(windowBytes: number): number {
-  return Math.max(REQUEST_BYTES_MIN, Math.min(REQUEST_BYTES_MAX, windowBytes / REQUESTS_PER_WINDOW))
 }
 
 /**
@@ -73,6 +71,7 @@ export async function openSegmentObject(
     fetch: (range, _, signal) => read(range, signal),
     disk: null,
     allowance: () => ({ rawBytes, storedBytes: ALONE_STORED_BYTES }),
+    requestBytes: () => ALONE_REQUEST_BYTES,
     end: () => undefined,
   }
   return new SegmentObjectReader({ object, cache, fetcher, ...index })
@@ -128,7 +127,7 @@ export class SegmentObjectReader {
   /** What reading some blocks in order would ask of the archive now. */
   costOf(first: number, last: number): { readonly storedBytes: number; readonly requests: number } {
     const { cache, fetcher } = this.#parts
-    const most = requestBytes(fetcher.allowance().storedBytes)
+    const most = fetcher.requestBytes()
     let storedBytes = 0
     let requests = 0
     let run = Number.POSITIVE_INFINITY
@@ -194,7 +193,8 @@ export class SegmentObjectReader {
   readAheadFrom(firstEntryId: bigint, rawBytes: number): void {
     if (this.#closed) return
     const allowed = { rawBytes, storedBytes: Number.POSITIVE_INFINITY }
-    this.#fetchAhead(this.blockOf(firstEntryId), this.#rows.length - 1, allowed)
+    const least = this.#parts.fetcher.requestBytes() / 2
+    this.#fetchAhead(this.blockOf(firstEntryId), this.#rows.length - 1, allowed, least)
   }
 
   /** Decompressed bytes of the allowance that are left over for what follows this object; not above 0: none. */
@@ -349,22 +349,22 @@ export class SegmentObjectReader {
       storedBytes += this.#row(next).blockBytes
     }
     const { rawBytes: rawAll, blockBytes: storedAll } = this.#row(this.#rows.length - 1)
-    const most = requestBytes(allowed.storedBytes)
+    const most = fetcher.requestBytes()
     const full = (had: number, all: number, one: number) => had > Math.max(all / 2, all - one)
     // What is asked for next is taken to compress as well as the end of the object does.
     if (full(rawBytes, allowed.rawBytes, (most * rawAll) / storedAll)) return
     if (full(storedBytes, allowed.storedBytes, most)) return
-    this.#fetchAhead(current + 1, last, allowed)
+    const least = Math.min(most, allowed.storedBytes / 2, allowed.rawBytes / 2) / 2
+    this.#fetchAhead(current + 1, last, allowed, least)
   }
 
-  /** Asks for what is absent of the blocks from `first` to `last`, as far as the allowance goes. */
-  #fetchAhead(
-    first: number,
-    last: number,
-    allowed: { readonly rawBytes: number; readonly storedBytes: number },
-  ): void {
+  /**
+   * Asks for what is absent of the blocks from `first` to `last`, as far as the allowance goes. Where something is ahead
+   * already, what would be less than `least` waits until there is room for more of it.
+   */
+  #fetchAhead(first: number, last: number, allowed: ReadAheadAllowance, least: number): void {
     const { cache, fetcher } = this.#parts
-    const most = requestBytes(allowed.storedBytes)
+    const most = fetcher.requestBytes()
     let rawBytes = 0
     let storedBytes = 0
     let run: { readonly first: number; bytes: number } | null = null
@@ -392,14 +392,12 @@ export class SegmentObjectReader {
       run ??= { first: number, bytes: 0 }
       run.bytes += row.blockBytes
     }
-    flush(number)
+    if (number > last || run?.first === first || (run?.bytes ?? 0) >= least) flush(number)
   }
 }
 
 function decode(stored: Uint8Array, row: BlockRow, key: string, access: ObjectAccess | null): DecodedBlock {
-  let raw = decodeBlock(stored, row, key, access)
-  // A view would keep the whole range of several blocks in memory for the sake of one.
-  if (raw.buffer === stored.buffer && stored.buffer.byteLength > 2 * stored.length) raw = Buffer.from(raw)
+  const raw = decodeBlock(stored, row, key, access)
   return { firstEntryId: row.firstEntryId, raw, offsets: blockPayloadOffsets(raw, row, key) }
 }
 

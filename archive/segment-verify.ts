@@ -12,17 +12,20 @@ import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
 import { present } from '../src/model/assert.js'
 import { StratalogError } from '../src/model/errors.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
-import { contentDigestOf, readObjectIndex } from './object-index.js'
+import { contentDigestOf, type ObjectRange, readObjectIndex } from './object-index.js'
 import type { ContentDigest } from './restore-digest.js'
 import { type RecordColumns, SegmentTally } from './segment-tally.js'
 import { tallyBlock } from './segment-writer.js'
 
+/** What is asked for at a time. An object that is no larger is read with one request. */
 const RANGE_BYTES = 4 * 2 ** 20
 
 export interface VerifyOptions {
   readonly signal?: AbortSignal
   /** Called with the bytes read back so far. */
   readonly onProgress?: (bytes: number) => void
+  /** Awaited before each block is checked: others may need the thread. */
+  readonly giveWay?: () => Promise<void>
   /** Is fed with the content as well: what an object under another key would state of it. */
   readonly also?: ContentDigest
 }
@@ -50,8 +53,14 @@ export async function verifySegmentObject(
     throw differs(key, sizeBytes, 'the size', `above ${expected.indexBytes}`, sizeBytes)
   }
   const object = { key, sizeBytes, indexBytes: expected.indexBytes }
-  const { rows, footer, access } = await readObjectIndex(store, object, { signal, named: expected })
-  const header = await store.readRange(key, 0, footer.headerBytes, signal)
+  const source =
+    sizeBytes <= RANGE_BYTES ? await wholeObject(store, key, sizeBytes, signal) : remote(store, signal)
+  const { rows, footer, access } = await readObjectIndex(store, object, {
+    signal,
+    named: expected,
+    fetch: source.fetch,
+  })
+  const header = await source.fetch({ key, offset: 0, lengthBytes: footer.headerBytes })
   const headerBytes = objectHeaderBytes(header, key)
   if (headerBytes !== footer.headerBytes) {
     throw differs(key, 0, 'the size of the header', footer.headerBytes, headerBytes)
@@ -62,8 +71,9 @@ export async function verifySegmentObject(
   checkHeader(key, meta, expected)
   const tally = new SegmentTally(meta, key)
   const digest = await contentDigestOf(store, expected, signal)
-  for await (const { range, inRange } of ranges(store, key, rows, signal)) {
+  for await (const { range, inRange } of ranges(source, key, rows)) {
     for (const row of inRange) {
+      await options.giveWay?.()
       const from = row.offset - present(inRange[0], 'row').offset
       const raw = decodeBlock(range.subarray(from, from + row.blockBytes), row, key, access)
       tallyBlock(tally, raw, row, `${key}: block at ${row.offset}`)
@@ -94,12 +104,41 @@ export async function verifiedDigestAs(
   return also.hex()
 }
 
-/** Ranges of whole blocks in order; the next one is fetched while this one is checked. */
-async function* ranges(
+/** Where the bytes of an object are had from while it is read back. */
+interface Source {
+  readonly fetch: (range: ObjectRange) => Promise<Uint8Array>
+  /** A part that is read from its begin to its end, where that has a way of its own. */
+  readonly inOrder: (range: ObjectRange) => ReturnType<NonNullable<ArchiveStore['readInOrder']>> | undefined
+}
+
+/** Range by range, as it is needed. */
+function remote(store: ArchiveStore, signal: AbortSignal | undefined): Source {
+  return {
+    fetch: ({ key, offset, lengthBytes }) => store.readRange(key, offset, lengthBytes, signal),
+    inOrder: ({ key, offset, lengthBytes }) => store.readInOrder?.(key, offset, lengthBytes, signal),
+  }
+}
+
+/** A small object at once: index, header and blocks of it would be a request each, which costs more than its bytes. */
+async function wholeObject(
   store: ArchiveStore,
   key: string,
-  rows: readonly BlockRow[],
+  sizeBytes: number,
   signal: AbortSignal | undefined,
+): Promise<Source> {
+  const bytes = await store.readRange(key, 0, sizeBytes, signal)
+  if (bytes.length !== sizeBytes) throw differs(key, bytes.length, 'the size', sizeBytes, bytes.length)
+  return {
+    fetch: async ({ offset, lengthBytes }) => bytes.subarray(offset, offset + lengthBytes),
+    inOrder: () => undefined,
+  }
+}
+
+/** Ranges of whole blocks in order; the next one is fetched while this one is checked. */
+async function* ranges(
+  source: Source,
+  key: string,
+  rows: readonly BlockRow[],
 ): AsyncIterable<{ range: Uint8Array; inRange: BlockRow[] }> {
   const groups: BlockRow[][] = []
   let bytes = Number.POSITIVE_INFINITY
@@ -111,20 +150,30 @@ async function* ranges(
     groups.at(-1)?.push(row)
     bytes += row.blockBytes
   }
+  const begin = rows[0]?.offset ?? 0
+  const last = rows.at(-1)
+  const endBytes = last === undefined ? begin : last.offset + last.blockBytes
+  // Blocks follow one another without a gap, as the index was checked for.
+  const inOrder = source.inOrder({ key, offset: begin, lengthBytes: endBytes - begin })
   const fetch = (group: BlockRow[] | undefined): Promise<Uint8Array> | null => {
     const first = group?.[0]
     const last = group?.at(-1)
     if (first === undefined || last === undefined) return null
-    const range = store.readRange(key, first.offset, last.offset + last.blockBytes - first.offset, signal)
+    const lengthBytes = last.offset + last.blockBytes - first.offset
+    const range = inOrder?.next(lengthBytes) ?? source.fetch({ key, offset: first.offset, lengthBytes })
     // It is awaited one turn later; when checking throws first, that error is the one to tell.
     range.catch(() => undefined)
     return range
   }
-  let next = fetch(groups[0])
-  for (const [i, inRange] of groups.entries()) {
-    const range = await present(next, 'range')
-    next = fetch(groups[i + 1])
-    yield { range, inRange }
+  try {
+    let next = fetch(groups[0])
+    for (const [i, inRange] of groups.entries()) {
+      const range = await present(next, 'range')
+      next = fetch(groups[i + 1])
+      yield { range, inRange }
+    }
+  } finally {
+    inOrder?.close()
   }
 }
 

@@ -61,6 +61,9 @@ export class BlockBudget {
   }
 }
 
+/** Room for the entry that fills a block. */
+const BLOCK_SLACK_BYTES = 64 * 1024
+
 /** Everything about an object that must be known before its first byte is stored: its name and its size. */
 export interface PlannedObject {
   readonly meta: SegmentObjectMeta
@@ -160,7 +163,7 @@ async function firstPass(
   const cuts: Omit<BlockRow, 'firstSequenceId' | 'firstTxid' | 'lastTxid'>[] = []
   const blockCrcs: number[] = []
   let offset = header.length
-  for await (const block of rawBlocks(entries, where)) {
+  for await (const block of rawBlocks(entries, where, rawBytesOf(meta))) {
     signal?.throwIfAborted()
     tallyBlock(tally, block.raw, block, where)
     digest.raw(block.raw)
@@ -231,7 +234,7 @@ async function* objectBytes(planned: PlannedObject, entries: EntrySource): Async
   }
   const from = planned.rows[index]?.firstEntryId ?? null
   const where = `segment ${planned.meta.segment} of ${planned.meta.streamName}`
-  for await (const block of from === null ? [] : rawBlocks(entries, where, from)) {
+  for await (const block of from === null ? [] : rawBlocks(entries, where, rawBytesOf(planned.meta), from)) {
     const row = planned.rows[index]
     const encoded = encodeBlock(block.raw, block.firstEntryId, block.entryCount)
     // The name and the index promise the first pass's bytes; a source that changed in between must not be
@@ -254,9 +257,20 @@ function partsOf(block: Uint8Array): { header: Uint8Array; data: Uint8Array } {
   return { header: block.subarray(0, BLOCK_HEADER_BYTES), data: block.subarray(BLOCK_HEADER_BYTES) }
 }
 
-/** Entries gathered to raw blocks. Both passes cut here, so they cut alike. */
-async function* rawBlocks(entries: EntrySource, where: string, from = 0n): AsyncIterable<RawBlock> {
-  let buffer: Buffer = Buffer.allocUnsafe(64 * 1024)
+/** What the blocks of a segment come to, if its metadata says how long it is. */
+function rawBytesOf({ lengthBytes, lastEntryId }: SegmentObjectMeta): number {
+  return lengthBytes + (Number(lastEntryId) + 1) * ENTRY_HEADER_BYTES
+}
+
+/** Entries gathered to raw blocks. Both passes cut here, so they cut alike. About `aboutBytes` are to come. */
+async function* rawBlocks(
+  entries: EntrySource,
+  where: string,
+  aboutBytes: number,
+  from = 0n,
+): AsyncIterable<RawBlock> {
+  // Of the size that is needed: growing to it takes as much again for a small segment.
+  let buffer: Buffer = Buffer.allocUnsafe(Math.min(aboutBytes, BLOCK_BYTES_TARGET + BLOCK_SLACK_BYTES))
   let used = 0
   let first: bigint | null = null
   let last = from - 1n

@@ -193,6 +193,7 @@ async function* keysOf(
       if (parsed === null) foreign(key)
       else yield { key, sizeBytes, parsed }
     }
+    if (keys.length < PAGE) return
     const before = present(keys.at(-1), 'last key').key
     keys = await store.listFrom(segmentPrefix(incarnation), before, PAGE, signal)
     assert(

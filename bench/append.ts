@@ -86,7 +86,7 @@ async function bigRecords(bench: Bench): Promise<BenchResult[]> {
     small: () => plain.append(256 * 1024),
     middle: () => plain.append(MIB),
     large: () => plain.append(4 * MIB),
-    log: () => warm.append(1, BIG_RECORD, 256),
+    log: () => warm.append(1, BIG_RECORD, { outstanding: 256 }),
   })
   plain.close()
   return [

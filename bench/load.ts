@@ -68,9 +68,9 @@ export class WarmLog implements AsyncDisposable {
   }
 
   /** `bytes`: what is appended between two calls of `recycle`. */
-  static async open(bench: Bench, bytes: number): Promise<WarmLog> {
+  static async open(bench: Bench, bytes: number, more: OpenOptions = {}): Promise<WarmLog> {
     if (bytes > SPARE_BYTES) throw new Error(`${bytes} bytes are more than a store keeps files for`)
-    const options = { ...quiet(bench), defaults: { keep: { for: '1ms' } } }
+    const options = { ...quiet(bench), defaults: { keep: { for: '1ms' } }, ...more }
     const log = await openLog(join(bench.directory, 'log'), options)
     const warm = new WarmLog(log, bytes)
     // The second time over files of the first, and beside its last one, which is still open.
@@ -88,11 +88,18 @@ export class WarmLog implements AsyncDisposable {
     return Array.from({ length: count }, (_, i) => `round-${this.#round}/${i}`)
   }
 
-  /** Appends to fresh streams until all copies are synced. Opening the streams is not counted. */
-  async append(streams: number, record: Uint8Array, outstanding: number = OUTSTANDING): Promise<Speed> {
+  /**
+   * Appends to fresh streams until all copies are synced. Opening the streams is not counted. `bytes`: of what it was
+   * opened for, all without it.
+   */
+  async append(
+    streams: number,
+    record: Uint8Array,
+    { outstanding = OUTSTANDING, bytes = this.#bytes }: { outstanding?: number; bytes?: number } = {},
+  ): Promise<Speed> {
     const names = this.names(streams)
     await appendClosedLoop(this.log, names, record, streams, 64)
-    const records = Math.floor(this.#bytes / record.length)
+    const records = Math.floor(bytes / record.length)
     const measure = startMeasure()
     await appendClosedLoop(this.log, names, record, records, outstanding)
     await allCopiesSynced(this.log)

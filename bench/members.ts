@@ -1,4 +1,6 @@
 import { APPEND_MEMBERS } from './append.js'
+import { BOOKKEEPER_MEMBER } from './bookkeeper.js'
+import { BOOKKEEPER_STREAMS_MEMBER } from './bookkeeper-streams.js'
 import { ENCRYPTION_MEMBER } from './encryption.js'
 import { HDFS_MEMBERS } from './hdfs.js'
 import { INDEX_MEMBERS } from './index.js'
@@ -26,6 +28,8 @@ export const MEMBERS: readonly BenchMember[] = [
   ...MEMORY_MEMBERS,
   ...S3_MEMBERS,
   ...HDFS_MEMBERS,
+  BOOKKEEPER_MEMBER,
+  BOOKKEEPER_STREAMS_MEMBER,
 ]
 
 /** Those with a figure of that name, or whose name begins with it and a dot. */

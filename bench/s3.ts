@@ -328,7 +328,7 @@ async function memory(bench: Bench, s3: S3): Promise<BenchResult[]> {
   await using log = await openRemoteLog(bench, s3.archive, { cold: true })
   await fill(log, 'history', bytes)
   await settle(log)
-  // Four streams, since segments of one are copied one after the other.
+  // Four streams, since of the segments of one stream two are on their way at most.
   const backlog = Array.from({ length: 4 }, (_, i) => `backlog/${i}`)
   for (const name of backlog) await fill(log, name, bytes / 4)
   const peak = samplePeak()

@@ -97,27 +97,29 @@ async function copyMany(bench: Bench): Promise<BenchResult[]> {
 
 /** The archive has a backlog that lasts longer than the appends; what is left of it is copied between the rounds. */
 async function whileTiering(bench: Bench): Promise<BenchResult[]> {
-  const bytes = Math.min(256 * MIB, bench.bytes(256 * MIB, 4 * MIB))
-  await using warm = await WarmLog.open(bench, bytes)
-  const archive = join(bench.directory, 'beside-archive')
-  await using beside = await openLog(join(bench.directory, 'beside'), {
-    ...quiet(bench),
-    archive,
-    defaults: { keep: 'forever' },
-  })
+  const bytes = Math.min(128 * MIB, bench.bytes(128 * MIB, 2 * MIB))
+  // One log: what is appended is trimmed between the rounds, a backlog is copied and its files come back as well.
+  await using warm = await WarmLog.open(bench, 3 * bytes, { archive: join(bench.directory, 'archive') })
   let round = 0
   let copied = 0
-  const tiering = async (): Promise<Speed> => {
+  const backlog = async (): Promise<void> => {
     round += 1
     const names = Array.from({ length: 2 }, (_, i) => `backlog-${round}/${i}`)
-    await fill(beside, names, 2 * bytes)
-    const copying = beside.tier.run({ until: 'settled' })
-    const speed = await warm.append(1, KIB_RECORD)
+    for (const name of names)
+      await warm.log.stream(name).setPolicy({ keep: 'forever', hot: { for: '1ms' }, evict: { lag: '0s' } })
+    await fill(warm.log, names, 2 * bytes)
+  }
+  const tiering = async (): Promise<Speed> => {
+    await backlog()
+    const copying = warm.log.tier.run({ until: 'settled' })
+    const speed = await warm.append(1, KIB_RECORD, { bytes })
     const report = await copying
+    if (report.failed.length > 0) throw new Error(`copying failed: ${report.failed[0]?.error}`)
     copied += report.copied
     return speed
   }
-  const found = await alternate(bench.rounds, { alone: () => warm.append(1, KIB_RECORD), tiering })
+  const alone = () => warm.append(1, KIB_RECORD, { bytes })
+  const found = await alternate(bench.rounds, { alone, tiering })
   if (copied === 0) throw new Error('nothing was copied beside the writers')
   const speed = (of: readonly Speed[]) => median(of.map((one) => one.mbPerSecond))
   return [

@@ -1,23 +1,38 @@
 // Gets the servers that tests run against into a cache outside the repository: built or downloaded once, pinned, and
 // shared by every clone of this user.
 //
-//   node scripts/prepare-servers.mjs [versitygw] [hdfs] [ceph]     all of them without a name
+//   node scripts/prepare-servers.mjs [versitygw] [hdfs] [bookkeeper] [java-clients] [ceph]     all without a name
 //
 //   versitygw 1.8.0   `go install`: two or three minutes of compiling on a new machine; needs Go
 //   hdfs 3.4.3        jars of Maven Central, 65 MB; needs Java 17 and Maven
+//   bookkeeper 4.17.3 jars of Maven Central, 105 MB: bookies, ZooKeeper 3.9.3 and the original clients of BookKeeper
+//                     and DistributedLog; needs Java 17 and Maven
+//   java-clients      test/java, this project's programs on those clients, compiled; needs a JDK too
 //   ceph              installed as packages of the system, only looked for:
 //                     apt-get install --no-install-recommends ceph-mon ceph-osd radosgw ceph-common
 //
 // The cache is ${STRATALOG_TEST_SERVERS:-${XDG_CACHE_HOME:-~/.cache}/stratalog-test-servers}. Each server's last line
 // on stdout is `NAME PATH`; what is missing is one line on stderr, and the exit code is 1.
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { homedir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import process from 'node:process'
 
 const VERSITYGW = '1.8.0'
 const HADOOP = '3.4.3'
+const BOOKKEEPER = '4.17.3'
+const JAVA_SOURCES = join(import.meta.dirname, '..', 'test', 'java')
 const MINUTE = 60_000
 const CEPH = ['ceph-mon', 'ceph-osd', 'radosgw', 'radosgw-admin', 'ceph', 'ceph-authtool', 'monmaptool']
 
@@ -72,17 +87,28 @@ function versitygw() {
   return join(directory, 'versitygw')
 }
 
-function hdfs() {
-  const java = process.env.JAVA_HOME === undefined ? 'java' : join(process.env.JAVA_HOME, 'bin', 'java')
-  if (java === 'java') need('java', 'apt-get install openjdk-17-jre-headless')
-  const version = Number(/version "(\d+)/.exec(run(java, ['-version']))?.[1])
+/** A program of the Java installation, `java` or `javac`. */
+function javaProgram(name) {
+  const home = process.env.JAVA_HOME
+  if (home !== undefined) return join(home, 'bin', name)
+  const packages = { java: 'openjdk-17-jre-headless', javac: 'openjdk-17-jdk-headless' }
+  return need(name, `apt-get install ${packages[name]}`)
+}
+
+function needJava() {
+  const version = Number(/version "(\d+)/.exec(run(javaProgram('java'), ['-version']))?.[1])
   if (!(version >= 17)) throw new Missing(`Java 17 or later is needed, this is ${version}`)
-  const directory = join(cache, `hdfs-${HADOOP}`)
+}
+
+/** Gets jars of Maven Central, with what they need, into one directory; `GROUP:ARTIFACT:VERSION` each. */
+function jars(name, about, artifacts) {
+  needJava()
+  const directory = join(cache, name)
   if (!existsSync(directory)) {
     need('mvn', 'apt-get install maven')
-    process.stderr.write(`fetching the jars of HDFS ${HADOOP}: 65 MB, once\n`)
+    process.stderr.write(`fetching the jars of ${about}, once\n`)
     make(directory, (to) => {
-      writeFileSync(join(to, 'pom.xml'), pom())
+      writeFileSync(join(to, 'pom.xml'), pom(artifacts))
       run('mvn', [
         ...['-B', '-ntp', '-q', '--strict-checksums', '-f', join(to, 'pom.xml')],
         'org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies',
@@ -93,14 +119,50 @@ function hdfs() {
   return directory
 }
 
-/** hadoop-hdfs-client has to be named: hadoop-hdfs has it in scope `provided`. */
-function pom() {
-  const dependencies = ['hadoop-common', 'hadoop-hdfs', 'hadoop-hdfs-client'].map(
-    (artifact) =>
-      `<dependency><groupId>org.apache.hadoop</groupId><artifactId>${artifact}</artifactId><version>${HADOOP}</version></dependency>`,
-  )
+function pom(artifacts) {
+  const dependencies = artifacts.map((artifact) => {
+    const [group, name, version] = artifact.split(':')
+    return `<dependency><groupId>${group}</groupId><artifactId>${name}</artifactId><version>${version}</version></dependency>`
+  })
   return `<project><modelVersion>4.0.0</modelVersion><groupId>stratalog</groupId><artifactId>test-servers</artifactId>
 <version>1</version><packaging>pom</packaging><dependencies>${dependencies.join('')}</dependencies></project>\n`
+}
+
+/** hadoop-hdfs-client has to be named: hadoop-hdfs has it in scope `provided`. */
+function hdfs() {
+  const names = ['hadoop-common', 'hadoop-hdfs', 'hadoop-hdfs-client']
+  return jars(
+    `hdfs-${HADOOP}`,
+    `HDFS ${HADOOP}: 65 MB`,
+    names.map((name) => `org.apache.hadoop:${name}:${HADOOP}`),
+  )
+}
+
+/** metrics-core and snappy-java have to be named: ZooKeeper does not start without, and has them in scope `provided`. */
+function bookkeeper() {
+  return jars(`bookkeeper-${BOOKKEEPER}`, `BookKeeper ${BOOKKEEPER} and ZooKeeper: 105 MB`, [
+    `org.apache.distributedlog:distributedlog-core:${BOOKKEEPER}`,
+    `org.apache.bookkeeper:bookkeeper-server:${BOOKKEEPER}`,
+    'io.dropwizard.metrics:metrics-core:4.1.12.1',
+    'org.xerial.snappy:snappy-java:1.1.10.5',
+  ])
+}
+
+/** Kept by what the sources say: clones with other sources have their own, and nobody runs what is old. */
+function javaClients() {
+  const classPath = join(bookkeeper(), '*')
+  const sources = readdirSync(JAVA_SOURCES)
+    .filter((name) => name.endsWith('.java'))
+    .sort()
+    .map((name) => join(JAVA_SOURCES, name))
+  const hash = createHash('sha256')
+  for (const source of sources) hash.update(readFileSync(source))
+  const directory = join(cache, `java-clients-${BOOKKEEPER}-${hash.digest('hex').slice(0, 16)}`)
+  if (!existsSync(directory)) {
+    const compile = ['--release', '17', '-nowarn', '-proc:none', '-cp', classPath]
+    make(directory, (to) => run(javaProgram('javac'), [...compile, '-d', to, ...sources]))
+  }
+  return directory
 }
 
 function ceph() {
@@ -108,7 +170,7 @@ function ceph() {
   return dirname(CEPH.map((program) => need(program, advice)).at(-1))
 }
 
-const SERVERS = { versitygw, hdfs, ceph }
+const SERVERS = { versitygw, hdfs, bookkeeper, 'java-clients': javaClients, ceph }
 const LOCKED = 'STRATALOG_TEST_SERVERS_LOCKED'
 
 function main(names) {

@@ -15,13 +15,32 @@ const find = (dir) =>
   })
 // What was compiled from a file that is gone is not run.
 const source = (file) => join(root, '..', '..', file.slice(root.length - 4).replace(/\.js$/, '.ts'))
+// What takes minutes begins first, so that nothing long is left to run alone at the end.
+const LONG_FIRST = [
+  'fault/demo',
+  'fault/kill',
+  'sim/',
+  'fault/',
+  'archive/engines/',
+  'bookkeeper/',
+  'bench/',
+  'e2e/',
+]
+const rank = (file) => {
+  const at = LONG_FIRST.findIndex((part) => file.slice(root.length + 1).startsWith(part))
+  return at < 0 ? LONG_FIRST.length : at
+}
 const files = find(root)
   .filter((file) => existsSync(source(file)))
-  .sort()
+  .sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1))
   .filter((file) => only.length === 0 || only.some((part) => file.includes(part)))
 
 const count = { passed: 0, failed: 0, skipped: 0 }
-const stream = run({ files, concurrency: Math.min(2, availableParallelism()), timeout: 15 * 60_000 })
+// One more than there are cores, at most three: tests of servers and of kills wait for others most of the time.
+const concurrency = Math.min(3, availableParallelism() + 1)
+// Every case instead of a sample takes hours.
+const minutesMax = process.env.TEST_FULL === '1' ? 12 * 60 : 15
+const stream = run({ files, concurrency, timeout: minutesMax * 60_000 })
 // A suite counts where it was skipped as a whole: what is left out must be seen in the last line too.
 const leaf = (data) =>
   (data.details?.type !== 'suite' || data.skip !== undefined) &&
@@ -35,6 +54,15 @@ stream.on('test:pass', (data) => {
 stream.on('test:fail', (data) => {
   if (data.details?.type !== 'suite') count.failed += 1
 })
+// Results come in the order of the files, so the long ones hold back what is done beside them: say that it goes on.
+if (process.stderr.isTTY) {
+  let begun = 0
+  stream.on('test:dequeue', ({ nesting, name }) => {
+    if (nesting > 0 || !files.includes(name)) return
+    begun += 1
+    process.stderr.write(`\r\x1b[K${begun} of ${files.length}: ${name.slice(root.length + 1)}\r`)
+  })
+}
 stream.compose(spec).pipe(process.stdout)
 stream.on('close', () => {})
 await new Promise((resolve) => stream.on('end', resolve))

@@ -1,8 +1,12 @@
+import { refuseOtherOwner } from '../tiering/ownership.js'
 import type { LogParts } from './log-parts.js'
 import { present } from './model/assert.js'
 import type { DoctorCheck, DoctorReport } from './model/control-doctor.js'
 import { isStratalogError, type StratalogError } from './model/errors.js'
+import type { ResolvedPolicy } from './model/policy.js'
+import type { StreamRow } from './model/segment.js'
 import { formatBytes, formatDuration } from './model/units.js'
+import { policyConflicts } from './policy-conflicts.js'
 import type { ArchiveFinding, ArchiveStore } from './ports/archive-store.js'
 import type { StoreStatus } from './ports/segment-store.js'
 
@@ -12,6 +16,8 @@ const ARCHIVE_MS_MAX = 60_000
 const FREE_SHARE_MIN = 0.1
 const PROBE_BYTES = 1_024
 const STREAMS_PAGE = 1_000
+/** Contradictions of policies that are said: `policy test` tells a stream's own. */
+const POLICIES_SAID_MAX = 10
 
 const check = (
   area: DoctorCheck['area'],
@@ -30,7 +36,12 @@ export async function doctorLog(parts: LogParts, signal?: AbortSignal): Promise<
     ...of('node'),
     ...of('config'),
     ...configChecks(parts),
-    ...storeChecks(await Promise.all(parts.segments.ledger.stores.all().map((store) => store.status()))),
+    ...(await policyChecks(parts)),
+    ...storeChecks(
+      await Promise.all(parts.segments.ledger.stores.all().map((store) => store.status())),
+      (parts.bookkeeper ?? null) !== null,
+    ),
+    ...of('stores'),
     ...(await indexChecks(parts)),
     ...(await archiveChecks(parts, signal)),
     ...of('keys'),
@@ -51,14 +62,63 @@ function configChecks({ config }: LogParts): DoctorCheck[] {
   return [check('config', 'file', 'ok', name), ...later]
 }
 
-function storeChecks(stores: readonly StoreStatus[]): DoctorCheck[] {
+/** Policies that work against themselves, whatever their streams hold: of the defaults, then of each stream. */
+async function policyChecks(parts: LogParts): Promise<DoctorCheck[]> {
+  const { index, ledger } = parts.segments
+  const nowMs = ledger.clock.nowMs()
+  const found = new Map<string, { readonly mend: string; readonly streams: string[] }>()
+  const look = (stream: StreamRow | null, policy: ResolvedPolicy): void => {
+    const conflicts = policyConflicts({
+      policy,
+      nowMs,
+      archive: parts.archive !== null && policy.policy.archive !== 'none',
+      txidMode: stream?.txidMode ?? 'ms',
+      hotBytes: 0,
+      bytesPerSecond: 0,
+      disks: [],
+    })
+    for (const { found: text, consequence, remedy } of conflicts) {
+      const one = found.get(text) ?? { mend: `${consequence}. ${remedy}`, streams: [] }
+      if (stream !== null) one.streams.push(stream.name)
+      found.set(text, one)
+    }
+  }
+  look(null, parts.policies.resolve('', null))
+  try {
+    for (const stream of await index.listStreams('', STREAMS_PAGE))
+      look(stream, parts.policies.resolve(stream.name, await index.policyOverride(stream.incarnation)))
+  } catch (error) {
+    // What is wrong with the index, or with a stream's own policy, is told where it is looked at for itself.
+    if (!isStratalogError(error)) throw error
+  }
+  return [...found].slice(0, POLICIES_SAID_MAX).map(([text, { mend, streams }]) => {
+    const [first, ...more] = streams
+    const also = more.length === 0 ? '' : ` and ${more.length} more`
+    return check('config', 'policy', 'note', `${first ?? 'defaults'}${also}: ${text}`, mend)
+  })
+}
+
+function storeChecks(stores: readonly StoreStatus[], onBookies: boolean): DoctorCheck[] {
   if (stores.length === 0) return []
+  if (onBookies) return stores.map(bookieCheck)
   const checks = stores.map(storeCheck)
   const devices = new Set(stores.map(({ device }) => device)).size
   const alone = stores.length > 1 && devices === 1
   const text = `${stores.length} on ${devices} ${devices === 1 ? 'device' : 'devices'}`
   const mend = alone ? 'one disk that dies takes every copy: put each store on a disk of its own' : null
   return [...checks, check('stores', 'devices', alone ? 'note' : 'ok', text, mend)]
+}
+
+/** A bookie says little of its disks, and is nobody's to mend from here. */
+function bookieCheck(status: StoreStatus): DoctorCheck {
+  const { id, state, reason } = status
+  if (state === 'writable') return { ...storeCheck(status), name: 'bookie' }
+  const text = `bookie ${id} is ${state}: ${reason ?? 'no reason given'}`
+  const mend =
+    state === 'unreachable'
+      ? `start it; if it is gone for good: stratalog bookkeeper check-impact ${id}, then bookkeeper shell decommissionbookie -bookieid ${id}`
+      : 'make room on its disks, or add bookies: it is read, and takes no new entries'
+  return check('stores', 'bookie', 'bad', text, mend)
 }
 
 function storeCheck({
@@ -130,6 +190,7 @@ async function oneArchive(
   const either = signal === undefined ? giveUp.signal : AbortSignal.any([signal, giveUp.signal])
   try {
     const store = await archive()
+    if (parts.attached === null) await refuseOtherOwner(parts.tiering, store, either)
     const probed =
       parts.attached === null ? await probe(parts, store, either) : await peek(parts, store, either)
     return [probed, ...(await findings(store, either))]

@@ -102,6 +102,7 @@ export type {
   ArchivedKey,
   ArchiveEngine,
   ArchiveStore,
+  ReadInOrder,
   ReplayableBody,
   StorageWishes,
 } from './ports/archive-store.js'
@@ -123,6 +124,7 @@ export type {
   RestoreReport,
   RestoreSelection,
 } from './restore.js'
+export type { Bookkeeper } from './stores/cluster.js'
 export type {
   Explanation,
   ReadOptions,

@@ -79,6 +79,7 @@ export function logMigration(parts: LogParts): LogMigration {
     migrate: (options) => migrate(parts, options),
     planMigration: async ({ to, signal = endless }) => {
       const archive = await movable(parts)
+      refuseShared(parts, archive)
       const location = placesOf(parts).locate(to)
       await refuseOverlap(parts, archive, location)
       const target = await openIfThere(parts, typeof to === 'string' ? location : to)
@@ -103,6 +104,7 @@ async function* migrate(
 ): AsyncGenerator<MigrationPart, void, undefined> {
   const bytesPerSecond = rate === undefined ? null : parseRate(rate)
   const archive = await movable(parts)
+  refuseShared(parts, archive)
   await archive.settle()
   const { clock } = parts.segments.ledger
   const stop = new AbortController()
@@ -209,6 +211,18 @@ async function movable(parts: LogParts): Promise<MovableArchive> {
   throw new StratalogError(
     'archive_missing',
     'this log has no archive to move: name one under "archive" in stratalog.yaml',
+  )
+}
+
+/**
+ * An archive moves while nobody writes to it, and one process can't hold the others of a namespace still: what one of
+ * them stores as the archive changes place would be in the place that is left alone.
+ */
+function refuseShared({ tiering }: LogParts, { location }: MovableArchive): void {
+  if (tiering.ledgersAreShared !== true) return
+  throw new StratalogError(
+    'unsupported',
+    `the archive at ${location} can't be moved by one of several processes: stop all that have the namespace open, copy everything in it with the tool of your storage, write the new place after "archive" in each stratalog.yaml, and look with "stratalog archive verify"`,
   )
 }
 

@@ -12,7 +12,8 @@ import type { PolicyInput } from './model/policy-input.js'
 import type { ArchiveEngine, ArchiveStore } from './ports/archive-store.js'
 import type { Random } from './ports/random.js'
 import type { ReadContext } from './read/reader.js'
-import type { StoreAdmin } from './stores/admin.js'
+import type { Bookkeeper } from './stores/cluster.js'
+import type { StoreKeeping } from './stores/keeping.js'
 
 /** Places that an archive could move to. */
 export interface ArchivePlaces {
@@ -35,7 +36,9 @@ export interface LogParts {
   readonly tiering: TieringContext
   /** Scrub, repair and the moving of copies. */
   readonly upkeep: Upkeep
-  readonly stores: StoreAdmin
+  readonly stores: StoreKeeping
+  /** The BookKeeper cluster it stands on; null or absent: its stores are directories. */
+  readonly bookkeeper?: Bookkeeper | null
   readonly random: Random
   /** Null: none is configured. */
   readonly archive: (() => Promise<ArchiveStore>) | null

@@ -29,6 +29,7 @@ import { testPolicy } from './policy-test.js'
 
 import type { StoreStatus } from './ports/segment-store.js'
 
+import type { Bookkeeper } from './stores/cluster.js'
 import { Stream, type StreamServices } from './stream.js'
 import { type CloneOptions, StreamTiering } from './stream-tiering.js'
 import { type TierStatus, tierStatus } from './tier-status.js'
@@ -238,6 +239,16 @@ export class Log implements AsyncDisposable {
   /** 128 bits that name this log, in hex. */
   get logId(): string {
     return this.#parts.logId
+  }
+
+  /** The BookKeeper cluster it stands on. Throws `unsupported` for a log whose stores are directories. */
+  get bookkeeper(): Bookkeeper {
+    const { bookkeeper = null } = this.#parts
+    if (bookkeeper !== null) return bookkeeper
+    throw new StratalogError(
+      'unsupported',
+      `the log in ${this.directory} has no bookies: its stores are directories, see "stratalog store list"`,
+    )
   }
 
   /** For those who look below streams: `segment dump`, `restore`, checks. Not part of the stable API. @internal */

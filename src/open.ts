@@ -5,7 +5,7 @@ import process from 'node:process'
 import type { Log } from './log.js'
 import { StratalogError } from './model/errors.js'
 import { assemble } from './open/assemble.js'
-import { configSource } from './open/configuration.js'
+import { configSource, isDistributed } from './open/configuration.js'
 import { LiveConfig } from './open/live-config.js'
 import { systemPorts } from './open/system.js'
 import { fillOptions, type OpenOptions } from './options.js'
@@ -19,7 +19,9 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
   const text = await source.read()
   const config = source.resolve(text)
   const attached = options.attach !== undefined
-  if (!attached && filled.create === 'never' && !existsSync(join(root, 'log.json'))) throw noLog(root)
+  // A log of a cluster is there whether or not this directory has ever been its cache.
+  const here = attached || isDistributed(config) || existsSync(join(root, 'log.json'))
+  if (filled.create === 'never' && !here) throw noLog(root)
   await makeDirectory(root)
   const { lockDirectory } = await import('./metadata/sqlite/lock.js')
   const lock = lockDirectory(root, {
@@ -35,11 +37,12 @@ export async function openLog(directory: string, options: OpenOptions = {}): Pro
     const log = attached
       ? await (await import('./open/attach.js')).assembleAttached(opening)
       : await assemble(opening)
-    await log.recover()
+    // Elsewhere a writer may be at work on what is open: in a cluster its segment is recovered by who writes or reads it.
+    if (!isDistributed(config)) await log.recover()
     if (filled.tiering === 'run' && !attached) {
       log.parts.agent.follow()
       log.parts.upkeep.follow()
-    }
+    } else if (isDistributed(config) && !attached) log.parts.agent.followSeals()
     live.follow()
     if (filled.control === 'socket') await serveControl(log, root, closers)
     return log

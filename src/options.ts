@@ -19,10 +19,19 @@ export interface OpenOptions {
    */
   readonly attach?: string | ArchiveEngine
   /**
-   * Directories of the segment stores, one a disk.
+   * Directories of the segment stores, one a disk; `bookkeeper`: the bookies of the cluster of `metadata`.
    * @default three directories under the log's own
    */
-  readonly stores?: readonly string[]
+  readonly stores?: readonly string[] | 'bookkeeper'
+  /**
+   * Namespace of a cluster, `zk://host:2181/path`, together with `stores: 'bookkeeper'`: any number of processes work on
+   * its streams. The directory then holds caches only.
+   */
+  readonly metadata?: string
+  /** How ZooKeeper is talked to; setting by setting above what the configuration says under `zookeeper`. */
+  readonly zookeeper?: ZooKeeperOptions
+  /** How bookies are talked to; setting by setting above what the configuration says under `bookkeeper`. */
+  readonly bookkeeper?: BookKeeperOptions
   /** How archives in S3 are reached; setting by setting above what the configuration says under `s3`. No credentials. */
   readonly s3?: S3Settings
   /** How archives in HDFS are reached; setting by setting above what the configuration says under `hdfs`. */
@@ -30,7 +39,8 @@ export interface OpenOptions {
   /** Values for every stream, above what the file's `defaults` say. */
   readonly defaults?: PolicyInput
   /**
-   * `run`: the tiering agent works in the background. `off`: only when asked.
+   * `run`: the tiering agent works in the background. `off`: only when asked. In a cluster what writers of this process
+   * have open is sealed by policy either way: no other process can do that.
    * @default 'run'
    */
   readonly tiering?: 'run' | 'off'
@@ -60,6 +70,11 @@ export interface OpenOptions {
    */
   readonly takenBytesMax?: number
   /**
+   * The same of all streams of the log together. A stream that has nothing under way takes a record all the same.
+   * @default 256 MiB, or `takenBytesMax` where that is more
+   */
+  readonly allTakenBytesMax?: number
+  /**
    * Bytes of disk for blocks read from the archive, under `cache` in the directory; 0: none. Above what the
    * configuration says under `cache.disk`.
    * @default 256 MiB for an archive on other machines, none for a directory
@@ -74,6 +89,54 @@ export interface OpenOptions {
   readonly config?: string
   /** Stand-ins for the world: tests and simulators. */
   readonly system?: Partial<SystemPorts>
+}
+
+/** How ZooKeeper is talked to. */
+export interface ZooKeeperOptions {
+  /** @default 10000 */
+  readonly sessionTimeoutMs?: number
+  /** @default 10000 */
+  readonly connectTimeoutMs?: number
+  /** File with `user:password`. */
+  readonly authFile?: string
+  /** `host:port,host:port` that get the login beside those of `metadata`. */
+  readonly loginServers?: string
+  /** @default 'open' */
+  readonly acl?: 'open' | 'creator'
+}
+
+/** How bookies are talked to. */
+export interface BookKeeperOptions {
+  /** Where a namespace that is bound to no cluster yet finds one in ZooKeeper. @default '/ledgers' */
+  readonly ledgers?: string
+  /** Whether policies free hot copies that are in the archive, which Java clients do not read. @default false */
+  readonly evict?: boolean
+  /**
+   * What Java writers of the namespace delete: what is older than `purgeAfterMs`; of that only what was truncated
+   * (`explicitTruncationByApp`); nothing (`logSegmentRetentionHours` 0). @default 'aged'
+   */
+  readonly purge?: 'aged' | 'truncated' | 'never'
+  /** Their `logSegmentRetentionHours`. @default 72 hours */
+  readonly purgeAfterMs?: number
+  /** What a Java application truncates stays readable from the archive, or ends here too. @default 'keep' */
+  readonly truncation?: 'keep' | 'follow'
+  /** Lines of `BOOKIE /region/rack`. */
+  readonly racksFile?: string
+  /** @default 5000 */
+  readonly connectTimeoutMs?: number
+  /** @default 5000 */
+  readonly addTimeoutMs?: number
+  /** @default 5000 */
+  readonly readTimeoutMs?: number
+  /** @default 64 MiB */
+  readonly inFlightBytesMax?: number
+  /** @default 1 */
+  readonly connections?: number
+  /** @default false */
+  readonly tls?: boolean
+  readonly caFile?: string
+  readonly certFile?: string
+  readonly keyFile?: string
 }
 
 /** The machine as a log sees it; tests give it another one. */
@@ -91,6 +154,7 @@ export interface FilledOptions {
   readonly storeFileBytes: number
   readonly inFlightBytesMax: number
   readonly takenBytesMax: number
+  readonly allTakenBytesMax: number
   /** null: not said. */
   readonly diskCacheBytes: number | null
 }
@@ -100,6 +164,9 @@ const KEYS = new Set([
   'archive',
   'attach',
   'stores',
+  'metadata',
+  'zookeeper',
+  'bookkeeper',
   's3',
   'hdfs',
   'defaults',
@@ -109,6 +176,7 @@ const KEYS = new Set([
   'storeFileBytes',
   'inFlightBytesMax',
   'takenBytesMax',
+  'allTakenBytesMax',
   'diskCacheBytes',
   'keyRing',
   'config',
@@ -126,6 +194,7 @@ export function fillOptions(options: OpenOptions): FilledOptions {
       )
     }
   }
+  const takenBytesMax = bounded(options.takenBytesMax ?? 64 * MIB, 'takenBytesMax', 64 * 1024, 4096 * MIB)
   return Object.freeze({
     tiering: oneOf(options.tiering ?? 'run', 'tiering', ['run', 'off']),
     control: oneOf(options.control ?? 'socket', 'control', ['socket', 'off']),
@@ -135,7 +204,13 @@ export function fillOptions(options: OpenOptions): FilledOptions {
       bounded(options.storeFileBytes ?? 64 * MIB, 'storeFileBytes', 4 * MIB, 1024 * MIB),
     ),
     inFlightBytesMax: bounded(options.inFlightBytesMax ?? 8 * MIB, 'inFlightBytesMax', 64 * 1024, 1024 * MIB),
-    takenBytesMax: bounded(options.takenBytesMax ?? 64 * MIB, 'takenBytesMax', 64 * 1024, 4096 * MIB),
+    takenBytesMax,
+    allTakenBytesMax: bounded(
+      options.allTakenBytesMax ?? Math.max(256 * MIB, takenBytesMax),
+      'allTakenBytesMax',
+      64 * 1024,
+      65_536 * MIB,
+    ),
     diskCacheBytes: diskCacheBytes(options.diskCacheBytes),
   })
 }

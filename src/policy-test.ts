@@ -53,12 +53,15 @@ async function outlookOf(
   const held = { segments: 0, bytes: 0, holds: [] as string[] }
   let seals = 0
   const freed = new Set<bigint>()
+  const copied = new Set<bigint>()
   const { index } = parts.segments
   for (const action of actions) {
     if (action.dueMs > atMs || action.blockedBy === 'clock') continue
     if (action.kind === 'seal') seals += 1
-    else if (action.kind === 'copy') count(copies, action)
-    else if (action.kind === 'evict') {
+    else if (action.kind === 'copy') {
+      copied.add(action.segment)
+      count(copies, action)
+    } else if (action.kind === 'evict') {
       freed.add(action.segment)
       count(evicts, action)
     } else if (action.hold !== undefined) {
@@ -70,7 +73,8 @@ async function outlookOf(
       if (row === null) continue
       count(trims, action)
       if (isHot(row) && !freed.has(row.segment)) trims.hotBytes += row.lengthBytes
-      trims.archiveBytes += row.object?.sizeBytes ?? 0
+      // How far a copy that is still to be made will pack is known to nobody.
+      trims.archiveBytes += row.object?.sizeBytes ?? (copied.has(row.segment) ? row.lengthBytes : 0)
       trims.oldestMs ??= row.openedMs
     }
   }

@@ -10,6 +10,7 @@ import type {
   RestoreUntil,
 } from '../tiering/restore-types.js'
 import { matcher } from './config/pattern.js'
+import { nearest } from './config/suggest.js'
 import type { Log } from './log.js'
 import { Dlsn } from './model/dlsn.js'
 import { StratalogError } from './model/errors.js'
@@ -57,15 +58,19 @@ export async function planRestore(
       `"${incarnation}" is not an incarnation: it has 32 hexadecimal digits, as a plan shows it`,
       { found: incarnation },
     )
-  return planStreams(archive, {
+  const renames = renamer(as ?? {})
+  const plan = await planStreams(archive, {
     ...(matchers === undefined
       ? {}
       : { wanted: (name: string) => matchers.some((matches) => matches(name)) }),
     ...(until === undefined ? {} : { until: untilOf(until) }),
-    ...(as === undefined ? {} : { rename: renamer(as) }),
+    rename: renames.rename,
     ...(incarnation === undefined ? {} : { incarnation }),
     ...(signal === undefined ? {} : { signal }),
   })
+  // A misspelt old name would be restored under it all the same, maybe into a log that lives.
+  if (plan.streams.length > 0) renames.refuseUnused(plan.streams.map(({ binding }) => binding.name))
+  return plan
 }
 
 function untilOf(until: Dlsn | { readonly time: string | Date | number }): RestoreUntil {
@@ -82,15 +87,36 @@ function untilOf(until: Dlsn | { readonly time: string | Date | number }): Resto
   )
 }
 
+interface Renames {
+  readonly rename: (name: string) => string
+  /** Rejects with `invalid_argument` where an old name is that of none of the streams, `names`. */
+  refuseUnused(names: readonly string[]): void
+}
+
 /** A whole name is nearer than a beginning, a longer beginning nearer than a shorter one. */
-function renamer(as: Readonly<Record<string, string>>): (name: string) => string {
+function renamer(as: Readonly<Record<string, string>>): Renames {
   const beginnings = Object.keys(as).filter((from) => from.endsWith('/'))
   beginnings.sort((a, b) => b.length - a.length)
-  return (name) => {
-    const whole = Object.hasOwn(as, name) ? as[name] : undefined
-    if (whole !== undefined) return checkStreamName(whole)
-    const from = beginnings.find((one) => name.startsWith(one))
-    return from === undefined ? name : checkStreamName(`${as[from] ?? ''}${name.slice(from.length)}`)
+  return {
+    rename: (name) => {
+      const whole = Object.hasOwn(as, name) ? as[name] : undefined
+      if (whole !== undefined) return checkStreamName(whole)
+      const from = beginnings.find((one) => name.startsWith(one))
+      return from === undefined ? name : checkStreamName(`${as[from] ?? ''}${name.slice(from.length)}`)
+    },
+    refuseUnused: (names) => {
+      const unused = Object.keys(as).find(
+        (from) => !names.some((name) => (from.endsWith('/') ? name.startsWith(from) : name === from)),
+      )
+      if (unused === undefined) return
+      const near = nearest(unused, names)
+      const hint = near === null ? 'see the names with a dry run, without it' : `did you mean ${near}?`
+      throw new StratalogError(
+        'invalid_argument',
+        `"${unused}" is to have another name, and no stream that is restored is called so: ${hint}`,
+        { found: unused },
+      )
+    },
   }
 }
 
@@ -101,7 +127,7 @@ export async function restoreArchive(
   plan: RestorePlan,
   options: RestoreOptions = {},
 ): Promise<RestoreReport> {
-  const { segments, random, policies, agent } = log.parts
+  const { segments, random, policies, agent, tiering } = log.parts
   if (agent.following) {
     // What is restored is old: by its age the agent would evict or trim it while it is still being compared.
     throw new StratalogError(
@@ -117,6 +143,7 @@ export async function restoreArchive(
     checkPolicy: (stream: string, policy: string) => {
       policies.resolve(stream, policy)
     },
+    ...(tiering.ledgersAreShared ? { coordination: tiering.coordination } : {}),
   }
   return restoreInto(target, archive, plan, options)
 }

@@ -197,6 +197,7 @@ export class StreamTiering {
     const { read, tiering, agent, attached, archiveLocation } = this.#parts
     if (attached !== null) throw attachedError(archiveLocation)
     checkStreamName(name)
+    if (tiering.ledgersAreShared === true) throw noClone(stream.name, name, archiveLocation)
     const fork = until === undefined ? null : await positionIn(read, stream, until)
     const cloned = await cloneStream(tiering, stream, { name, until: fork, signal: signal ?? never() })
     agent.wake(0)
@@ -261,4 +262,12 @@ export class StreamTiering {
       { found: typeof position === 'string' ? position : 'sequenceId' },
     )
   }
+}
+
+/** Two streams of DistributedLog share no segments, and none is made under one name to get another. */
+function noClone(from: string, to: string, archive: string | null): StratalogError {
+  return new StratalogError(
+    'unsupported',
+    `${from} can't be cloned: streams in DistributedLog's tree share no segments; restore it under another name, from any directory with this configuration: stratalog restore --from ${archive ?? 'ARCHIVE'} --into DIRECTORY --streams ${from} --as ${from}=${to}`,
+  )
 }

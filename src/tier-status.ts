@@ -3,11 +3,14 @@ import type { PlannedAction } from '../tiering/plan.js'
 import { type ThawWait, thawWaits } from '../tiering/thaw.js'
 import type { UpkeepState } from '../tiering/upkeep.js'
 import type { LogParts } from './log-parts.js'
-import type { ArchiveDown } from './model/policy.js'
+import { type ArchiveDown, effectiveRollAge, type ResolvedPolicy } from './model/policy.js'
 import type { SegmentRow, StreamRow } from './model/segment.js'
 import type { SegmentTotals } from './ports/segment-index.js'
 import type { StoreStatus } from './ports/segment-store.js'
 import { placeOf, type StreamPlace } from './stream-place.js'
+
+/** A writer in another process that works seals what is due well within this time. */
+const WRITER_SEALS_MS = 60_000
 
 /** One stream's line of `tier status`. */
 export interface StreamTiers {
@@ -78,7 +81,9 @@ async function streamTiers(
     oldestUncopied,
     atRiskBytes: sealedAtRisk + (open?.lengthBytes ?? 0),
     atRiskSinceMs: oldestUncopied?.openedMs ?? null,
-    behind: actions.some((action) => isLate(action, nowMs)),
+    behind:
+      actions.some((action) => isLate(action, nowMs)) ||
+      (open === null && actions.some(isOthers) && isLeftOpen(stream, uncopied.at(-1), policy, nowMs)),
     // A trim that is held may be overdue for years: what comes next is what will happen.
     next: actions.find(({ blockedBy }) => blockedBy !== 'hold') ?? actions[0] ?? null,
     waitingSegments: uncopied.filter(({ state }) => state === 'sealed').length,
@@ -88,6 +93,22 @@ async function streamTiers(
     place: await placeOf(parts, stream, policy),
   }
 }
+
+/**
+ * Whether a segment should have been sealed by its writer in another process. What only writers that are not ours ever
+ * wrote is sealed when they like.
+ */
+function isLeftOpen(
+  { epoch }: StreamRow,
+  newest: SegmentRow | undefined,
+  { policy }: ResolvedPolicy,
+  nowMs: number,
+): boolean {
+  if (newest?.state !== 'open' || epoch === 0n) return false
+  return newest.openedMs + effectiveRollAge(policy).ms + WRITER_SEALS_MS < nowMs
+}
+
+const isOthers = ({ blockedBy }: PlannedAction): boolean => blockedBy === 'writer'
 
 /** A closed window is no delay, and space that could be freed puts no record at risk. */
 function isLate({ kind, blockedBy, dueMs }: PlannedAction, nowMs: number): boolean {

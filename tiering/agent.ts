@@ -53,6 +53,10 @@ export class TieringAgent {
   /** Seals need no archive, and must not wait for one. */
   readonly #seals: PassLoop<PassReport>
   readonly #moves: PassLoop<PassReport>
+  /** Nothing but what writers of this process have open is sealed without being asked for. */
+  #sealsOwnOnly = false
+  /** Passes over all streams that somebody waits for. */
+  #ordered = 0
   /** Somebody waits for the next pass: an archive that is down is asked then, whenever its turn would be. */
   #byHand = false
 
@@ -99,6 +103,15 @@ export class TieringAgent {
     return () => this.#listeners.delete(listener)
   }
 
+  /**
+   * Seals by policy, in the background until `close`, what writers of this process have open, and nothing else: where
+   * other processes tier the same streams none of them can do that.
+   */
+  followSeals(): void {
+    this.#sealsOwnOnly = true
+    this.#seals.follow()
+  }
+
   /** Works in the background until `close`. */
   follow(): void {
     this.#seals.follow()
@@ -125,7 +138,12 @@ export class TieringAgent {
   /** Seals what is due, then moves what is due, over all streams once. `signal` ends the wait, not the work. */
   async runOnce(signal?: AbortSignal): Promise<PassReport> {
     const total = emptyReport()
-    add(total, await this.#seals.once(signal))
+    this.#ordered += 1
+    try {
+      add(total, await this.#seals.once(signal))
+    } finally {
+      this.#ordered -= 1
+    }
     this.#byHand = true
     const moved = await this.#moves.once(signal)
     add(total, moved)
@@ -154,11 +172,29 @@ export class TieringAgent {
 
   async #sealPass(signal: AbortSignal): Promise<PassReport> {
     const report = emptyReport()
+    if (this.#sealsOwnOnly && this.#ordered === 0) return this.#sealOwn(report, signal)
     await this.#planner.remember()
     for await (const stream of this.#streams()) {
       signal.throwIfAborted()
       await this.#guarded(stream, report, signal, async () => {
+        // Of very many streams most rest, and a plan reads several times as much as this.
+        if (await this.#planner.isSealed(stream)) return
         await this.#steps.seal(await this.#planner.planFor(stream, OLDEST_FIRST), report, signal)
+      })
+    }
+    return report
+  }
+
+  /** What writers of this process have open. */
+  async #sealOwn(report: PassReport, signal: AbortSignal): Promise<PassReport> {
+    for (const incarnation of this.#context.writers.openStreams()) {
+      signal.throwIfAborted()
+      await this.#guarded({ name: incarnation }, report, signal, async () => {
+        const stream = await this.#context.index.stream(incarnation)
+        if (stream === null) return
+        await this.#guarded(stream, report, signal, async () => {
+          await this.#steps.seal(await this.#planner.sealsFor(stream), report, signal)
+        })
       })
     }
     return report
@@ -182,22 +218,27 @@ export class TieringAgent {
       for (let next = await streams.next(); !next.done; next = await streams.next()) {
         const stream = next.value
         signal.throwIfAborted()
-        if ((await this.#context.index.fact(`deleted/${stream.incarnation}`)) !== null) {
-          if (isPaused(await tierOrders(this.#context), stream.incarnation)) continue
-          await this.#settle('delete', stream, report, signal, (stepSignal, answered) =>
-            settleDeletion(this.#context, stream, stepSignal, answered),
-          )
-          continue
-        }
-        await this.#guarded(stream, report, signal, () => this.#moveStream(stream, report, signal))
-        await this.#settle('tell', stream, report, signal, () => announceDebts(this.#context, stream))
-        await this.#guarded(stream, report, signal, () => this.#bringBack(stream, byHand, signal))
+        await this.#guarded(stream, report, signal, () => this.#attend(stream, byHand, report, signal))
       }
     }
     await Promise.all(Array.from({ length: STREAMS_AT_ONCE }, work))
     await this.#dropWhereShort(report, signal)
     await this.#outage.passEnded()
     return report
+  }
+
+  /** All that is due of one stream; what fails of it holds up nothing else of it. */
+  async #attend(stream: StreamRow, byHand: boolean, report: PassReport, signal: AbortSignal): Promise<void> {
+    if ((await this.#context.index.fact(`deleted/${stream.incarnation}`)) !== null) {
+      if (isPaused(await tierOrders(this.#context), stream.incarnation)) return
+      await this.#settle('delete', stream, report, signal, (stepSignal, answered) =>
+        settleDeletion(this.#context, stream, stepSignal, answered),
+      )
+      return
+    }
+    await this.#guarded(stream, report, signal, () => this.#moveStream(stream, report, signal))
+    await this.#settle('tell', stream, report, signal, () => announceDebts(this.#context, stream))
+    await this.#guarded(stream, report, signal, () => this.#bringBack(stream, byHand, signal))
   }
 
   /** What the archive is owed of a stream beside its segments: while it is down that waits, and holds up nothing. */
@@ -283,7 +324,7 @@ export class TieringAgent {
 
   /** One stream that can't be planned (a damaged row) must not stop the others. */
   async #guarded(
-    stream: StreamRow,
+    stream: Pick<StreamRow, 'name'>,
     report: PassReport,
     signal: AbortSignal,
     work: () => Promise<void>,

@@ -9,6 +9,7 @@ import {
   wasAnothers,
 } from '../archive/control-objects.js'
 import { type ArchivedGap, endOf, gapsOf, policyOf } from '../archive/decisions.js'
+import { listSegments } from '../archive/listing.js'
 import type { ControlKind } from '../src/format/archive-names.js'
 import { isBeingCloned, sharedBelow } from '../src/model/clone.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
@@ -50,7 +51,7 @@ export async function announceStream(
   await announceOwner(context, archive, await ownerFactFor(context.index, stream.incarnation))
   const controls = await readControls(archive, stream.incarnation)
   const put = controlWriter(context, archive, stream, controls)
-  await announceTrim(stream, controls, put)
+  await announceTrim(archive, stream, controls, put)
   await announceGaps(context, stream, controls, put)
   const named = bindingOf(controls)
   // One that is deleted is called by its incarnation here; the archive keeps the name it had.
@@ -137,9 +138,12 @@ function bodyOf(body: object): object {
 
 /**
  * A trim from before the stream was announced: a restored one has its source's, and others were trimmed while there
- * was no archive. Without a marker the segments below would count as lost.
+ * was no archive. Without a marker the segments below would count as lost. Not where the archive has some of them: a
+ * trim writes its marker before anything else, so this one was never decided here. In a cluster a row that was made
+ * without our node in ZooKeeper begins where the purge left the tree, which is no reason to delete (invariant 8).
  */
 async function announceTrim(
+  archive: ArchiveStore,
   stream: StreamRow,
   controls: readonly ControlObject[],
   put: ControlPut,
@@ -147,6 +151,11 @@ async function announceTrim(
   const below = stream.trimmedBelow
   const there = trimmedBelow(controls)
   if (below === null || (there !== null && there.compare(below) >= 0)) return
+  const from = there?.segment ?? 0n
+  for await (const { parsed } of listSegments(archive, stream.incarnation, from)) {
+    if (parsed.segment >= below.segment) break
+    return
+  }
   await put('trim', { below: below.toString() })
 }
 

@@ -304,6 +304,15 @@ export function coldScrubStatus(state: ColdScrubState): {
   }
 }
 
+/** Segments whose copies in the archive are known to be bad, by incarnation/segment: no hot copy goes for such a one. */
+export async function alarmedSegments(
+  index: TieringContext['index'],
+): Promise<(row: Pick<SegmentRow, 'incarnation' | 'segment'>) => boolean> {
+  const { alarms } = decode(await index.fact(FACT))
+  return (row) =>
+    alarms.some(({ incarnation, segment }) => incarnation === row.incarnation && segment === row.segment)
+}
+
 function busy(stream: StreamRow, row: SegmentRow, why: string): StratalogError {
   return new StratalogError(
     'timeout',

@@ -10,6 +10,7 @@ import {
   type Verdict,
 } from '../archive/orphans.js'
 import { verifiedDigestAs, verifySegmentObject } from '../archive/segment-verify.js'
+import { deadSummaries } from '../archive/summaries.js'
 import { committedKey } from '../archive/verify-archive.js'
 import { present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
@@ -57,6 +58,8 @@ export interface CollectTally {
   foreign: number
   /** Files of interrupted uploads that were removed. */
   leftovers: number
+  /** Summaries of nothing but trimmed segments that were deleted. */
+  summaries: number
   /** Streams that could not be judged: what decides about them can't be read, or another agent is at work on them. */
   skipped: { stream: string; error: string }[]
 }
@@ -213,8 +216,25 @@ class StreamCollection {
     try {
       yield* this.#objects(seen, lease)
       await seen.save()
+      if (lease !== null) await this.#deleteSummaries(lease)
     } finally {
       await lease?.release()
+    }
+  }
+
+  /**
+   * Summaries of nothing but trimmed segments, of which the archive itself says that they are. Nobody needs a summary:
+   * without one its thousand is listed (decision 0025).
+   */
+  async #deleteSummaries(lease: Lease): Promise<void> {
+    const { signal } = this.#options
+    const { trim } = await this.#decisions()
+    if (trim === null) return
+    for await (const { key } of deadSummaries(this.#archive, this.#incarnation, trim.segment, signal)) {
+      await confirmOwner(this.#context, this.#archive, signal)
+      lease.lost.throwIfAborted()
+      await this.#archive.delete(key, signal)
+      this.#tally.summaries += 1
     }
   }
 
@@ -388,6 +408,7 @@ function emptyTally(): CollectTally {
     deletedBytes: 0,
     foreign: 0,
     leftovers: 0,
+    summaries: 0,
     skipped: [],
   }
 }

@@ -1,4 +1,5 @@
 import type { LedgerContext } from '../src/ledger/context.js'
+import type { Dlsn } from '../src/model/dlsn.js'
 import type { ResolvedPolicy } from '../src/model/policy.js'
 import type { Incarnation, SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
@@ -16,7 +17,12 @@ export interface OpenSegmentState {
 export interface Writers {
   /** Null: no writer of this process has the stream's newest segment open. */
   openSegment(stream: StreamRow): OpenSegmentState | null
-  /** Seals the stream's open segment if it still is that one: through its writer, or by recovery if it has none. */
+  /** Incarnations of the streams that a writer of this process has a segment open of. */
+  openStreams(): readonly Incarnation[]
+  /**
+   * Seals the stream's open segment if it still is that one: through its writer, or by recovery if it has none.
+   * `conflict`: a writer of another process has it, and says who that is in `found`.
+   */
   seal(stream: StreamRow, segment: bigint): Promise<void>
 }
 
@@ -34,6 +40,22 @@ export interface OwnArchives {
   bindTo(incarnation: Incarnation, other: Incarnation): Promise<void>
 }
 
+/** What the writers of others do, and what is made of it here. */
+export interface ForeignStreams {
+  /** Whether a writer of others made the stream: then it may be purged by one at any time. */
+  isForeign(incarnation: Incarnation): Promise<boolean>
+  /**
+   * What they delete of completed segments: `aged`, all that are older than `purgeAfterMs`; `truncated`, those of them
+   * that the application truncated; `never`, none.
+   */
+  readonly purge: 'aged' | 'truncated' | 'never'
+  readonly purgeAfterMs: number
+  /** Whether history ends where an application truncated it; else the archive keeps it. */
+  readonly followsTruncation: boolean
+  /** Where the stream was truncated, as far as its nodes still say so; null: nowhere. */
+  truncatedBelow(incarnation: Incarnation): Promise<Dlsn | null>
+}
+
 /** What tiering needs of the world. */
 export interface TieringContext {
   readonly logId: string
@@ -48,8 +70,16 @@ export interface TieringContext {
   readonly archive: ((incarnation: Incarnation) => Promise<ArchiveStore>) | null
   /** Archives that some streams have to themselves; absent: all lie in one. */
   readonly own?: OwnArchives
+  /** Ledgers of others are among ours, as in a cluster: what no row of ours names is not ours to judge. @default false */
+  readonly ledgersAreShared?: boolean
+  /** Whether policies free hot copies; where others read them and not the archive, only an order does. @default true */
+  readonly evictsByPolicy?: boolean
+  /** Streams that others write and delete from; absent: there are none. */
+  readonly foreign?: ForeignStreams
   readonly writers: Writers
   readonly policy: (stream: StreamRow) => Promise<ResolvedPolicy>
+  /** Whether records of this process wait for their stores, so that copies give way; absent: there are no writers. */
+  readonly appendsWait?: () => boolean
 }
 
 /** Told of each step, for progress and events. */

@@ -1,5 +1,5 @@
 import { listSegments } from '../archive/listing.js'
-import { verifySegmentObject } from '../archive/segment-verify.js'
+import { type VerifyOptions, verifySegmentObject } from '../archive/segment-verify.js'
 import {
   type EntrySource,
   type PlannedObject,
@@ -18,7 +18,10 @@ import type { ArchivedObject, SegmentRow, StreamRow } from '../src/model/segment
 import type { ArchiveStore, ReplayableBody, StorageWishes } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
 import { announceStream } from './announce.js'
+import { CommitGate } from './commit-gate.js'
 import type { TieringContext } from './context.js'
+import { CopyCourtesy } from './copy-courtesy.js'
+import type { CopyTurn } from './copy-line.js'
 import { CopyRoom } from './copy-room.js'
 import { sealingFor } from './encryption.js'
 import { confirmOwner } from './ownership.js'
@@ -38,6 +41,8 @@ export interface CopyOptions {
   readonly answered?: () => void
   /** What all copies of this process keep to. */
   readonly uploads?: UploadLimits
+  /** What comes before it in a line of copies; absent: nothing does. */
+  readonly turn?: Pick<CopyTurn, 'stored' | 'mayCommit'>
 }
 
 /**
@@ -58,7 +63,7 @@ export async function copySegment(
   const { signal, onProgress } = options
   const onMoved = () => onProgress?.(0)
   return roomOf(context).with(row.lengthBytes, { signal, onMoved }, () =>
-    copyWithRoom(context, lease, stream, row, options),
+    gateOf(context).during((ready) => copyWithRoom(context, lease, stream, row, { ...options, ready })),
   )
 }
 
@@ -67,44 +72,80 @@ async function copyWithRoom(
   lease: Lease,
   stream: StreamRow,
   row: SegmentRow,
-  options: CopyOptions,
+  options: CopyOptions & { readonly ready: () => void },
 ): Promise<SegmentRow> {
-  const { signal } = options
+  const { signal, ready } = options
   const archive = await present(context.archive, 'archive')(stream.incarnation)
   await announceStream(context, archive, stream)
   // Also before: an object of ours in somebody else's archive would look like history that went on.
   await confirmOwner(context, archive, signal)
-  const entries = await hotEntries(context, row, signal)
-  const { budget } = roomOf(context)
-  const sealing = await sealingFor(context, archive, stream, row, signal)
-  const meta = await objectMeta(context, stream, row)
-  const planned = await planSegmentObject(meta, entries, signal, budget, sealing)
-  let object: ArchivedObject
-  try {
-    object =
-      (await storedBefore(archive, row, planned, options)) ??
-      (await store(
-        context,
-        archive,
-        row,
-        planned,
-        await uploadOf(context, stream, planned, entries, options),
-        options,
-      ))
-  } finally {
-    releasePlanned(planned, budget)
-  }
+  const giveWay = courtesyOf(context).turns(signal)
+  const verify = { ...options, giveWay }
+  const { object, parsed, verified } = await stored(context, archive, stream, row, verify)
+  options.turn?.stored()
+  if (!verified) await verifySegmentObject(archive, object.key, parsed, verify)
+  ready()
+  // Invariant 5: what is archived has no hole, so the segment before it is committed first.
+  await options.turn?.mayCommit()
+  // A crash while it waits is one before the commit. All that go on together look together whose archive it is, and
+  // change their rows in one turn, which is one transaction (`WriteGroup`).
+  await gateOf(context).pass(row.lengthBytes, signal)
+  signal.throwIfAborted()
   // Invariant 3 for agents: one that lost its lease commits nothing, nor does one whose archive was taken over.
   await confirmOwner(context, archive, signal)
   lease.lost.throwIfAborted()
   const archived = await context.index.updateSegment(row, {
     state: 'archived',
-    contentDigest: planned.contentDigest,
+    contentDigest: parsed.contentDigest,
     object,
     archivedMs: context.ledger.clock.nowMs(),
   })
   await summarizeAfter(context, archive, archived, signal)
   return archived
+}
+
+/** How a copy is carried out, with what is awaited before each run of entries and each block. */
+type Careful = CopyOptions & { readonly giveWay: () => Promise<void> }
+
+/** Sees to it that an object of the segment is in the archive; nothing of it is left in memory then. */
+async function stored(
+  context: TieringContext,
+  archive: ArchiveStore,
+  stream: StreamRow,
+  row: SegmentRow,
+  options: Careful,
+): Promise<StoredObject> {
+  const { signal, giveWay } = options
+  const { budget } = roomOf(context)
+  const entries = inTurns(await hotEntries(context, row, signal), giveWay)
+  const sealing = await sealingFor(context, archive, stream, row, signal)
+  const meta = await objectMeta(context, stream, row)
+  const planned = await planSegmentObject(meta, entries, signal, budget, sealing)
+  try {
+    const before = await storedBefore(archive, row, planned, options)
+    if (before !== null) return before
+    return await store(
+      context,
+      archive,
+      row,
+      planned,
+      await uploadOf(context, stream, planned, entries, options),
+      options,
+    )
+  } finally {
+    releasePlanned(planned, budget)
+  }
+}
+
+const courtesies = new WeakMap<TieringContext, CopyCourtesy>()
+
+/** One for each log, as the room is: what copies rest for is what all of them worked. */
+function courtesyOf(context: TieringContext): CopyCourtesy {
+  const known = courtesies.get(context)
+  if (known !== undefined) return known
+  const courtesy = new CopyCourtesy(context.ledger.clock, context.appendsWait ?? (() => false))
+  courtesies.set(context, courtesy)
+  return courtesy
 }
 
 const rooms = new WeakMap<TieringContext, CopyRoom>()
@@ -114,6 +155,15 @@ function roomOf(context: TieringContext): CopyRoom {
   const room = rooms.get(context) ?? new CopyRoom()
   rooms.set(context, room)
   return room
+}
+
+const gates = new WeakMap<TieringContext, CommitGate>()
+
+/** One for each log: copies of all its streams are committed in the same file. */
+function gateOf(context: TieringContext): CommitGate {
+  const gate = gates.get(context) ?? new CommitGate(context.ledger.clock)
+  gates.set(context, gate)
+  return gate
 }
 
 /** What goes to the archive, and what is asked of it for the object. */
@@ -148,21 +198,29 @@ export function storageWishes({ storage }: Policy): StorageWishes {
   }
 }
 
-/** Writes the object under a name of its own and reads every byte back. */
+/** An object of the segment that is in the archive. */
+interface StoredObject {
+  readonly object: ArchivedObject
+  readonly parsed: SegmentKey
+  /** Whether every byte of it was read back. */
+  readonly verified: boolean
+}
+
+/** Writes the object under a name of its own; nothing is read back yet. */
 async function store(
   context: TieringContext,
   archive: ArchiveStore,
   row: SegmentRow,
   planned: PlannedObject,
   upload: Upload,
-  verify: CopyOptions,
-): Promise<ArchivedObject> {
+  { signal, onProgress }: CopyOptions,
+): Promise<StoredObject> {
   const parsed = objectKeyOf(row, planned, attemptOf(context.random.bytes(ATTEMPT_BYTES)))
   const key = encodeSegmentKey(parsed)
-  const body = heard(upload.body, () => verify.onProgress?.(0))
-  await archive.putIfAbsent(key, body, { ...upload.storage, signal: verify.signal })
-  await verifySegmentObject(archive, key, parsed, verify)
-  return { key, sizeBytes: planned.sizeBytes, indexBytes: parsed.indexBytes }
+  const body = heard(upload.body, () => onProgress?.(0))
+  await archive.putIfAbsent(key, body, { ...upload.storage, signal })
+  const object = { key, sizeBytes: planned.sizeBytes, indexBytes: parsed.indexBytes }
+  return { object, parsed, verified: false }
 }
 
 /**
@@ -173,8 +231,8 @@ async function storedBefore(
   archive: ArchiveStore,
   row: SegmentRow,
   planned: PlannedObject,
-  verify: CopyOptions,
-): Promise<ArchivedObject | null> {
+  verify: CopyOptions & VerifyOptions,
+): Promise<StoredObject | null> {
   let bad = 0
   for await (const { key, sizeBytes, parsed } of listSegments(
     archive,
@@ -187,7 +245,7 @@ async function storedBefore(
     if (parsed.contentDigest !== planned.contentDigest || parsed.indexBytes !== planned.indexBytes) continue
     try {
       await verifySegmentObject(archive, key, parsed, verify)
-      return { key, sizeBytes, indexBytes: parsed.indexBytes }
+      return { object: { key, sizeBytes, indexBytes: parsed.indexBytes }, parsed, verified: true }
     } catch (error) {
       // A bit that flipped in its version makes an object of ours look like a newer one: no use either way, and it stays.
       if (!isStratalogError(error, 'corrupt') && !isStratalogError(error, 'version_unsupported')) throw error
@@ -259,6 +317,18 @@ export async function hotEntries(
         signal.throwIfAborted()
         next = read(present(entries.at(-1), 'an entry').entryId + 1n)
         yield entries
+      }
+    },
+  }
+}
+
+/** Gives way before each run of entries. */
+function inTurns(entries: EntrySource, giveWay: () => Promise<void>): EntrySource {
+  return {
+    async *open(from) {
+      for await (const run of entries.open(from)) {
+        await giveWay()
+        yield run
       }
     },
   }

@@ -4,6 +4,7 @@ import { StratalogError } from '../src/model/errors.js'
 import type { SegmentRow, StreamRow, TxidMode } from '../src/model/segment.js'
 import type { Clock } from '../src/ports/clock.js'
 import { rowsOf } from './all-rows.js'
+import { alarmedSegments } from './cold-scrub.js'
 import type { TieringContext } from './context.js'
 import { evictUnasked } from './evict.js'
 import { commitGap, freeDropped } from './gap.js'
@@ -92,12 +93,19 @@ export async function droppableRows(context: TieringContext, stream: StreamRow):
   return found
 }
 
-/** The oldest hot copies of a stream that are verified in the archive: freeing them loses nothing, and needs no leave. */
+/**
+ * The oldest hot copies of a stream that are verified in the archive: freeing them loses nothing, and needs no leave.
+ * The archive can't be asked whether it still has them, or has two that contradict each other; what the scrub last found
+ * is remembered, and what it found to be bad keeps its hot copy (invariants 4, 9).
+ */
 export async function freeableRows(context: TieringContext, stream: StreamRow): Promise<SegmentRow[]> {
   const rows = await context.index.listHotSegments(stream.incarnation, WEIGHED_MAX)
+  const isAlarmed = await alarmedSegments(context.index)
   const nowMs = context.ledger.clock.nowMs()
   // What somebody asked to be hot stays as long as that was asked for.
-  return rows.filter((row) => row.state === 'archived' && (row.recalledUntilMs ?? 0) <= nowMs)
+  return rows.filter(
+    (row) => row.state === 'archived' && (row.recalledUntilMs ?? 0) <= nowMs && !isAlarmed(row),
+  )
 }
 
 /**
@@ -112,7 +120,8 @@ export async function dropSegment(context: TieringContext, one: Droppable): Prom
   try {
     if (row.state === 'archived') {
       const fresh = await context.index.segment(stream.incarnation, row.segment)
-      return fresh?.state === 'archived' ? await evictUnasked(context, lease, fresh) : null
+      if (fresh?.state !== 'archived' || (await alarmedSegments(context.index))(fresh)) return null
+      return await evictUnasked(context, lease, fresh)
     }
     const gaps = await decidedAlone(context, stream, async () => {
       const fresh = await context.index.segment(stream.incarnation, row.segment)

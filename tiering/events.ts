@@ -1,5 +1,6 @@
 import type { Clock } from '../src/ports/clock.js'
 import type { ArchiveState } from './archive-health.js'
+import type { ColdScrubEvent } from './cold-scrub.js'
 import type { TieringEvent } from './context.js'
 
 /** Events that are kept: who asks later hears of the latest. */
@@ -23,6 +24,14 @@ export type LogEvent = { readonly sequence: number; readonly atMs: number } & (
       /** Which archive, where it is one that some streams have to themselves; absent: the one of the log. */
       readonly own?: string
       readonly error: string | null
+    }
+  /** A copy in the archive was bad: it was mended, or it is for an operator to look at. */
+  | {
+      readonly type: 'scrub'
+      readonly kind: ColdScrubEvent['kind']
+      readonly stream: string
+      readonly segment: bigint
+      readonly error: string
     }
   /** Writers are slowed down while the archive is down, or no more. */
   | { readonly type: 'slow'; readonly slowed: boolean }
@@ -59,6 +68,11 @@ export class EventRing {
     const { kind, phase, stream, segment, bytes } = event
     if (phase === 'begin' || phase === 'progress') return
     this.add({ type: 'step', kind, phase, stream, segment, bytes, error: event.error?.message ?? null })
+  }
+
+  /** What the scrub of the archive mended, or could not. */
+  addScrub({ kind, stream, segment, why }: ColdScrubEvent): void {
+    this.add({ type: 'scrub', kind, stream, segment, error: why })
   }
 
   /** Those above `after`, oldest first. */

@@ -2,9 +2,11 @@ import { trimmedBelow } from '../archive/control-objects.js'
 import { deletedMs } from '../archive/decisions.js'
 import { refuseRivals } from '../archive/rivals.js'
 import { isShared } from '../archive/shared.js'
+import { labelledSegment } from '../src/ledger/label.js'
 import { deleteLedger } from '../src/ledger/reader.js'
 import { assert, present } from '../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
+import type { LedgerMetadata } from '../src/model/ledger.js'
 import { isClosed, type SegmentRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { Lease } from '../src/ports/coordination.js'
@@ -82,7 +84,10 @@ export async function evictUnasked(
   return releaseLedger(context, cold)
 }
 
-/** Deletes the ledger a `cold` or `trimmed` row still names, then forgets it. Idempotent at each step. */
+/**
+ * Deletes the ledger a `cold` or `trimmed` row still names, then forgets it. Idempotent at each step. `refused` where
+ * others may have ledgers as well and nothing shows that this one is the row's.
+ */
 export async function releaseLedger(
   context: Pick<TieringContext, 'ledger' | 'index'>,
   row: SegmentRow,
@@ -92,8 +97,40 @@ export async function releaseLedger(
     `segment ${row.segment} is ${row.state} and needs its ledger`,
   )
   if (row.ledgerId === null) return row
-  await deleteLedger(context.ledger, row.ledgerId)
+  const { ledgerId } = row
+  const shared = context.ledger.stores.namedByMetadata === true
+  await deleteLedger(context.ledger, ledgerId, (metadata) =>
+    shared && !isLedgerOf(row, metadata) ? notItsLedger(row, ledgerId, metadata) : null,
+  )
   return context.index.updateSegment(row, { ledgerId: null, recalledUntilMs: null })
+}
+
+/**
+ * Whether the ledger that is there under the number a row names is the row's. In a cluster a number alone says nothing:
+ * numbers begin anew when BookKeeper's metadata are formatted, rows and nodes may be older, and what the number names by
+ * then may be another's (invariant 8). Ours are labelled; one that a Java writer made is known by where it ends.
+ */
+function isLedgerOf(row: SegmentRow, metadata: LedgerMetadata): boolean {
+  const label = labelledSegment(metadata)
+  if (label !== null) return label.incarnation === row.incarnation && label.segment === row.segment
+  const ended =
+    metadata.state === 'CLOSED' && row.lastEntryId >= 0n && metadata.lastEntryId === row.lastEntryId
+  // A row that was made from the name of an object has its size there.
+  return (
+    ended && [BigInt(row.lengthBytes), BigInt(row.object?.sizeBytes ?? -1)].includes(metadata.lengthBytes)
+  )
+}
+
+function notItsLedger(row: SegmentRow, ledgerId: bigint, metadata: LedgerMetadata): StratalogError {
+  const { state, lastEntryId, lengthBytes } = metadata
+  return new StratalogError(
+    'refused',
+    `ledger ${ledgerId} is not shown to be that of segment ${row.segment} of ${row.incarnation}, and is not deleted: look at it with "bookkeeper shell ledgermetadata -ledgerid ${ledgerId}"; if it is, delete it there, and if BookKeeper was formatted, the numbers in the index are of before`,
+    {
+      expected: { state: 'CLOSED', lastEntryId: row.lastEntryId, lengthBytes: row.lengthBytes },
+      found: { state, lastEntryId, lengthBytes, label: labelledSegment(metadata) },
+    },
+  )
 }
 
 /**

@@ -3,7 +3,7 @@ import { type ArchiveCheckOptions, emptyTally, verifyArchivedStream } from '../a
 import { decodeSegmentKey } from '../src/format/archive-names.js'
 import { ask } from '../src/ledger/context.js'
 import { allMembers } from '../src/ledger/ensembles.js'
-import { shareEntries } from '../src/ledger/shares.js'
+import { shareEntries, shareOf } from '../src/ledger/shares.js'
 import { present } from '../src/model/assert.js'
 import { isStratalogError, type StratalogError } from '../src/model/errors.js'
 import type { LedgerMetadata } from '../src/model/ledger.js'
@@ -13,6 +13,9 @@ import { archiveOfStream } from './archives.js'
 import { hotDigest } from './cold-mend.js'
 import type { TieringContext } from './context.js'
 import { LEDGER_BEGUN_MS, unnamedLedgers } from './orphan-ledgers.js'
+
+/** Runs of entries that a bookie is asked for; where ledgers are striped every entry is a run. */
+const PROBES_MAX = 8
 
 /** One thing that does not fit together. */
 export interface FsckFinding {
@@ -206,6 +209,7 @@ async function checkCopies(
 ): Promise<FsckPart | null> {
   const wanted = Number(shareEntries(metadata, store))
   try {
+    if (context.ledgersAreShared === true) return await probeCopies(context, store, metadata, about)
     const [found] = await ask(context.ledger, store, (one) => one.listLedgers(about.ledgerId - 1n, 1))
     const entries = found?.ledgerId === about.ledgerId ? found.entries : 0
     if (entries >= wanted) return null
@@ -215,9 +219,35 @@ async function checkCopies(
     return finding('damage', 'stores', 'copies', about, text, mend)
   } catch (error) {
     if (!isStratalogError(error)) throw error
-    const mend = `bring the store back, or "stratalog store replace ${store}"`
+    const mend =
+      context.ledgersAreShared === true
+        ? `bring bookie ${store} back, or decommission it: BookKeeper makes its copies anew`
+        : `bring the store back, or "stratalog store replace ${store}"`
     return finding('unknown', 'stores', 'unreadable', about, error.message, mend)
   }
+}
+
+/** A bookie counts no entries: it is asked for the first and the last of each run that it is to hold. */
+async function probeCopies(
+  { ledger }: TieringContext,
+  store: string,
+  metadata: LedgerMetadata,
+  about: About & { readonly ledgerId: bigint },
+): Promise<FsckPart | null> {
+  let runs = 0
+  for (const { first, last } of shareOf(metadata, store)) {
+    runs += 1
+    for (const entryId of first === last ? [first] : [first, last]) {
+      const answer = await ask(ledger, store, (one) => one.readEntry(about.ledgerId, entryId))
+      if (answer.kind === 'entry') continue
+      const text = `bookie ${store} has no entry ${entryId} of ledger ${about.ledgerId}, which it is to hold`
+      const mend =
+        "BookKeeper's autorecovery makes it anew: its auditor looks for such ledgers, and a reader that misses the entry marks this one"
+      return finding('damage', 'stores', 'copies', about, text, mend)
+    }
+    if (runs >= PROBES_MAX) break
+  }
+  return null
 }
 
 /** Every entry with its digest, and all of them with the digest that was committed. */

@@ -7,6 +7,7 @@ import type { StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { announceStream, nextNumber } from './announce.js'
 import type { TieringContext } from './context.js'
+import { refuseBreakable } from './foreign.js'
 import { allHolds, decidedAlone, knownHolds, type StandingHold } from './holds.js'
 import { withdrawHeldMarkers } from './trim-markers.js'
 
@@ -29,7 +30,8 @@ export interface PutHold {
 /**
  * Puts a hold: on the stores, in the index, then in the archive, which is told later where it does not answer. Once
  * this resolves nothing the hold binds is trimmed, dropped or collected; what was trimmed before is told. The same
- * hold again is fine; another range under its id is `refused`: to make one shorter is to release it.
+ * hold again is fine; another range under its id is `refused`: to make one shorter is to release it. So is one that
+ * writers of others may break.
  */
 export async function putHold(
   context: TieringContext,
@@ -37,6 +39,7 @@ export async function putHold(
   request: HoldRequest,
 ): Promise<PutHold> {
   checkHold(request)
+  await refuseBreakable(context, stream, request)
   const hold = await decidedAlone(context, stream, async () => {
     const kept = await context.index.holds(stream.incarnation)
     const standing = kept.find(({ id, releasedMs }) => id === request.id && releasedMs === null)

@@ -4,6 +4,7 @@ import type {
   ArchivedKey,
   ArchiveFinding,
   ArchiveStore,
+  ReadInOrder,
   ReplayableBody,
   StorageWishes,
 } from '../src/ports/archive-store.js'
@@ -30,6 +31,8 @@ export interface Stilled {
 export class MovableArchive implements ArchiveStore {
   /** There where the place that counts has it. */
   thaw?: NonNullable<ArchiveStore['thaw']>
+  /** Likewise. */
+  readInOrder?: NonNullable<ArchiveStore['readInOrder']>
   readonly #clock: Clock
   readonly #logger: Logger
   #current: ArchiveStore
@@ -44,7 +47,7 @@ export class MovableArchive implements ArchiveStore {
 
   constructor(store: ArchiveStore, { clock, logger }: { readonly clock: Clock; readonly logger: Logger }) {
     this.#current = store
-    this.#canThaw(store)
+    this.#hasCallsOf(store)
     this.#clock = clock
     this.#logger = logger
   }
@@ -136,16 +139,40 @@ export class MovableArchive implements ArchiveStore {
     if (store !== this.#current) {
       this.#left.push(this.#current)
       this.#current = store
-      this.#canThaw(store)
+      this.#hasCallsOf(store)
     }
     this.#settle = null
   }
 
-  #canThaw(store: ArchiveStore): void {
+  #hasCallsOf(store: ArchiveStore): void {
     if (store.thaw === undefined) delete this.thaw
     else
       this.thaw = (key, forMs, signal) =>
         this.#read(signal, async (at) => (await at.thaw?.(key, forMs, signal)) ?? 'readable')
+    if (store.readInOrder === undefined) delete this.readInOrder
+    else this.readInOrder = (...range) => this.#readInOrder(...range)
+  }
+
+  /** Goes on where it began; what fails after the archive moved is read in the new place. */
+  #readInOrder(key: string, offset: number, lengthBytes: number, signal?: AbortSignal): ReadInOrder {
+    const began = this.#current
+    let reading = began.readInOrder?.(key, offset, lengthBytes, signal) ?? null
+    let at = offset
+    return {
+      next: async (pieceBytes) => {
+        const bytes = await this.#read(signal, (store) => {
+          if (store !== began) {
+            // For good: were the archive to come back, this one would go on from the wrong place.
+            reading?.close()
+            reading = null
+          }
+          return reading?.next(pieceBytes) ?? store.readRange(key, at, pieceBytes, signal)
+        })
+        at += bytes.length
+        return bytes
+      },
+      close: () => reading?.close(),
+    }
   }
 
   async #drain(drainMs: number, signal: AbortSignal): Promise<void> {

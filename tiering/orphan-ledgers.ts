@@ -130,11 +130,12 @@ async function isElsewhere(
   return held && lastEntryId <= row.lastEntryId
 }
 
-/** Ledgers with metadata that no row names. */
+/** Ledgers with metadata that no row names; none where others have ledgers there as well (invariant 8). */
 export async function unnamedLedgers(
-  { ledger, index }: TieringContext,
+  { ledger, index, ledgersAreShared = false }: TieringContext,
   signal: AbortSignal,
 ): Promise<bigint[]> {
+  if (ledgersAreShared) return []
   const ids: bigint[] = []
   for (let after = -1n; ; ) {
     signal.throwIfAborted()

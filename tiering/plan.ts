@@ -1,6 +1,13 @@
 import type { Hold } from '../archive/decisions.js'
 import { assert } from '../src/model/assert.js'
-import { type PolicyField, type PolicyHold, type ResolvedPolicy, rollDue } from '../src/model/policy.js'
+import {
+  effectiveRollAge,
+  type PolicyField,
+  type PolicyHold,
+  type ResolvedPolicy,
+  rollDue,
+} from '../src/model/policy.js'
+import { TXID_MAX } from '../src/model/record.js'
 import { isClosed, isHot, type SegmentRow, type TxidMode } from '../src/model/segment.js'
 import { formatBytes, formatTime } from '../src/model/units.js'
 import { bindsRow } from './holds.js'
@@ -21,6 +28,8 @@ export interface PlanInput {
   readonly unlistedBytes?: number
   /** What the writer knows of the open segment; null when there is no writer here. */
   readonly open: { readonly lengthBytes: number; readonly lastAppendMs: number } | null
+  /** Who has the open segment where no writer here does; null: nobody any more. Absent: it was not asked. */
+  readonly writer?: string | null
   readonly nowMs: number
   /**
    * What time it is for retention: behind `nowMs` for a while after the clock jumped ahead (steady-time.ts), so that a
@@ -38,6 +47,8 @@ export interface PlanInput {
   readonly pressedBytes?: number
   /** Whether the copy window is open now, and when it opens next if it is not. */
   readonly windowOpen: boolean
+  /** So long after they were completed the stream's own writers may delete segments, archived or not. Default: never. */
+  readonly purgedAfterMs?: number | null
   readonly nextWindowMs: number | null
 }
 
@@ -55,9 +66,9 @@ export interface PlannedAction {
   readonly bytes: number
   /**
    * What must happen first: the window opens, the copy is verified, the segment is sealed, the archive answers, a hold
-   * is released, the clock has been steady for a while.
+   * is released, the clock has been steady for a while, the writer of another process seals what it has open.
    */
-  readonly blockedBy: null | 'window' | 'verify' | 'seal' | 'archive' | 'hold' | 'clock'
+  readonly blockedBy: null | 'window' | 'verify' | 'seal' | 'archive' | 'hold' | 'clock' | 'writer'
   /** The hold that keeps this segment, or one before it, from being trimmed. */
   readonly hold?: string
 }
@@ -156,10 +167,23 @@ function planSeal(input: PlanInput, row: SegmentRow): Found | null {
   if (row.state === 'recovering') {
     return { dueMs: row.openedMs, field: 'roll.age', reason: 'its writer is gone: recover', blockedBy: null }
   }
+  if (row.state === 'open' && open === null) return planSealElsewhere(input, row)
   // Empty segments stay open: rolling them would only make more of them.
   if (row.state !== 'open' || open === null || open.lengthBytes === 0) return null
   const due = rollDue(policy.policy, { openedMs: row.openedMs, ...open }, nowMs)
   return { ...due, reason: sealReason(policy, row, open, due, nowMs), blockedBy: null }
+}
+
+/** What no writer of this process has open is known by its age alone: its writer seals it, or it has none any more. */
+function planSealElsewhere(input: PlanInput, row: SegmentRow): Found | null {
+  const { writer, policy, nowMs } = input
+  if (writer === undefined) return null
+  const { ms, field } = effectiveRollAge(policy.policy)
+  const why = sealReason(policy, row, { lengthBytes: 0, lastAppendMs: row.openedMs }, { field }, nowMs)
+  const moment = { dueMs: later(row.openedMs, ms), field }
+  if (writer === null) return { ...moment, reason: `${why}, its writer is gone: recover`, blockedBy: null }
+  const open = { ...moment, reason: `${why}, open in ${writer}, which seals it` }
+  return blocked(input, open, 'writer')
 }
 
 function planCopy(input: PlanInput, row: SegmentRow, seal: Found | null): Found | null {
@@ -173,8 +197,17 @@ function planCopy(input: PlanInput, row: SegmentRow, seal: Found | null): Found 
   if (row.state !== 'sealed' || row.sealedMs === null) return null
   const reason = ageReason('sealed', input.nowMs - row.sealedMs, field, afterMs)
   const moment = inWindow(input, { dueMs: later(row.sealedMs, afterMs), field, reason })
+  const ahead = aheadOfPurge(input, row.sealedMs)
+  if (ahead !== null && ahead.dueMs < moment.dueMs) return { ...ahead, blockedBy: null }
   if (!input.windowOpen) return blocked(input, moment, 'window')
   return { ...moment, blockedBy: null }
+}
+
+/** What would be deleted before it is copied is copied when half of the time is over, whatever policy and window say. */
+function aheadOfPurge({ purgedAfterMs = null }: PlanInput, sealedMs: number): Moment | null {
+  if (purgedAfterMs === null) return null
+  const reason = `ahead of the purge ${timeText(purgedAfterMs)} after it was completed`
+  return { dueMs: later(sealedMs, Math.floor(purgedAfterMs / 2)), field: 'copy.after', reason }
 }
 
 /** The moment, or when the window opens after it. */
@@ -368,7 +401,9 @@ function trimByTime(input: PlanInput, row: SegmentRow): Moment | null {
   const { forMs, by } = input.policy.policy.keep
   if (forMs === null || row.sealedMs === null) return null
   // Txids that are no times would put every segment at 1970, and all of history would be trimmed at once.
-  const event = by === 'event' && input.txidMode === 'ms' && row.recordCount > 0n
+  // The last txid of a segment that ends a stream is none either.
+  const timed = input.txidMode === 'ms' && row.recordCount > 0n && row.lastTxid < TXID_MAX
+  const event = by === 'event' && timed
   const sinceMs = event ? Number(row.lastTxid) : row.sealedMs
   const reason = ageReason(event ? 'event age' : 'age', input.nowMs - sinceMs, 'keep.for', forMs)
   return { dueMs: later(sinceMs, forMs), field: 'keep.for', reason }

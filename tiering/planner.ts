@@ -1,6 +1,7 @@
-import type { ResolvedPolicy } from '../src/model/policy.js'
-import { isHot, type SegmentRow, type StreamRow } from '../src/model/segment.js'
+import { effectiveRollAge, type ResolvedPolicy } from '../src/model/policy.js'
+import { isClosed, isHot, type SegmentRow, type StreamRow } from '../src/model/segment.js'
 import type { TieringContext } from './context.js'
+import { purgedAfterMs } from './foreign.js'
 import { knownHolds } from './holds.js'
 import { listSegmentsUpTo } from './list-segments.js'
 import type { Outage } from './outage.js'
@@ -65,6 +66,35 @@ export class Planner {
     this.#recalled = true
   }
 
+  /** What is to be sealed of a stream that a writer of this process has a segment open of: nothing else is asked. */
+  async sealsFor(stream: StreamRow): Promise<Pick<StreamPlan, 'stream' | 'actions'>> {
+    const policy = await this.#context.policy(stream)
+    const newest = await this.#context.index.newestSegment(stream.incarnation)
+    const nowMs = this.#context.ledger.clock.nowMs()
+    const planned = plan({
+      policy,
+      segments: newest === null ? [] : [newest],
+      open: this.#context.writers.openSegment(stream),
+      nowMs,
+      holds: [],
+      txidMode: stream.txidMode,
+      archiveConfigured: false,
+      windowOpen: true,
+      nextWindowMs: null,
+    })
+    return { stream, actions: planned.filter(({ kind }) => kind === 'seal') }
+  }
+
+  /**
+   * Whether nothing of a stream is to be sealed. Of a stream that only we write no more than the newest segment is ever
+   * open or half recovered: each one names the seal of the one before it. Writers of others may have left several.
+   */
+  async isSealed({ incarnation }: StreamRow): Promise<boolean> {
+    if (this.#context.ledgersAreShared === true) return false
+    const newest = await this.#context.index.newestSegment(incarnation)
+    return newest === null || isClosed(newest.state)
+  }
+
   /** What there is to do for a stream, due or not, with so many of its oldest segments. */
   async planFor(stream: StreamRow, oldestMax: number = OLDEST_MAX): Promise<StreamPlan> {
     const policy = await this.#context.policy(stream)
@@ -72,11 +102,13 @@ export class Planner {
     await this.#recall()
     const nowMs = this.#context.ledger.clock.nowMs()
     const window = windowAt(policy.policy.copy.window, nowMs)
-    const actions = plan({
+    const open = this.#context.writers.openSegment(stream)
+    const planned = plan({
       policy,
       segments,
       unlistedBytes,
-      open: this.#context.writers.openSegment(stream),
+      open,
+      ...(open === null ? await this.#writerOf(stream, segments.at(-1), policy) : {}),
       nowMs,
       steadyMs: this.#steady.nowMs(),
       holds: (await knownHolds(this.#context, stream)).filter(({ origin }) => origin === 'stream'),
@@ -84,14 +116,31 @@ export class Planner {
       archiveConfigured: this.#context.archive !== null && policy.policy.archive !== 'none',
       archiveAnswers: await this.#outage.answers(stream.incarnation),
       pressedBytes: this.#outage.pressedBytes(policy.policy),
+      purgedAfterMs: await purgedAfterMs(this.#context, stream),
       windowOpen: window.open,
       nextWindowMs: window.nextMs,
     })
+    const evicts = this.#context.evictsByPolicy ?? true
+    const actions = evicts ? planned : planned.filter(({ kind }) => kind !== 'evict')
     const due = (action: PlannedAction) => action.kind === 'trim' && action.dueMs <= nowMs
     // Some of the first few are due: so may be many.
     if (oldestMax < OLDEST_MAX && actions.some(due)) return this.planFor(stream)
     const uncopied = segments.filter((row) => isHot(row) && row.state !== 'archived')
     return { stream, policy, actions, uncopied }
+  }
+
+  /** Who has the open segment that is overdue, where other processes write as well. */
+  async #writerOf(
+    { incarnation, epoch }: StreamRow,
+    newest: SegmentRow | undefined,
+    { policy }: ResolvedPolicy,
+  ): Promise<{ readonly writer?: string | null }> {
+    const { coordination, ledger, ledgersAreShared } = this.#context
+    if (ledgersAreShared !== true || newest?.state !== 'open' || coordination.holder === undefined) return {}
+    if (newest.openedMs + effectiveRollAge(policy).ms > ledger.clock.nowMs()) return {}
+    const writer = await coordination.holder(`writer/${incarnation}`)
+    // Writers that are not ours may go without the lock: what only they ever wrote is never fenced by an agent.
+    return writer === null && epoch === 0n ? {} : { writer }
   }
 
   /** What there is to plan with, in bounded memory however long the history is: its old end and what is hot. */

@@ -5,10 +5,13 @@ import { contentDigestOf } from '../archive/object-index.js'
 import type { ContentDigest } from '../archive/restore-digest.js'
 import { openSegmentObject } from '../archive/segment-reader.js'
 import type { ArchivedEntry } from '../archive/segment-writer.js'
+import { encodeEnvelope } from '../src/format/entry.js'
 import { entryHeaderBytes } from '../src/format/ledger-digest.js'
+import { endOfStreamRecord } from '../src/format/record.js'
 import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
 import { LedgerWriter } from '../src/ledger/writer.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
+import { TXID_MAX } from '../src/model/record.js'
 import { NOT_CLOSED, type SegmentRow, type StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import { entriesUntil, wholeEntries } from './restore-cut.js'
@@ -124,6 +127,44 @@ async function restoreFrom(
   }
   const seal = await ledger.close()
   return target.index.adoptSegment(restoredRow(stream, planned, meta, ledger.ledgerId, seal.lengthBytes))
+}
+
+/**
+ * The record that ends a stream, in a segment of its own: what a log whose readers ask the stream's row archived has
+ * none, and DistributedLog's readers wait for it. As a writer of ours leaves it behind a stream that was sealed before.
+ */
+export async function restoreEnd(
+  target: RestoreTarget,
+  stream: StreamRow,
+  segment: bigint,
+  before: RestoredEnd,
+  endedMs: number,
+): Promise<SegmentRow> {
+  const firstTxid = before.lastTxid < 0n ? 0n : before.lastTxid
+  const start = { segment, epoch: 0n, openedMs: endedMs, firstTxid, startSequenceId: before.nextSequenceId }
+  const { incarnation, name } = stream
+  const ledger = await LedgerWriter.create(target.ledger, {
+    quorum: target.quorum(name),
+    preceding: null,
+    segment: { incarnation, stream: name, ...start },
+  })
+  const payload = encodeEnvelope(endOfStreamRecord(0), 'none')
+  const buffer = Buffer.concat([Buffer.alloc(entryHeaderBytes(ledger.digestType)), payload])
+  await ledger.append(buffer, payload.length)
+  const seal = await ledger.close()
+  return target.index.adoptSegment({
+    ...NOT_CLOSED,
+    ...start,
+    incarnation,
+    state: 'sealed',
+    ledgerId: ledger.ledgerId,
+    lastTxid: TXID_MAX,
+    lastEntryId: 0n,
+    lastSlot: 0n,
+    recordCount: 0n,
+    lengthBytes: seal.lengthBytes,
+    sealedMs: endedMs,
+  })
 }
 
 async function writeEntries(

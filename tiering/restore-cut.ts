@@ -50,12 +50,11 @@ export async function* entriesUntil(
     const kept = users.filter((record) => isBefore(until, segment, entryId, record))
     if (kept.length > 0) {
       yield* waiting.splice(0)
+      // Java may put the record that ends the stream behind others: it lies beyond, or nothing were cut here.
+      const whole = kept.length === users.length && !records.some(({ endOfStream }) => endOfStream)
       yield {
         entryId,
-        payload:
-          kept.length === users.length
-            ? payload
-            : cutEntry(records, kept, (slot) => new Dlsn(segment, entryId, slot)),
+        payload: whole ? payload : cutEntry(records, kept, (slot) => new Dlsn(segment, entryId, slot)),
       }
     } else if (users.length === 0) waiting.push({ entryId, payload })
     if (kept.length < users.length) return

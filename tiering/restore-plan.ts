@@ -18,6 +18,7 @@ import { present } from '../src/model/assert.js'
 import { sharedBelow } from '../src/model/clone.js'
 import { Dlsn } from '../src/model/dlsn.js'
 import { isStratalogError, StratalogError } from '../src/model/errors.js'
+import { TXID_MAX } from '../src/model/record.js'
 import type { Incarnation } from '../src/model/segment.js'
 import { formatTime } from '../src/model/units.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
@@ -357,8 +358,14 @@ async function cutAt(
   const others = losers.filter((one) => !haveOneDigestKey(one.parsed, parsed))
   const whole = { ...chosen, twins: [...twins, ...others], restored: parsed, cut: null }
   const where = lies(parsed, until, txidMode)
-  if (until === null || where === 'before') return { kind: 'kept', segment: whole }
   if (where === 'beyond') return { kind: 'beyond' }
+  // Sizes are in the listing: what is cut short is known before anything is read, and a dry run says it.
+  if ([chosen, ...whole.twins].every(({ sizeBytes, parsed: { indexBytes } }) => sizeBytes < indexBytes))
+    return {
+      kind: 'damaged',
+      why: `${chosen.key} has ${chosen.sizeBytes} bytes, fewer than its index alone`,
+    }
+  if (until === null || where === 'before') return { kind: 'kept', segment: whole }
   let why = ''
   let unread: StratalogError | null = null
   for (const one of [chosen, ...twins]) {
@@ -366,11 +373,10 @@ async function cutAt(
       const object = await openSegmentObject(archive, { ...one, indexBytes: one.parsed.indexBytes })
       const digest = await contentDigestOf(archive, parsed, signal)
       const restored = await cutKey(object, parsed, until, digest, signal)
+      const kept = restored?.recordCount ?? 0n
+      if (kept === parsed.recordCount && endsBefore(parsed, until)) return { kind: 'kept', segment: whole }
       if (restored === null) return { kind: 'beyond' }
-      const cut = restored.recordCount === parsed.recordCount ? null : until
-      return cut === null
-        ? { kind: 'kept', segment: whole }
-        : { kind: 'kept', segment: { ...whole, restored, cut } }
+      return { kind: 'kept', segment: { ...whole, restored, cut: until } }
     } catch (error) {
       if (isKeyLost(error) || isStratalogError(error, 'version_unsupported')) unread ??= error
       else if (isStratalogError(error, 'corrupt') || isStratalogError(error, 'object_not_found'))
@@ -380,6 +386,19 @@ async function cutAt(
   }
   if (unread !== null) throw unread
   return { kind: 'damaged', why }
+}
+
+/**
+ * Whether nothing but records of users ends the segment, or the record that ends the stream lies before `until` as well:
+ * its txid is no time, the segment was completed with it.
+ */
+function endsBefore(
+  { segment, lastTxid, lastEntryId, lastSlot, completionMs }: SegmentKey,
+  until: RestoreUntil,
+): boolean {
+  if (lastTxid !== TXID_MAX) return true
+  if ('timeMs' in until) return completionMs < until.timeMs
+  return new Dlsn(segment, lastEntryId, lastSlot).compare(until.dlsn) < 0
 }
 
 /** The first segment that lies wholly behind a DLSN; null: the restore ends nowhere, or at a time. */

@@ -61,7 +61,7 @@ function numbers({ first, last }: RestoreGap): bigint[] {
 }
 
 function damaged(segment: bigint): RestoreGap {
-  const why = 'its objects were damaged when it was restored'
+  const why = 'no object of it was whole when it was restored; to try again, restore into an empty directory'
   return { first: segment, last: segment, reason: 'corrupt', why, committed: false }
 }
 

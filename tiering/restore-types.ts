@@ -6,6 +6,7 @@ import type { LedgerContext } from '../src/ledger/context.js'
 import type { Dlsn } from '../src/model/dlsn.js'
 import type { Quorum } from '../src/model/quorum.js'
 import type { Incarnation } from '../src/model/segment.js'
+import type { Coordination } from '../src/ports/coordination.js'
 import type { Random } from '../src/ports/random.js'
 import type { SegmentIndex } from '../src/ports/segment-index.js'
 
@@ -147,4 +148,11 @@ export interface RestoreTarget {
   readonly quorum: (stream: string) => Quorum
   /** Throws where a policy that a stream had of its own does not go together with the configuration here. */
   readonly checkPolicy?: (stream: string, policy: string) => void
+  /**
+   * Where others write and tier the same streams: each is restored under the leases of its writer and of its agent.
+   * Absent: the log is this process's alone.
+   */
+  readonly coordination?: Coordination
+  /** Readers wait for a record that ends a stream, see `SegmentContext`. */
+  readonly endRecords?: boolean
 }

@@ -5,9 +5,11 @@ import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import { randomIncarnation } from '../src/model/incarnation.js'
 import type { StreamRow } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
+import type { Lease } from '../src/ports/coordination.js'
 import { noteRestoredGap } from './announce.js'
-import { isDamage, type RestoredEnd, restoredGapRow, restoreSegment } from './restore-copy.js'
+import { isDamage, type RestoredEnd, restoredGapRow, restoreEnd, restoreSegment } from './restore-copy.js'
 import { digestOfRestored, type RestoredStreamReport, readBack } from './restore-report.js'
+import { thawRest } from './restore-thaw.js'
 import type {
   RestorableSegment,
   RestorableStream,
@@ -20,13 +22,17 @@ import type {
 
 export { planRestore } from './restore-plan.js'
 
+/** A restore that was killed holds its leases until its session ends: 10 s unless configured otherwise. */
+const LEASE_WAIT_MS = 15_000
+
 /**
  * Restores what the plan lists into a log: each stream as a new incarnation that names its parent and where it leaves
  * it, with equal DLSNs, txids and payloads, sealed in the hot tier; what is not to be had is a committed gap. Run
  * again after an interruption it goes on behind the last whole segment, and nothing is there twice.
  *
  * Rejects with `refused` where the log has other streams of these names, before anything is written; with `corrupt`,
- * if `strict`, at the first segment that is missing or damaged: what was restored before stays.
+ * if `strict`, at the first segment that is missing or damaged: what was restored before stays; with `thawing` where
+ * objects can't be read yet: all of them were asked for, and the same restore goes on when they can.
  */
 export async function restoreInto(
   target: RestoreTarget,
@@ -48,8 +54,17 @@ export async function restoreInto(
     const before = there.get(planned.name) ?? null
     const source = before === null ? planned : upTo(planned, before.parent?.fork ?? null)
     const row = await targetStream(target, source, before)
-    await new StreamRestore(target, archive, source, row, options, done).run()
-    reports.push(await readBack(target, archive, row, source, options.signal))
+    reports.push(
+      await alone(target, row, options, async (options) => {
+        try {
+          await new StreamRestore(target, archive, source, row, options, done).run()
+        } catch (error) {
+          if (!isStratalogError(error, 'thawing')) throw error
+          throw await thawRest(target, archive, plan, error, options.signal)
+        }
+        return readBack(target, archive, row, source, options.signal)
+      }),
+    )
   }
   const gaps = reports.flatMap(({ name, gaps }) => gaps.map((gap) => ({ stream: name, ...gap })))
   return {
@@ -74,6 +89,14 @@ function refuseHoles(plan: RestorePlan, source: RestorableStream): void {
     'corrupt',
     `${name}: segment ${missing.slice(0, 5).join(', ')}${missing.length > 5 ? ', …' : ''} is missing in ${plan.location}: put the objects back, then run the restore again, or restore with gaps, without --strict`,
     { details: { missing: missing.map(String) } },
+  )
+}
+
+function damagedThere({ name }: RestorableStream, segment: bigint, cause: Error): StratalogError {
+  return new StratalogError(
+    'corrupt',
+    `${name}: segment ${segment} is damaged (${cause.message}): put its object back from a backup of the archive, then run the restore again, or restore with gaps, without --strict`,
+    { cause },
   )
 }
 
@@ -170,6 +193,41 @@ function fits(target: RestoreTarget, { name }: RestorableStream, policy: string)
   }
 }
 
+/**
+ * Restores one stream while nobody else writes or tiers it: what is restored is old, so that an agent of another process
+ * would evict or trim it while it is still being compared, and what another appended would stand where a segment belongs.
+ */
+async function alone<T>(
+  { coordination }: RestoreTarget,
+  { incarnation, name }: StreamRow,
+  options: RestoreOptions,
+  work: (options: RestoreOptions) => Promise<T>,
+): Promise<T> {
+  if (coordination === undefined) return work(options)
+  const leases: Lease[] = []
+  const { signal } = options
+  const taken = { holder: 'restore', waitMs: LEASE_WAIT_MS, ...(signal === undefined ? {} : { signal }) }
+  try {
+    for (const right of ['writer', 'tiering'])
+      leases.push(await coordination.acquire(`${right}/${incarnation}`, taken).catch(heldOf(name)))
+    const ends = [...leases.map(({ lost }) => lost), ...(signal === undefined ? [] : [signal])]
+    return await work({ ...options, signal: AbortSignal.any(ends) })
+  } finally {
+    for (const lease of leases.reverse()) await lease.release()
+  }
+}
+
+function heldOf(name: string): (error: unknown) => never {
+  return (error) => {
+    if (!isStratalogError(error, 'conflict')) throw error
+    throw new StratalogError(
+      'conflict',
+      `${name} is written or tiered by another process, which may be the same restore: end that one, then run the restore again (${error.message})`,
+      { cause: error, retryable: true },
+    )
+  }
+}
+
 type Step =
   | { readonly kind: 'segment'; readonly at: bigint; readonly one: RestorableSegment }
   | { readonly kind: 'gap'; readonly at: bigint; readonly one: RestoreGap }
@@ -251,7 +309,8 @@ class StreamRestore {
     try {
       return endOf(await restoreSegment(this.#target, this.#archive, this.#row, one, this.#options.signal))
     } catch (error) {
-      if (this.#options.strict === true || !isDamage(error)) throw error
+      if (!isDamage(error)) throw error
+      if (this.#options.strict === true) throw damagedThere(this.#source, segment, error)
       await this.#refuseTrimmedMeanwhile(segment)
       const gap = { first: segment, last: segment, reason: 'corrupt' as const, why: error.message }
       this.#target.ledger.logger.error(
@@ -318,7 +377,13 @@ class StreamRestore {
     const newest = await index.newestSegment(row.incarnation)
     // It went on by itself since it was restored: that its source ended later is none of its business.
     if (newest !== null && newest.segment >= this.#source.fork.segment) return
-    await index.updateStream(row.incarnation, row.version, { finishedMs: end.atMs })
+    if (this.#target.endRecords === true) {
+      const before = newest === null ? this.#beginning(null) : endOf(newest)
+      await restoreEnd(this.#target, this.#row, this.#source.fork.segment, before, end.atMs)
+    }
+    // The record, where it is there, may have brought the row up to it.
+    const { version, finishedMs } = (await index.stream(row.incarnation)) ?? row
+    if (finishedMs === null) await index.updateStream(row.incarnation, version, { finishedMs: end.atMs })
   }
 }
 

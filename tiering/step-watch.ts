@@ -54,6 +54,8 @@ export class StepWatch {
     }
     let timer = this.#clock.setTimer(STALLED_MS, standsStill)
     const answered = () => {
+      // What was given up may still say so, and is watched no more.
+      if (!this.#running.has(step)) return
       timer.cancel()
       answeredMs = this.#clock.nowMs()
       step.stalledSinceMs = null

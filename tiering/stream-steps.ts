@@ -1,9 +1,11 @@
-import { isStratalogError } from '../src/model/errors.js'
+import { present } from '../src/model/assert.js'
+import { isStratalogError, StratalogError } from '../src/model/errors.js'
 import type { ResolvedPolicy } from '../src/model/policy.js'
 import type { Incarnation, SegmentRow, StreamRow } from '../src/model/segment.js'
 import type { Lease } from '../src/ports/coordination.js'
 import type { TieringContext, TieringEvent } from './context.js'
 import { copySegment } from './copy.js'
+import { CopyLine, type CopyTurn } from './copy-line.js'
 import { type Droppable, dropSegment } from './drop.js'
 import { evictSegment } from './evict.js'
 import { FreshSteps } from './fresh-steps.js'
@@ -14,6 +16,7 @@ import { dueActions, nextDueMs, type PlannedAction } from './plan.js'
 import type { StreamPlan } from './planner.js'
 import type { StepWatch } from './step-watch.js'
 import { finishTrim, trimIsUnfinished, trimThrough } from './trim.js'
+import { followedTruncation, followTruncation } from './truncation.js'
 import { UploadLimits } from './upload-limits.js'
 
 /** What carrying out steps needs beside the context. */
@@ -23,6 +26,14 @@ export interface StepServices {
   readonly outage: Outage
   readonly watch: StepWatch
   readonly tell: (event: TieringEvent) => void
+}
+
+/** What a step is carried out under. */
+interface Conditions {
+  readonly signal: AbortSignal
+  readonly answered: () => void
+  /** Of a copy: its place in the line of copies. */
+  readonly turn: CopyTurn | null
 }
 
 /**
@@ -47,17 +58,26 @@ export class StreamSteps {
   }
 
   /** Seals what is due of a plan. */
-  async seal(planned: StreamPlan, report: PassReport, signal: AbortSignal): Promise<void> {
+  async seal(
+    planned: Pick<StreamPlan, 'stream' | 'actions'>,
+    report: PassReport,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { stream, actions } = planned
     const due = this.#due(
       actions.filter(({ kind }) => kind === 'seal'),
       report,
     )
     if (due.length === 0) return
-    await this.#underLease(`sealing/${stream.incarnation}`, async (lease) => {
+    const sealAll = async (lease: Lease | null) => {
       for (const action of grouped(due))
         if (!(await this.#execute(stream, lease, action, report, signal))) return
-    })
+    }
+    // Among several processes what a writer here has open is only its own to seal, whoever else tiers the stream: its
+    // lock is all it takes.
+    const { ledgersAreShared = false, writers } = this.#context
+    if (ledgersAreShared && writers.openSegment(stream) !== null) await sealAll(null)
+    else await this.#underLease(`sealing/${stream.incarnation}`, sealAll)
   }
 
   /** Copies, evicts and trims what is due of a plan, as far as no operator paused it and the archive answers. */
@@ -78,6 +98,7 @@ export class StreamSteps {
     }
     await this.#remember(stream, policy, signal)
     report.trimmed += await this.#finishTrim(stream, report, signal)
+    report.trimmed += await this.#followTruncation(stream, report, signal)
     if (due.length === 0) return
     await this.#underLease(`tiering/${stream.incarnation}`, (lease) =>
       this.#moveDue(stream, lease, due, report, signal),
@@ -97,15 +118,25 @@ export class StreamSteps {
       return grouped(dueActions(actions, this.#context.ledger.clock.nowMs()))
     })
     const failed = new Set<string>()
-    for (const planned of steps) {
-      const { incarnation } = stream
-      if (!(await this.#outage.answers(incarnation))) return
-      if (isPaused(await tierOrders(this.#context), incarnation)) return
-      // Copies and trims go oldest first and stop at the one that fails; a stuck copy holds up no eviction.
-      if (failed.has(planned.kind)) continue
-      const action = await fresh.asNow(planned)
-      if (action === null) continue
-      if (!(await this.#execute(stream, lease, action, report, signal))) failed.add(action.kind)
+    const copies = new CopyLine(signal)
+    try {
+      for (const planned of steps) {
+        const { incarnation } = stream
+        // What is freed and trimmed comes after the copies that were due before it.
+        if (planned.kind !== 'copy') await copies.drain()
+        if (!(await this.#outage.answers(incarnation))) return
+        if (isPaused(await tierOrders(this.#context), incarnation)) return
+        // Copies and trims go oldest first and stop at the one that fails; a stuck copy holds up no eviction.
+        if (failed.has(planned.kind) || (planned.kind === 'copy' && copies.failed)) continue
+        const action = await fresh.asNow(planned)
+        if (action === null) continue
+        if (action.kind === 'copy')
+          await copies.add((turn) => this.#execute(stream, lease, action, report, turn.signal, turn))
+        else if (!(await this.#execute(stream, lease, action, report, signal))) failed.add(action.kind)
+      }
+    } finally {
+      // The lease is theirs until they end.
+      await copies.drain()
     }
   }
 
@@ -161,12 +192,34 @@ export class StreamSteps {
   async #finishTrim(stream: StreamRow, report: PassReport, signal: AbortSignal): Promise<number> {
     if (!(await trimIsUnfinished(this.#context, stream))) return 0
     const segment = stream.trimmedBelow?.segment ?? 0n
+    return this.#trimWithoutPlan(stream, segment, report, signal, (_, stepSignal, answered) =>
+      finishTrim(this.#context, stream, stepSignal, answered),
+    )
+  }
+
+  /** What the stream's own application truncated, where that is followed; before any of it is copied. */
+  async #followTruncation(stream: StreamRow, report: PassReport, signal: AbortSignal): Promise<number> {
+    const below = await followedTruncation(this.#context, stream)
+    if (below === null) return 0
+    return this.#trimWithoutPlan(stream, below.segment, report, signal, (lease, stepSignal, answered) =>
+      followTruncation(this.#context, lease, stream, below, { signal: stepSignal, answered }),
+    )
+  }
+
+  /** A trim that no policy asks for. */
+  async #trimWithoutPlan(
+    stream: StreamRow,
+    segment: bigint,
+    report: PassReport,
+    signal: AbortSignal,
+    trim: (lease: Lease, signal: AbortSignal, answered: () => void) => Promise<number>,
+  ): Promise<number> {
     const about = { kind: 'trim' as const, stream: stream.name, segment, bytes: 0 }
     let trimmed = 0
-    await this.#underLease(`tiering/${stream.incarnation}`, async () => {
+    await this.#underLease(`tiering/${stream.incarnation}`, async (lease) => {
       try {
         trimmed = await this.#watch.run(about, signal, (stepSignal, answered) =>
-          finishTrim(this.#context, stream, stepSignal, answered),
+          trim(lease, stepSignal, answered),
         )
       } catch (error) {
         signal.throwIfAborted()
@@ -194,17 +247,18 @@ export class StreamSteps {
   /** False: actions of that kind stop here for this pass. */
   async #execute(
     stream: StreamRow,
-    lease: Lease,
+    lease: Lease | null,
     action: Step,
     report: PassReport,
     signal: AbortSignal,
+    turn: CopyTurn | null = null,
   ): Promise<boolean> {
     const about = { kind: action.kind, stream: stream.name, segment: action.segment, bytes: action.bytes }
     try {
       signal.throwIfAborted()
       this.#tell({ ...about, phase: 'begin' })
       const row = await this.#watch.run(about, signal, (stepSignal, answered) =>
-        this.#step(stream, lease, action, report, stepSignal, answered),
+        this.#step(stream, lease, action, report, { signal: stepSignal, answered, turn }),
       )
       // Freeing a hot copy only reads: it does not tell that an archive takes what is copied.
       if (action.kind === 'copy' || action.kind === 'trim') await this.#outage.answered(stream.incarnation)
@@ -214,6 +268,8 @@ export class StreamSteps {
       signal.throwIfAborted()
       // Somebody changed the row first: the next plan sees it as it is.
       if (isStratalogError(error, 'conflict')) return false
+      // The first that fails is the one to tell of. Rejects where that was one before it.
+      await turn?.mayCommit()
       await this.#noteFailure(about, error, report, stream.incarnation)
       // An operator has to decide about this one segment; the others have nothing to do with it.
       return isStratalogError(error, 'archive_conflict')
@@ -222,11 +278,10 @@ export class StreamSteps {
 
   async #step(
     stream: StreamRow,
-    lease: Lease,
+    held: Lease | null,
     action: Step,
     report: PassReport,
-    signal: AbortSignal,
-    answered: () => void,
+    { signal, answered, turn }: Conditions,
   ): Promise<SegmentRow | null> {
     const { index } = this.#context
     if (action.kind === 'seal') {
@@ -234,6 +289,7 @@ export class StreamSteps {
       report.sealed += 1
       return index.segment(stream.incarnation, action.segment)
     }
+    const lease = present(held, 'the lease that streams are tiered under')
     if (action.kind === 'trim') {
       report.trimmed += await trimThrough(this.#context, lease, stream, action.through, signal, answered)
       return null
@@ -243,15 +299,21 @@ export class StreamSteps {
     if (row === null) return null
     if (action.kind === 'copy') {
       if (row.state !== 'sealed') return row
-      const onProgress = (bytes: number) => {
+      if (turn !== null) turn.heard = answered
+      const moves = () => {
         answered()
+        turn?.moved()
+      }
+      const onProgress = (bytes: number) => {
+        moves()
         this.#tell({ kind: 'copy', phase: 'progress', stream: stream.name, segment: action.segment, bytes })
       }
       const archived = await copySegment(this.#context, lease, stream, row, {
         signal,
         onProgress,
-        answered,
+        answered: moves,
         uploads: this.#uploads,
+        ...(turn === null ? {} : { turn: this.#heedingOrders(stream, turn) }),
       })
       report.copied += 1
       return archived
@@ -264,6 +326,16 @@ export class StreamSteps {
     report.freedHotBytes += row.lengthBytes
     this.#outage.freed((await this.#context.policy(stream)).policy, row.lengthBytes)
     return cold
+  }
+
+  /** One that began ahead of its time is not committed if an operator paused the stream since. */
+  #heedingOrders({ incarnation }: StreamRow, turn: CopyTurn): Pick<CopyTurn, 'stored' | 'mayCommit'> {
+    const mayCommit = async () => {
+      await turn.mayCommit()
+      if (turn.ahead && isPaused(await tierOrders(this.#context), incarnation))
+        throw new StratalogError('conflict', 'an operator paused the stream: it is copied when it goes on')
+    }
+    return { stored: turn.stored, mayCommit }
   }
 
   async #noteFailure(

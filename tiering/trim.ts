@@ -16,6 +16,8 @@ import { withdrawMarkers } from './trim-markers.js'
 
 /** Segments ended with one marker; a longer end takes several. */
 const ROWS_AT_ONCE = 1_000
+/** A stream whose row changes so often while one trim is decided is left to the next try. */
+const DECIDE_ROUNDS_MAX = 3
 
 /** What a trim comes to: what goes, and what keeps the rest. */
 export interface WeighedTrim {
@@ -115,14 +117,14 @@ async function endRows(
   const controls = new ControlsCache(context)
   for (const row of trimmed) {
     signal.throwIfAborted()
-    const released = await releaseLedger(context, row)
     try {
+      const released = await releaseLedger(context, row)
       await forgetTrimmed(context, await releaseObject(context, released, signal, controls))
     } catch (error) {
-      // Held since it was decided, or not ours to delete any more: it stays until that ends.
+      // Held since it was decided, or not ours to delete, or not any more: it stays until that ends.
       if (!isStratalogError(error, 'refused')) throw error
       const segment = row.segment.toString()
-      context.ledger.logger.warn({ err: error, stream: stream.name, segment }, 'an object stays for now')
+      context.ledger.logger.warn({ err: error, stream: stream.name, segment }, 'a copy stays for now')
     }
     answered()
   }
@@ -178,7 +180,7 @@ export function endsBelow(row: SegmentRow, asked: Dlsn): boolean {
   return asked.compare(new Dlsn(row.segment, row.lastEntryId, row.lastSlot)) > 0
 }
 
-/** The marker and the index, while no hold can come between. */
+/** The marker and the index, while no hold can come between; weighed again where the stream changes meanwhile. */
 async function decideTrim(
   context: TieringContext,
   lease: Lease,
@@ -187,6 +189,27 @@ async function decideTrim(
   signal: AbortSignal,
   answered: () => void,
 ): Promise<WeighedTrim> {
+  for (let round = 1; ; round += 1) {
+    try {
+      return await decideOnce(context, lease, stream, asked, signal, answered)
+    } catch (error) {
+      const changed = isStratalogError(error, 'conflict') && error.expected !== undefined
+      if (!changed || round >= DECIDE_ROUNDS_MAX) throw error
+    }
+  }
+}
+
+async function decideOnce(
+  context: TieringContext,
+  lease: Lease,
+  stream: StreamRow,
+  asked: Dlsn,
+  signal: AbortSignal,
+  answered: () => void,
+): Promise<WeighedTrim> {
+  // Read before the holds: where other processes put them too, one that comes after changes the stream's version, and
+  // the trim below is refused.
+  const looked = present(await context.index.stream(stream.incarnation), 'stream')
   const holds = await allHolds(context, stream, signal)
   const weighed = await weighTrim(context, stream, asked, holds)
   if (context.archive === null && weighed.rows.some((row) => row.object !== null)) {
@@ -209,11 +232,10 @@ async function decideTrim(
     )
   answered()
   lease.lost.throwIfAborted()
-  // Read again: an unreadable or changed row means that nothing is deleted.
-  const fresh = present(await context.index.stream(stream.incarnation), 'stream')
-  // Forward only, as in the archive: a crash may have left rows below a mark that already lies further on.
-  if (fresh.trimmedBelow === null || fresh.trimmedBelow.compare(weighed.below) < 0) {
-    await context.index.updateStream(stream.incarnation, fresh.version, { trimmedBelow: weighed.below })
+  // Forward only, as in the archive: a crash may have left rows below a mark that already lies further on. An unreadable
+  // or changed row means that nothing is deleted.
+  if (looked.trimmedBelow === null || looked.trimmedBelow.compare(weighed.below) < 0) {
+    await context.index.updateStream(stream.incarnation, looked.version, { trimmedBelow: weighed.below })
   }
   return weighed
 }

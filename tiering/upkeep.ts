@@ -5,7 +5,7 @@ import type { Incarnation } from '../src/model/segment.js'
 import type { ArchiveStore } from '../src/ports/archive-store.js'
 import type { SegmentIndex } from '../src/ports/segment-index.js'
 import { ArchiveCopies } from './cold-copies.js'
-import { ColdScrub, type ColdScrubState } from './cold-scrub.js'
+import { ColdScrub, type ColdScrubEvent, type ColdScrubState } from './cold-scrub.js'
 import type { TieringContext } from './context.js'
 import { collectOrphanLedgers, LEDGERS_LOOKED_MS } from './orphan-ledgers.js'
 import { PassLoop, type PassOutcome } from './pass-loop.js'
@@ -25,9 +25,13 @@ export interface UpkeepContext {
   readonly keeper: StoreFactsKeeper
   readonly archive: ((incarnation: Incarnation) => Promise<ArchiveStore>) | null
   readonly policy: ScrubContext['policy']
-  readonly repairs: RepairQueue
+  readonly repairs: Pick<RepairQueue, 'counts' | 'close'>
+  /** Others keep the hot copies, as BookKeeper does: they are neither scrubbed nor moved here. @default false */
+  readonly copiesAreKept?: boolean
   /** What mends copies in the archive and collects ledgers works under the agent's leases; absent: neither is done. */
   readonly tiering?: TieringContext
+  /** Told of bad copies in the archive. */
+  readonly onColdScrub?: (event: ColdScrubEvent) => void
 }
 
 /** What a pass over the stores in work came to. */
@@ -39,6 +43,8 @@ export interface WorkPass extends PassOutcome {
 
 /** How the copies are. */
 export interface UpkeepState {
+  /** Others scrub and mend hot copies; of `onRead` the repaired ones are those they were asked for. */
+  readonly copiesAreKept: boolean
   readonly scrub: ScrubState
   readonly onRead: ReadRepairs
   /** Null: there is no archive. */
@@ -73,13 +79,15 @@ export class Upkeep {
     this.#scrubs = new PassLoop(clock, logger, (signal) => this.#scrubPass(signal))
     this.#works = new PassLoop(clock, logger, (signal) => this.#workPass(signal))
     const { tiering } = context
-    this.#cold = tiering === undefined || tiering.archive === null ? null : new ColdScrub(tiering)
+    this.#cold =
+      tiering === undefined || tiering.archive === null ? null : new ColdScrub(tiering, context.onColdScrub)
     this.#colds = new PassLoop(clock, logger, (signal) => this.#coldPass(signal))
     this.#collects = new PassLoop(clock, logger, (signal) => this.#collectPass(signal))
   }
 
   async state(): Promise<UpkeepState> {
     return {
+      copiesAreKept: this.#context.copiesAreKept === true,
       scrub: await this.#scrub.state(),
       onRead: this.#context.repairs.counts,
       cold: this.#cold === null ? null : await this.#cold.state(),
@@ -88,9 +96,10 @@ export class Upkeep {
 
   /** Works in the background until `close`. */
   follow(): void {
+    if (this.#cold !== null) this.#colds.follow(SCRUB_AFTER_MS)
+    if (this.#context.copiesAreKept === true) return
     this.#scrubs.follow()
     this.#works.follow()
-    if (this.#cold !== null) this.#colds.follow(SCRUB_AFTER_MS)
     if (this.#context.tiering !== undefined) this.#collects.follow(SCRUB_AFTER_MS)
   }
 

@@ -24,14 +24,17 @@ interface Query {
 export async function listDirectory(query: Omit<Query, 'found'>): Promise<ArchivedKey[]> {
   const found: ArchivedKey[] = []
   const base = query.prefix.slice(0, query.prefix.lastIndexOf('/') + 1)
-  if (await isDirectory(query, base)) await walk({ ...query, found }, base)
+  if (await isBelowDirectories(query, base)) await walk({ ...query, found }, base)
   return found
 }
 
-/** Each part is looked at: one that is a file holds no keys, and asking below it would be an error of the disk. */
-async function isDirectory({ disk, root }: Omit<Query, 'found'>, base: string): Promise<boolean> {
+/**
+ * Each part above the last is looked at: one that is a file holds no keys, and asking below it would be an error of the
+ * disk. What the last one is shows where its names are read.
+ */
+async function isBelowDirectories({ disk, root }: Omit<Query, 'found'>, base: string): Promise<boolean> {
   let path = root
-  for (const part of base.split('/').slice(0, -1)) {
+  for (const part of base.split('/').slice(0, -2)) {
     path = join(path, part)
     if ((await disk.stat(path))?.directory !== true) return false
   }

@@ -1,4 +1,4 @@
-import { join } from 'node:path'
+import { join, sep } from 'node:path'
 import { isStratalogError } from '../../src/model/errors.js'
 import type { Clock } from '../../src/ports/clock.js'
 import type { Disk } from '../../src/ports/disk.js'
@@ -46,9 +46,13 @@ export class DirectoryNames {
     this.#clock = clock
   }
 
-  /** This process changed something: what it did must show at once, whatever the file system's clock says. */
-  changed(): void {
-    this.#remembered = []
+  /**
+   * This process changed something in a directory, and may have made it: that must show at once, whatever the file
+   * system's clock says.
+   */
+  changed(directory: string): void {
+    const holds = ({ path }: Remembered) => directory === path || directory.startsWith(`${path}${sep}`)
+    this.#remembered = this.#remembered.filter((one) => !holds(one))
   }
 
   /**

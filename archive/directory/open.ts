@@ -3,6 +3,7 @@ import { decodeBase32, encodeBase32, encodeBase32Bytes } from '../../src/format/
 import { assert } from '../../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../../src/model/errors.js'
 import type { ArchiveContext } from '../../src/ports/archive-store.js'
+import { Writing } from '../engine/writing.js'
 import { archiveMissing, step } from './errors.js'
 
 /*
@@ -31,20 +32,28 @@ export function temporaryName(context: ArchiveContext): string {
  * Makes the directory an archive, or makes sure that it is one that can be written. One that must exist already is
  * never made: neither the directory nor the marker, which are what tells a mounted disk from an empty mount point.
  */
-export async function prepareRoot(root: string, context: ArchiveContext): Promise<void> {
+export async function prepareRoot(root: string, context: ArchiveContext): Promise<Writing> {
   await makeRoot(root, context)
   const names = await step(root, 'listing it', () => context.disk.list(root))
   if (names.includes(MARKER)) await checkMarker(root, context)
   else if (context.existing) throw archiveMissing(root, `it has no ${MARKER}: is it mounted?`)
   else refuseOthersFiles(root, names)
-  if (context.readOnly === true) return
+  const writing = new Writing(async () => {
+    await prepareWriting(root, context)
+    if (!names.includes(MARKER)) await writeMarker(root, context)
+    await removeLeftovers(root, context)
+  })
+  await writing.begin(context, root)
+  return writing
+}
+
+/** Makes sure that it can be written: the directory for temporary files, and a file in it. */
+async function prepareWriting(root: string, context: ArchiveContext): Promise<void> {
   await step(root, 'making its directory for temporary files', async () => {
     await context.disk.makeDirectory(join(root, TEMPORARY))
     await context.disk.syncDirectory(root)
   })
   await probe(root, context)
-  if (!names.includes(MARKER)) await writeMarker(root, context)
-  await removeLeftovers(root, context)
 }
 
 async function makeRoot(root: string, { disk, existing }: ArchiveContext): Promise<void> {

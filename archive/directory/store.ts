@@ -11,6 +11,7 @@ import type {
   ReplayableBody,
 } from '../../src/ports/archive-store.js'
 import type { DiskFile } from '../../src/ports/disk.js'
+import type { Writing } from '../engine/writing.js'
 import { archiveError, archiveMissing, step } from './errors.js'
 import { listDirectory } from './list.js'
 import { DirectoryNames } from './names.js'
@@ -20,6 +21,8 @@ import { MARKER, prepareRoot, removeLeftovers, TEMPORARY, temporaryName } from '
 const DIRECTORIES_MAX = 10_000
 /** Keys that are known to be durable. */
 const SETTLED_MAX = 10_000
+/** Memory for a range of at most so much is taken without asking how long the object is. */
+const UNASKED_BYTES_MAX = 4 * 2 ** 20
 
 /** An archive in a directory: of another disk, or of a mounted file system that has hard links. */
 export function directoryArchive(root: string): ArchiveEngine {
@@ -28,8 +31,8 @@ export function directoryArchive(root: string): ArchiveEngine {
     apiVersion: 1,
     name: 'directory',
     async open(context) {
-      await prepareRoot(path, context)
-      return new DirectoryArchive(path, context)
+      const writing = await prepareRoot(path, context)
+      return new DirectoryArchive(path, context, writing)
     },
   }
 }
@@ -47,9 +50,11 @@ class DirectoryArchive implements ArchiveStore {
   readonly #durable = new Set<string>()
   readonly #settled = new Set<string>()
   readonly #names: DirectoryNames
+  readonly #writing: Writing
   #closed = false
 
-  constructor(root: string, context: ArchiveContext) {
+  constructor(root: string, context: ArchiveContext, writing: Writing) {
+    this.#writing = writing
     this.location = root
     this.#context = context
     this.#names = new DirectoryNames(context.disk, context.clock)
@@ -70,6 +75,7 @@ class DirectoryArchive implements ArchiveStore {
     const path = this.#path(key, options.signal)
     const { disk, logger } = this.#context
     if ((await step(this.location, 'looking for an object', () => disk.stat(path))) !== null) throw taken(key)
+    await this.#writing.ready(options.signal)
     const temporary = join(this.location, TEMPORARY, temporaryName(this.#context))
     const file = await this.#createTemporary(temporary)
     try {
@@ -91,7 +97,11 @@ class DirectoryArchive implements ArchiveStore {
     try {
       return await this.#context.disk.open(path, 'create')
     } catch (error) {
-      if (isStratalogError(error, 'file_not_found')) throw await this.#gone(error)
+      // The directory for temporary files is gone: with the archive, or alone, and then the next write makes it again.
+      if (isStratalogError(error, 'file_not_found')) {
+        await this.#requireMarker()
+        this.#writing.doubt()
+      }
       throw archiveError(error, this.location, 'making an object')
     }
   }
@@ -115,7 +125,7 @@ class DirectoryArchive implements ArchiveStore {
     await step(this.location, 'making a directory', () => this.#makeDirectory(directory))
     try {
       await disk.link(temporary, path)
-      this.#names.changed()
+      this.#names.changed(directory)
     } catch (error) {
       if (isStratalogError(error, 'file_exists')) throw taken(key)
       // Somebody may have removed the directory: the next try looks again.
@@ -189,31 +199,47 @@ class DirectoryArchive implements ArchiveStore {
     for (const value of [offset, lengthBytes]) {
       assert(Number.isSafeInteger(value) && value >= 0, `a range of ${lengthBytes} bytes at ${offset}`)
     }
-    const about = await step(this.location, 'looking for an object', () => this.#context.disk.stat(path))
-    if (about === null || about.directory) {
-      await this.#requireMarker()
-      throw absent(key, this.location)
-    }
-    // No more memory than there are bytes, whatever was asked for.
-    const bytes = Buffer.allocUnsafe(Math.max(0, Math.min(lengthBytes, about.sizeBytes - offset)))
+    // A larger range takes no more memory than there are bytes, whatever was asked for.
+    const takenBytes =
+      lengthBytes <= UNASKED_BYTES_MAX
+        ? lengthBytes
+        : Math.min(lengthBytes, await this.#bytesFrom(key, path, offset))
+    const bytes = Buffer.allocUnsafe(takenBytes)
     const read = await this.#read(path, key, bytes, offset)
     return bytes.subarray(0, read)
   }
 
+  /** How many bytes an object has from an offset on. */
+  async #bytesFrom(key: string, path: string, offset: number): Promise<number> {
+    const about = await step(this.location, 'looking for an object', () => this.#context.disk.stat(path))
+    if (about === null || about.directory) return this.#refuseAbsent(key)
+    return Math.max(0, about.sizeBytes - offset)
+  }
+
   async #read(path: string, key: string, target: Uint8Array, offset: number): Promise<number> {
-    if (target.length === 0) return 0
     let file: DiskFile
     try {
       file = await this.#context.disk.open(path, 'read')
     } catch (error) {
-      if (isStratalogError(error, 'file_not_found')) throw absent(key, this.location)
+      if (isStratalogError(error, 'file_not_found')) return this.#refuseAbsent(key)
       throw archiveError(error, this.location, 'opening an object')
     }
     try {
-      return await step(this.location, 'reading an object', () => file.read(target, offset))
+      return await file.read(target, offset)
+    } catch (error) {
+      // A directory opens like a file, and is no object.
+      const about = await this.#context.disk.stat(path).catch(() => null)
+      if (about?.directory === true) await this.#refuseAbsent(key)
+      throw archiveError(error, this.location, 'reading an object')
     } finally {
-      await file.close()
+      await step(this.location, 'closing an object', () => file.close())
     }
+  }
+
+  /** Throws `object_not_found`, where the archive itself is there. */
+  async #refuseAbsent(key: string): Promise<never> {
+    await this.#requireMarker()
+    throw absent(key, this.location)
   }
 
   async listFrom(prefix: string, after: string, limit: number, signal?: AbortSignal): Promise<ArchivedKey[]> {
@@ -231,7 +257,7 @@ class DirectoryArchive implements ArchiveStore {
     const { disk } = this.#context
     try {
       await disk.remove(path)
-      this.#names.changed()
+      this.#names.changed(dirname(path))
     } catch (error) {
       if (isStratalogError(error, 'file_not_found')) return this.#requireMarker()
       throw archiveError(error, this.location, 'deleting an object')
@@ -267,11 +293,9 @@ class DirectoryArchive implements ArchiveStore {
   async #requireMarker(): Promise<void> {
     const marker = join(this.location, MARKER)
     const found = await step(this.location, 'looking for its marker', () => this.#context.disk.stat(marker))
-    if (found === null) throw await this.#gone()
-  }
-
-  async #gone(cause?: unknown): Promise<StratalogError> {
-    return archiveMissing(this.location, `its ${MARKER} is not there: is the disk mounted?`, cause)
+    if (found === null) {
+      throw archiveMissing(this.location, `its ${MARKER} is not there: is the disk mounted?`)
+    }
   }
 }
 

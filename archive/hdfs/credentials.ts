@@ -5,6 +5,8 @@ import type { Disk } from '../../src/ports/disk.js'
 import type { HdfsPlace } from './settings.js'
 
 const FILE_BYTES_MAX = 1024 * 1024
+/** Tokens that are not told: those of the last renewals. */
+const SECRETS_KEPT = 4
 /** Tokens are base64 as URLs have it. */
 const TOKEN = /^[A-Za-z0-9_=+/-]+$/
 
@@ -14,6 +16,8 @@ export class Credentials {
   readonly #disk: Disk
   readonly #user: string
   #token: string | null = null
+  /** Our tokens in whatever form a text may have them, the one before too: an answer may be to a request of then. */
+  #secrets: readonly RegExp[] = []
 
   private constructor(place: HdfsPlace, disk: Disk) {
     this.#place = place
@@ -52,16 +56,27 @@ export class Credentials {
         `archive ${this.#place.location}: ${path} holds no delegation token: write the urlString that GETDELEGATIONTOKEN answers`,
       )
     }
-    const changed = this.#token !== found
+    if (this.#token === found) return false
     this.#token = found
-    return changed
+    this.#secrets = [secretForms(found), ...this.#secrets].slice(0, SECRETS_KEPT)
+    return true
   }
 
   /** A text from elsewhere without our token, or anybody's. */
   redact(text: string): string {
-    const without = this.#token === null ? text : text.replaceAll(this.#token, '***')
+    const without = this.#secrets.reduce((shown, secret) => shown.replace(secret, '***'), text)
     return without.replace(/(delegation|token|signature)=[^&\s"']+/gi, '$1=***')
   }
+}
+
+/** A token as it is, or with any of its characters as a URL may write them. */
+function secretForms(token: string): RegExp {
+  const forms = [...token].map((one) => {
+    const hex = one.charCodeAt(0).toString(16)
+    const either = [...hex].map((digit) => `[${digit}${digit.toUpperCase()}]`).join('')
+    return `(?:${/[A-Za-z0-9_]/.test(one) ? one : `\\${one}`}|%${either})`
+  })
+  return new RegExp(forms.join(''), 'g')
 }
 
 function tokenIn(text: string): string | null {

@@ -1,7 +1,11 @@
 import type { Clock } from '../../src/ports/clock.js'
 
-/** For how long a DataNode that failed is left out: a NameNode hands out a dead one for 10 minutes by default. */
+/**
+ * For how long a DataNode that failed is left out: twice as long each time, for a NameNode hands out a dead one for ten
+ * minutes by default, and one that failed a single time is needed again.
+ */
 const SUSPECT_MS = 60_000
+const SUSPECT_MS_MAX = 600_000
 /** DataNodes known by their addresses; clusters have some thousands at most. */
 const KNOWN_MAX = 20_000
 /** What a DataNode's ports are where nobody changed them: web, web with TLS → transfer. */
@@ -28,8 +32,8 @@ export class DataNodes {
   readonly #clock: Clock
   /** Web address → transfer address. */
   readonly #transfers = new Map<string, string>()
-  /** Transfer address → until when it is left out. */
-  readonly #suspects = new Map<string, number>()
+  /** Transfer address → until when it is left out, and for how long that is. */
+  readonly #suspects = new Map<string, { readonly untilMs: number; readonly forMs: number }>()
 
   constructor(clock: Clock) {
     this.#clock = clock
@@ -38,8 +42,13 @@ export class DataNodes {
   /** The value of `excludedatanodes`, '' for nobody. */
   excluded(): string {
     const nowMs = this.#clock.monotonicMs()
-    for (const [node, untilMs] of this.#suspects) if (untilMs <= nowMs) this.#suspects.delete(node)
-    return [...this.#suspects.keys()].join(',')
+    const left: string[] = []
+    for (const [node, { untilMs, forMs }] of this.#suspects) {
+      if (nowMs < untilMs) left.push(node)
+      // Remembered for as long again: then it has worked for that time.
+      else if (nowMs >= untilMs + forMs) this.#suspects.delete(node)
+    }
+    return left.join(',')
   }
 
   /** Whether it is known how to exclude the one at this web address. */
@@ -51,7 +60,12 @@ export class DataNodes {
   suspect(url: URL): boolean {
     const node = this.#transferOf(url)
     if (node === null) return false
-    this.#suspects.set(node, this.#clock.monotonicMs() + SUSPECT_MS)
+    const nowMs = this.#clock.monotonicMs()
+    const before = this.#suspects.get(node)
+    // Several transfers may fail at it at once: that is one sign.
+    if (before !== undefined && nowMs < before.untilMs) return true
+    const forMs = Math.min(SUSPECT_MS_MAX, 2 * (before?.forMs ?? SUSPECT_MS / 2))
+    this.#suspects.set(node, { untilMs: nowMs + forMs, forMs })
     return true
   }
 

@@ -37,22 +37,12 @@ async function open(place: HdfsPlace, context: ArchiveContext): Promise<ArchiveS
   const transfer = new Transfer({ cluster, namenodes, redirects, retrier: transfers, logger })
   const uploads = new Uploads({ context, place, namenodes, namespace, transfer })
   const publisher = new Publisher(namespace, place.root)
-  const publish = publisher.publish.bind(publisher)
+  const parts = { place, context, http, credentials, namenodes, namespace, transfer, uploads, publisher }
   try {
-    await prepareRoot({ place, context, namenodes, namespace, transfer, uploads, publish })
+    const writing = await prepareRoot({ ...parts, publish: publisher.publish.bind(publisher) })
+    return new HdfsStore({ ...parts, writing })
   } catch (error) {
     http.close()
     throw archiveError(error, place.location, 'opening it')
   }
-  return new HdfsStore({
-    place,
-    context,
-    http,
-    credentials,
-    namenodes,
-    namespace,
-    transfer,
-    uploads,
-    publisher,
-  })
 }

@@ -29,13 +29,13 @@ export async function findingsOf(parts: StoreParts, signal?: AbortSignal): Promi
 
 /** Figures are for people who may see them: a NameNode that shows none works as well. */
 async function figures(
-  { transfer, context }: StoreParts,
+  { transfer, namenodes, context }: StoreParts,
   query: string,
   signal: AbortSignal | undefined,
 ): Promise<Record<string, unknown> | null> {
   if (transfer.gateway) return null
   try {
-    return await transfer.nameNodeInfo(query, signal)
+    return await namenodes.figures(query, signal)
   } catch (error) {
     signal?.throwIfAborted()
     context.logger.debug({ error }, 'the NameNode shows no figures')

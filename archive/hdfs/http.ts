@@ -24,7 +24,7 @@ export interface Answer {
 export interface Request {
   readonly method: 'GET' | 'PUT' | 'POST' | 'DELETE'
   readonly url: URL
-  /** Connections are kept for further requests; a DataNode closes its own. */
+  /** Connections are kept for further requests. A DataNode closes each after its answer, and says so. */
   readonly keep: boolean
   readonly headers?: http.OutgoingHttpHeaders
   readonly upload?: Upload
@@ -202,7 +202,46 @@ export function eachChunk(
   })
 }
 
+/** Exactly so many bytes of an answer, which rests then until it is asked for more. Whoever takes them ends it. */
+export function takeBytes(
+  response: http.IncomingMessage,
+  lengthBytes: number,
+  under: UnderDeadline,
+): Promise<Buffer> {
+  const target = Buffer.allocUnsafe(lengthBytes)
+  let filled = 0
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      response.off('data', take).off('end', short).off('error', broken).off('close', short)
+    }
+    const fail = (message: string) => {
+      stop()
+      reject(new HdfsFailure(message))
+      response.destroy()
+    }
+    const short = () => fail(`an answer ended ${lengthBytes - filled} bytes too early`)
+    const broken = (error: Error) => fail(`an answer broke off: ${error.message}`)
+    const take = (chunk: Buffer) => {
+      under.alive()
+      const taken = chunk.copy(target, filled)
+      filled += taken
+      if (filled < lengthBytes) return
+      stop()
+      response.pause()
+      if (taken < chunk.length) response.unshift(chunk.subarray(taken))
+      resolve(target)
+    }
+    response.on('data', take).once('end', short).once('error', broken).once('close', short)
+    // One that ended while it rested tells nobody any more.
+    if (response.destroyed || response.readableEnded) short()
+    else response.resume()
+  })
+}
+
 /** A failure of the connection, with where to and without what was asked. */
 function failed(error: Error, url: URL): HdfsFailure {
-  return new HdfsFailure(`${url.host}: ${error.message}`, { cause: error })
+  // A parser's error carries the packet it could not read, and that a URL which may hold a token.
+  const { rawPacket: _, ...rest } = error as Error & { rawPacket?: unknown }
+  const cause = Object.assign(new Error(error.message), rest, { stack: error.stack })
+  return new HdfsFailure(`${url.host}: ${error.message}`, { cause })
 }

@@ -11,6 +11,8 @@ import type { HdfsPlace, NameNodeAddress } from './settings.js'
 const TIMEOUT_MS = 20_000
 /** Text of somebody else in a message of ours. */
 const TOLD_CHARS_MAX = 300
+/** Names of Java classes: anything else is no exception of HDFS. */
+const CLASS = /^[A-Z][A-Za-z]{0,99}$/
 
 /** What an engine's parts share. */
 export interface Cluster {
@@ -74,6 +76,16 @@ export class NameNodes {
     const headers = operation.headers ?? {}
     const answer = await http.ask({ method: operation.method, url, keep: true, headers }, under)
     return { ...checked(answer, url, credentials), url }
+  }
+
+  /** A bean of the NameNode's own figures, null where it shows none. */
+  figures(query: string, signal: AbortSignal | undefined): Promise<Record<string, unknown> | null> {
+    return this.run('asking the NameNode about itself', signal, async (node, under) => {
+      const url = new URL(this.baseOf(node) + query)
+      const answer = await this.#cluster.http.ask({ method: 'GET', url, keep: true }, under)
+      const told = answer.status === 200 ? jsonOf(answer) : null
+      return (told as { beans?: Record<string, unknown>[] } | null)?.beans?.[0] ?? null
+    })
   }
 
   urlOf(node: NameNodeAddress, { op, path, params }: Operation): URL {
@@ -180,7 +192,8 @@ export function checked(answer: Answer, url: URL, credentials: Credentials): Ans
   const remote = (told as { RemoteException?: RemoteException | null } | null)?.RemoteException
   if (remote !== null && typeof remote === 'object') throw remoteFailure(remote, status, url, credentials)
   if (status === 200) return answer
-  const text = credentials.redact(body.toString('utf8', 0, TOLD_CHARS_MAX).trim())
+  // Before it is cut: what is left of a token would not be known for one.
+  const text = credentials.redact(body.toString('utf8').trim()).slice(0, TOLD_CHARS_MAX)
   const shown = text.startsWith('<') || text === '' ? '' : `: ${text}`
   throw new HdfsFailure(`${url.host} answered ${status}${shown}`, { status })
 }
@@ -197,7 +210,7 @@ function remoteFailure(
   url: URL,
   credentials: Credentials,
 ): HdfsFailure {
-  const name = typeof exception === 'string' ? exception : 'unknown exception'
+  const name = typeof exception === 'string' && CLASS.test(exception) ? exception : 'unknown exception'
   const line = typeof message === 'string' ? (message.split('\n')[0] ?? '') : ''
   const text = credentials.redact(line).slice(0, TOLD_CHARS_MAX)
   return new HdfsFailure(`${url.host}: ${name}: ${text}`, { status, exception: name })

@@ -1,6 +1,7 @@
 import { StratalogError } from '../../src/model/errors.js'
 import type { ArchiveContext } from '../../src/ports/archive-store.js'
-import { archiveMissing } from './errors.js'
+import { Writing } from '../engine/writing.js'
+import { archiveError, archiveMissing } from './errors.js'
 import { namesIn } from './list.js'
 import type { NameNodes } from './namenodes.js'
 import type { Namespace } from './namespace.js'
@@ -38,8 +39,8 @@ export interface OpenParts {
  * Makes the path an archive, or makes sure that it is one that can be written. One that must exist already is never
  * made: neither the directory nor the marker.
  */
-export async function prepareRoot(parts: OpenParts): Promise<void> {
-  const { place, context, namespace } = parts
+export async function prepareRoot(parts: OpenParts): Promise<Writing> {
+  const { place, context, namespace, uploads } = parts
   const { location, root } = place
   const found = await namespace.status(root)
   if (found !== null && found.type !== 'DIRECTORY') {
@@ -52,11 +53,19 @@ export async function prepareRoot(parts: OpenParts): Promise<void> {
   if (marker !== null) await checkMarker(parts)
   else if (context.existing) throw archiveMissing(location, `it has no ${MARKER}: is it the right cluster?`)
   else if (found !== null) await refuseOthersFiles(parts)
-  if (context.readOnly === true) return
-  await namespace.makeDirectories(`${root}/${TEMPORARY}`)
-  if (marker === null) await writeMarker(parts)
-  else await probe(parts)
-  await parts.uploads.removeLeftovers()
+  const prepare = async () => {
+    await namespace.makeDirectories(`${root}/${TEMPORARY}`)
+    if (marker === null) await writeMarker(parts)
+    else await probe(parts)
+    await uploads.removeLeftovers()
+  }
+  const writing = new Writing(() =>
+    prepare().catch((error: unknown) => {
+      throw archiveError(error, location, 'trying to write to it')
+    }),
+  )
+  await writing.begin(context, location)
+  return writing
 }
 
 async function refuseOthersFiles({ namenodes, place }: OpenParts): Promise<void> {
@@ -78,7 +87,9 @@ async function checkMarker({ transfer, place, namespace }: OpenParts): Promise<v
   const path = `${place.root}/${MARKER}`
   const status = await namespace.status(path)
   const sizeBytes = Math.min(status?.length ?? 0, MARKER_BYTES_MAX)
-  const bytes = await transfer.run(undefined, () => transfer.open(path, 0, sizeBytes, undefined))
+  const bytes = await transfer.run(undefined, (attempt) =>
+    transfer.open(path, 0, sizeBytes, undefined, attempt),
+  )
   const named = `${place.location}/${MARKER}`
   let format: unknown
   try {

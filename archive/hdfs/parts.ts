@@ -1,4 +1,5 @@
 import type { ArchiveContext } from '../../src/ports/archive-store.js'
+import type { Writing } from '../engine/writing.js'
 import type { Credentials } from './credentials.js'
 import type { Http } from './http.js'
 import type { NameNodes } from './namenodes.js'
@@ -19,4 +20,5 @@ export interface StoreParts {
   readonly transfer: Transfer
   readonly uploads: Uploads
   readonly publisher: Publisher
+  readonly writing: Writing
 }

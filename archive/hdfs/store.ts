@@ -6,6 +6,7 @@ import type {
   ArchivedKey,
   ArchiveFinding,
   ArchiveStore,
+  ReadInOrder,
   ReplayableBody,
 } from '../../src/ports/archive-store.js'
 import { archiveError, archiveMissing, HdfsFailure, isAbsent } from './errors.js'
@@ -13,6 +14,7 @@ import { findingsOf } from './findings.js'
 import { listKeys } from './list.js'
 import type { FileStatus } from './namespace.js'
 import { MARKER } from './open.js'
+import { OrderedRead } from './ordered-read.js'
 import type { StoreParts } from './parts.js'
 import { TEMPORARY } from './upload.js'
 
@@ -45,9 +47,10 @@ export class HdfsStore implements ArchiveStore {
   ): Promise<void> {
     const { signal } = options
     const path = this.#path(key, signal)
-    const { namespace, uploads, publisher } = this.#parts
+    const { namespace, uploads, publisher, writing } = this.#parts
     await this.#step('storing an object', async () => {
       if ((await namespace.status(path, signal)) !== null) throw taken(key)
+      await writing.ready(signal)
       const { path: from, status } = await this.#upload(body, signal)
       try {
         if (!(await publisher.publish({ path: from, fileId: status.fileId }, path, signal))) throw taken(key)
@@ -65,8 +68,11 @@ export class HdfsStore implements ArchiveStore {
     try {
       return await this.#parts.uploads.store(body, signal)
     } catch (error) {
-      // The directory for temporary files is gone, and with it the archive, as far as anybody can tell.
-      if (isAbsent(error)) await this.#requireMarker(signal)
+      // The directory for temporary files is gone: with the archive, or alone, and then the next write makes it again.
+      if (isAbsent(error)) {
+        await this.#requireMarker(signal)
+        this.#parts.writing.doubt()
+      }
       throw error
     }
   }
@@ -99,7 +105,9 @@ export class HdfsStore implements ArchiveStore {
         return new Uint8Array(0)
       }
       try {
-        return await transfer.run(signal, () => this.#readOnce(path, offset, lengthBytes, signal))
+        return await transfer.run(signal, (attempt) =>
+          this.#readOnce(path, { offset, lengthBytes, attempt }, signal),
+        )
       } catch (error) {
         if (isAbsent(error)) return this.#absent(key, signal)
         throw error
@@ -107,11 +115,31 @@ export class HdfsStore implements ArchiveStore {
     })
   }
 
+  readInOrder(key: string, offset: number, lengthBytes: number, signal?: AbortSignal): ReadInOrder {
+    const path = this.#path(key, signal)
+    const { transfer } = this.#parts
+    const range = (asked: { offset: number; lengthBytes: number; attempt: number }) =>
+      this.#readOnce(path, asked, signal)
+    const reading = new OrderedRead({ transfer, path, offset, lengthBytes, signal, range })
+    return {
+      next: (pieceBytes) =>
+        this.#step('reading an object', async () => {
+          this.#check(signal)
+          try {
+            return await reading.next(pieceBytes)
+          } catch (error) {
+            if (isAbsent(error)) return this.#absent(key, signal)
+            throw error
+          }
+        }),
+      close: () => reading.close(),
+    }
+  }
+
   /** Fewer bytes than asked for are right only where the object ends, as the NameNode tells its length. */
   async #readOnce(
     path: string,
-    offset: number,
-    lengthBytes: number,
+    { offset, lengthBytes, attempt }: { offset: number; lengthBytes: number; attempt: number },
     signal: AbortSignal | undefined,
   ): Promise<Uint8Array> {
     const { transfer, namespace } = this.#parts
@@ -121,7 +149,7 @@ export class HdfsStore implements ArchiveStore {
     }
     let bytes: Uint8Array
     try {
-      bytes = await transfer.open(path, offset, lengthBytes, signal)
+      bytes = await transfer.open(path, offset, lengthBytes, signal, attempt)
     } catch (error) {
       if (!(error instanceof HdfsFailure)) throw error
       // Beyond the end of a file HDFS fails, with an exception that says nothing but that.

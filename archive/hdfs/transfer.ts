@@ -1,30 +1,36 @@
 import type { IncomingMessage } from 'node:http'
 import { crc32c } from '../../src/format/checksum.js'
 import type { Logger } from '../../src/ports/logger.js'
-import { allowedMs, type UnderDeadline, withDeadline } from '../engine/deadline.js'
+import { allowedMs, type Deadline, type UnderDeadline, withDeadline } from '../engine/deadline.js'
 import type { Retrier } from '../engine/retry.js'
+import { Blame } from './blame.js'
 import { md5Told } from './checksum.js'
-import { type BlockHolder, DataNodes } from './datanodes.js'
+import { DataNodes } from './datanodes.js'
 import { BodyFailure, HdfsFailure, judgeFailure, RedirectRefused } from './errors.js'
 import type { RedirectRule } from './hosts.js'
-import { collect, eachChunk, headOf, type Upload } from './http.js'
+import { collect, eachChunk, headOf, takeBytes, type Upload } from './http.js'
 import {
   type Answered,
   type Cluster,
   checked,
   jsonAnswer,
-  jsonOf,
   type NameNodes,
   type Operation,
 } from './namenodes.js'
 
 const READ_IDLE_MS = 15_000
 const WRITE_IDLE_MS = 90_000
+/*
+ * What the first try waits for at most while nothing moves; each further one twice as long, up to the above. HDFS needs
+ * a minute and more to put a DataNode that stands still out of a pipeline, while another try leaves it out at once.
+ */
+const FIRST_READ_IDLE_MS = 4_000
+const FIRST_WRITE_IDLE_MS = 12_000
 const TOTAL_MS = 600_000
 const CHECKSUM_MS = 120_000
 const ERROR_BYTES_MAX = 65_536
-/** The list of live nodes that a NameNode shows; some thousand of them are a few megabytes. */
-const LIVE_NODES = '/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo'
+/** What a NameNode says where all who could do it are left out. */
+const NOBODY_LEFT = /failed to find datanode|no active nodes|excludedatanodes/i
 
 /** What transfers of data need beside the NameNodes. */
 export interface TransferParts {
@@ -42,6 +48,15 @@ interface Place {
   readonly direct: boolean
 }
 
+/** An answer with a file's bytes that is taken piece by piece. */
+export interface Reading {
+  readonly path: string
+  readonly place: Place
+  readonly response: IncomingMessage
+  /** Whether it waited to be asked: who closed it then is not to blame. */
+  rested: boolean
+}
+
 /**
  * Bytes to and from DataNodes: the NameNode is asked, and sends us on to one of them. A gateway (HttpFS) passes the
  * bytes on itself. One that fails in the middle is left out of what follows.
@@ -49,11 +64,13 @@ interface Place {
 export class Transfer {
   readonly datanodes: DataNodes
   readonly #parts: TransferParts
+  readonly #blame: Blame
   #gateway: boolean
 
   constructor(parts: TransferParts) {
     this.#parts = parts
     this.datanodes = new DataNodes(parts.cluster.clock)
+    this.#blame = new Blame({ ...parts, datanodes: this.datanodes })
     this.#gateway = parts.cluster.place.settings.gateway === true
   }
 
@@ -62,12 +79,12 @@ export class Transfer {
     return this.#gateway
   }
 
-  /** Makes a call again where that may help. */
-  run<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+  /** Makes a call again where that may help; `work` hears the number of the try, 1 for the first. */
+  run<T>(signal: AbortSignal | undefined, work: (attempt: number) => Promise<T>): Promise<T> {
     return this.#parts.retrier.run({
       signal: signal ?? this.#parts.cluster.signal,
       judge: judgeFailure,
-      work,
+      work: ({ number }) => work(number),
     })
   }
 
@@ -77,6 +94,7 @@ export class Transfer {
     params: Readonly<Record<string, string>>,
     upload: Upload,
     signal: AbortSignal | undefined,
+    attempt: number,
   ): Promise<void> {
     const operation: Operation = {
       method: 'PUT',
@@ -90,9 +108,9 @@ export class Transfer {
     const deadline = {
       doing: `${place.url.host}: writing an object`,
       totalMs: allowedMs(settings.totalTimeoutMs ?? TOTAL_MS, upload.sizeBytes),
-      idleMs: settings.writeTimeoutMs ?? WRITE_IDLE_MS,
+      idleMs: patienceMs(FIRST_WRITE_IDLE_MS, settings.writeTimeoutMs ?? WRITE_IDLE_MS, attempt),
     }
-    await this.#move(place, null, deadline, signal, async (under) => {
+    await this.#move(place, path, deadline, signal, async (under) => {
       const { http } = this.#parts.cluster
       const headers = operation.headers ?? {}
       const sent = { method: 'PUT', url: place.url, keep: false, headers, upload } as const
@@ -116,11 +134,12 @@ export class Transfer {
     offset: number,
     lengthBytes: number,
     signal: AbortSignal | undefined,
+    attempt: number,
   ): Promise<Uint8Array> {
     const chunks: Buffer[] = []
     let target: Buffer | null = null
     let at = 0
-    const sizeBytes = await this.#read(path, { offset, lengthBytes }, signal, {
+    const sizeBytes = await this.#read(path, { offset, lengthBytes, attempt }, signal, {
       begin: (declared) => {
         target = declared === null ? null : Buffer.allocUnsafe(declared)
       },
@@ -134,9 +153,14 @@ export class Transfer {
   }
 
   /** CRC32C of a whole file as it reads back, and its length. */
-  async readBack(path: string, lengthBytes: number, signal: AbortSignal | undefined): Promise<number> {
+  async readBack(
+    path: string,
+    lengthBytes: number,
+    signal: AbortSignal | undefined,
+    attempt: number,
+  ): Promise<number> {
     let crc = 0
-    const sizeBytes = await this.#read(path, { offset: 0, lengthBytes }, signal, {
+    const sizeBytes = await this.#read(path, { offset: 0, lengthBytes, attempt }, signal, {
       begin: () => undefined,
       take: (chunk) => {
         crc = crc32c(chunk, crc)
@@ -147,7 +171,7 @@ export class Transfer {
   }
 
   /** The file's checksum as HDFS computes it, null if it is of another kind than ours. */
-  async checksum(path: string, signal: AbortSignal | undefined): Promise<string | null> {
+  async checksum(path: string, signal: AbortSignal | undefined, attempt: number): Promise<string | null> {
     const { cluster, namenodes, redirects } = this.#parts
     const operation = { method: 'GET', op: 'GETFILECHECKSUM', path } as const
     const answer = await namenodes.ask(operation, 'asking for a checksum', signal)
@@ -157,7 +181,7 @@ export class Transfer {
     const deadline = {
       doing: `${url.host}: asking for a checksum`,
       totalMs: Math.min(CHECKSUM_MS, settings.totalTimeoutMs ?? TOTAL_MS),
-      idleMs: settings.readTimeoutMs ?? READ_IDLE_MS,
+      idleMs: patienceMs(FIRST_READ_IDLE_MS, settings.readTimeoutMs ?? READ_IDLE_MS, attempt),
     }
     return await this.#move({ url, direct: false }, path, deadline, signal, async (under) => {
       const told = await cluster.http.ask({ method: 'GET', url, keep: false }, under)
@@ -167,35 +191,77 @@ export class Transfer {
 
   async #read(
     path: string,
-    { offset, lengthBytes }: { readonly offset: number; readonly lengthBytes: number },
+    { offset, lengthBytes, attempt }: { offset: number; lengthBytes: number; attempt: number },
     signal: AbortSignal | undefined,
     into: { begin(declared: number | null): void; take(chunk: Buffer): void },
   ): Promise<number> {
     const params = { offset: String(offset), length: String(lengthBytes), ...this.#excluded() }
     const operation = { method: 'GET', op: 'OPEN', path, params } as const
     const place = await this.#place(operation, 'opening an object', signal)
-    const { settings } = this.#parts.cluster.place
-    const deadline = {
-      doing: `${place.url.host}: reading an object`,
-      totalMs: allowedMs(settings.totalTimeoutMs ?? TOTAL_MS, lengthBytes),
-      idleMs: settings.readTimeoutMs ?? READ_IDLE_MS,
-    }
+    const deadline = this.#readDeadline(place, lengthBytes, attempt)
     return this.#move(place, path, deadline, signal, async (under) => {
-      const get = { method: 'GET', url: place.url, keep: place.direct } as const
-      const response = await this.#parts.cluster.http.send(get, under)
-      const { host } = place.url
-      if (response.statusCode !== 200 || /html|json/i.test(response.headers['content-type'] ?? '')) {
-        const { status } = await this.#checkedAnswer(response, place.url, under)
-        throw new HdfsFailure(`${host} answered ${status} with something that is no object`)
-      }
+      const response = await this.#opened(place, lengthBytes, under)
       const declared = response.headers['content-length']
-      if (declared !== undefined && Number(declared) > lengthBytes) {
-        response.destroy()
-        throw new HdfsFailure(`${host} has ${declared} bytes for a range of ${lengthBytes}`)
-      }
       into.begin(declared === undefined ? null : Number(declared))
       return eachChunk(response, lengthBytes, under, into.take)
     })
+  }
+
+  /** An answer with bytes of an object, which wait to be read. */
+  async #opened(place: Place, lengthBytes: number, under: UnderDeadline): Promise<IncomingMessage> {
+    const get = { method: 'GET', url: place.url, keep: place.direct } as const
+    const response = await this.#parts.cluster.http.send(get, under)
+    const { host } = place.url
+    if (response.statusCode !== 200 || /html|json/i.test(response.headers['content-type'] ?? '')) {
+      const { status } = await this.#checkedAnswer(response, place.url, under)
+      throw new HdfsFailure(`${host} answered ${status} with something that is no object`)
+    }
+    const declared = response.headers['content-length']
+    if (declared !== undefined && Number(declared) > lengthBytes) {
+      response.destroy()
+      throw new HdfsFailure(`${host} has ${declared} bytes for a range of ${lengthBytes}`)
+    }
+    return response
+  }
+
+  /** Begins to read a range, once, whose bytes are taken by `goOn`. It is the caller's to end the answer. */
+  async begin(
+    path: string,
+    offset: number,
+    lengthBytes: number,
+    signal: AbortSignal | undefined,
+  ): Promise<Reading> {
+    const params = { offset: String(offset), length: String(lengthBytes), ...this.#excluded() }
+    const place = await this.#place({ method: 'GET', op: 'OPEN', path, params }, 'opening an object', signal)
+    const response = await this.#move(place, path, this.#readDeadline(place, 0, 1), signal, (under) =>
+      this.#opened(place, lengthBytes, under),
+    )
+    // It may break off while nobody takes its bytes: who asks for more finds it ended.
+    response.on('error', () => undefined)
+    return { path, place, response, rested: false }
+  }
+
+  /** The next bytes of an answer; null if it was closed while it rested. */
+  goOn(reading: Reading, lengthBytes: number, signal: AbortSignal | undefined): Promise<Uint8Array | null> {
+    const { path, place, response, rested } = reading
+    const deadline = this.#readDeadline(place, lengthBytes, 1)
+    return this.#move(place, path, deadline, signal, async (under) => {
+      try {
+        return await takeBytes(response, lengthBytes, under)
+      } catch (error) {
+        if (rested && error instanceof HdfsFailure) return null
+        throw error
+      }
+    })
+  }
+
+  #readDeadline(place: Place, lengthBytes: number, attempt: number): Deadline {
+    const { settings } = this.#parts.cluster.place
+    return {
+      doing: `${place.url.host}: reading an object`,
+      totalMs: allowedMs(settings.totalTimeoutMs ?? TOTAL_MS, lengthBytes),
+      idleMs: patienceMs(FIRST_READ_IDLE_MS, settings.readTimeoutMs ?? READ_IDLE_MS, attempt),
+    }
   }
 
   /** Where to go. Where nobody is left to go to, those left out may have the only copies: they are asked again. */
@@ -203,9 +269,7 @@ export class Transfer {
     try {
       return await this.#placeOf(operation, doing, signal)
     } catch (error) {
-      if (error instanceof HdfsFailure && /no active nodes|excludedatanodes/i.test(error.message)) {
-        this.datanodes.forgive()
-      }
+      if (error instanceof HdfsFailure && NOBODY_LEFT.test(error.message)) this.datanodes.forgive()
       throw error
     }
   }
@@ -239,7 +303,7 @@ export class Transfer {
   /** Moves data under a deadline; a DataNode that failed is left out of what follows. */
   async #move<T>(
     place: Place,
-    path: string | null,
+    path: string,
     deadline: { doing: string; totalMs: number; idleMs?: number },
     signal: AbortSignal | undefined,
     work: (under: UnderDeadline) => Promise<T>,
@@ -252,55 +316,9 @@ export class Transfer {
       const ended = signal?.aborted === true || cluster.signal.aborted
       if (ours || ended || judgeFailure(error).verdict === 'throw') throw error
       if (place.direct) namenodes.leave()
-      else await this.#leaveOut(place.url, path, signal)
+      else await this.#blame.after(place.url, path, signal)
       throw error
     }
-  }
-
-  async #leaveOut(url: URL, path: string | null, signal: AbortSignal | undefined): Promise<void> {
-    const { logger, cluster } = this.#parts
-    try {
-      if (!this.datanodes.knows(url)) await this.#learn(path, signal)
-    } catch (error) {
-      // Not knowing whom to leave out is no reason to fail: the next try may be sent to another one by chance.
-      logger.debug({ error, location: cluster.place.location }, 'the ports of the DataNodes are not told')
-    }
-    const left = this.datanodes.suspect(url)
-    logger.warn({ node: url.host, left }, 'a DataNode failed and is left out for a minute')
-  }
-
-  /** Which web address belongs to which transfer address. */
-  async #learn(path: string | null, signal: AbortSignal | undefined): Promise<void> {
-    const { namenodes } = this.#parts
-    if (path !== null) {
-      const operation = { method: 'GET', op: 'GET_BLOCK_LOCATIONS', path } as const
-      const told = jsonAnswer<{ LocatedBlocks?: { locatedBlocks?: { locations?: BlockHolder[] }[] } }>(
-        await namenodes.ask(operation, 'asking where blocks are', signal),
-      )
-      for (const block of told.LocatedBlocks?.locatedBlocks ?? []) {
-        for (const holder of block.locations ?? []) this.datanodes.learnHolder(holder)
-      }
-      return
-    }
-    const info = await this.nameNodeInfo(LIVE_NODES, signal)
-    const live = typeof info?.LiveNodes === 'string' ? JSON.parse(info.LiveNodes) : {}
-    for (const [name, node] of Object.entries(live as Record<string, object>)) {
-      this.datanodes.learnLive(name, node)
-    }
-  }
-
-  /** A bean of the NameNode's own figures, null where it shows none. */
-  async nameNodeInfo(
-    query: string,
-    signal: AbortSignal | undefined,
-  ): Promise<Record<string, unknown> | null> {
-    const { namenodes, cluster } = this.#parts
-    return namenodes.run('asking the NameNode about itself', signal, async (node, under) => {
-      const url = new URL(namenodes.baseOf(node) + query)
-      const answer = await cluster.http.ask({ method: 'GET', url, keep: true }, under)
-      const told = answer.status === 200 ? jsonOf(answer) : null
-      return (told as { beans?: Record<string, unknown>[] } | null)?.beans?.[0] ?? null
-    })
   }
 
   #excluded(): Record<string, string> {
@@ -313,6 +331,10 @@ export class Transfer {
     const body = await collect(response, ERROR_BYTES_MAX, under)
     return { ...checked({ ...head, body }, url, this.#parts.cluster.credentials), url }
   }
+}
+
+function patienceMs(firstMs: number, mostMs: number, attempt: number): number {
+  return Math.min(mostMs, firstMs * 2 ** (attempt - 1))
 }
 
 /** Whether an answer is JSON; null if it does not say what it is. */

@@ -56,7 +56,7 @@ export class Uploads {
    */
   async store(body: ReplayableBody, signal: AbortSignal | undefined): Promise<Uploaded> {
     const blockBytes = await this.#blockSize(signal)
-    return this.#parts.transfer.run(signal, () => this.#storeOnce(body, blockBytes, signal))
+    return this.#parts.transfer.run(signal, (attempt) => this.#storeOnce(body, blockBytes, attempt, signal))
   }
 
   /** Removes a temporary file, if it can be done soon. Never fails: what stays is removed as a leftover. */
@@ -79,6 +79,7 @@ export class Uploads {
   async #storeOnce(
     body: ReplayableBody,
     blockBytes: number,
+    attempt: number,
     signal: AbortSignal | undefined,
   ): Promise<Uploaded> {
     const { transfer, place } = this.#parts
@@ -90,14 +91,11 @@ export class Uploads {
       sent: (chunk: Uint8Array) => checksum.update(chunk),
     }
     try {
-      await transfer.create(path, this.#params(blockBytes), upload, signal)
-      return { path, status: await this.#checkArrived(path, checksum, blockBytes, signal) }
+      await transfer.create(path, this.#params(blockBytes), upload, signal, attempt)
+      const checked = this.#checkArrived(path, { sent: checksum, blockBytes, attempt }, signal)
+      return { path, status: await checked }
     } catch (error) {
       await this.discard(path)
-      // All were left out, one after the other, for one that stalled the pipelines of the others.
-      if (error instanceof HdfsFailure && /failed to find datanode|no active nodes/i.test(error.message)) {
-        transfer.datanodes.forgive()
-      }
       if (this.#synced && refusesFlags(error)) {
         this.#synced = false
         throw new HdfsFailure('this cluster does not know how to sync blocks: once more without')
@@ -122,8 +120,7 @@ export class Uploads {
    */
   async #checkArrived(
     path: string,
-    sent: HdfsChecksum,
-    blockBytes: number,
+    { sent, blockBytes, attempt }: { sent: HdfsChecksum; blockBytes: number; attempt: number },
     signal: AbortSignal | undefined,
   ): Promise<FileStatus> {
     const { namespace, transfer } = this.#parts
@@ -135,14 +132,14 @@ export class Uploads {
     if (status.length === 0) return status
     // Encrypted and erasure-coded files have checksums of other bytes, or of another kind.
     const comparable = status.encBit !== true && status.ecBit !== true && status.blockSize === blockBytes
-    const told = comparable ? await transfer.checksum(path, signal) : null
+    const told = comparable ? await transfer.checksum(path, signal, attempt) : null
     if (told !== null && told === sent.md5()) {
       this.#checksumKinds = 'equal'
       return status
     }
     if (told === null) this.#checksumKinds = 'other'
     // Only the bytes themselves can tell now.
-    const found = await transfer.readBack(path, sent.sizeBytes, signal)
+    const found = await transfer.readBack(path, sent.sizeBytes, signal, attempt)
     if (found === sent.wholeCrc) return status
     throw new HdfsFailure('other bytes arrived than were sent')
   }

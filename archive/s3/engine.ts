@@ -11,12 +11,13 @@ import type {
   ReplayableBody,
   StorageWishes,
 } from '../../src/ports/archive-store.js'
+import { Writing } from '../engine/writing.js'
 import { NO_ABILITIES } from './abilities.js'
 import { deleteKey } from './delete.js'
 import { findingsOf } from './findings.js'
 import { removeLeftovers } from './leftovers.js'
 import { findMarker, MARKER, markerMissing, requireMarker, writeMarker } from './marker.js'
-import { learnAbilities, probeAnew, readNotes } from './notes.js'
+import { learnAbilities, probeAnew, readNotes, stillBelieved } from './notes.js'
 import { putObject } from './put.js'
 import { headObject, listKeys, listPage, readRange } from './read.js'
 import { clientFor, customerKeyOf, type S3Credentials, S3Session } from './session.js'
@@ -39,8 +40,7 @@ export function s3Archive(
     async open(context) {
       const session = await openSession(place, context, credentials)
       try {
-        await prepare(session)
-        return new S3Archive(session)
+        return new S3Archive(session, await prepare(session))
       } catch (error) {
         session.close()
         throw error
@@ -65,17 +65,19 @@ async function openSession(
  * Makes the place an archive, or makes sure that it is one that can be written. One that must exist already is never
  * made: the marker tells it from an empty bucket of the same name.
  */
-async function prepare(session: S3Session): Promise<void> {
+async function prepare(session: S3Session): Promise<Writing> {
   const { existing, readOnly } = session.context
-  const marked = await findMarker(session)
+  let marked = await findMarker(session)
   if (!marked && existing) throw markerMissing(session)
   if (!marked) await refuseOthersObjects(session)
-  if (readOnly === true) {
-    session.abilities = (await readNotes(session)) ?? NO_ABILITIES
-    return
-  }
-  session.abilities = await learnAbilities(session)
-  if (!marked) await writeMarker(session)
+  if (readOnly === true) await readNotes(session)
+  const writing = new Writing(async () => {
+    await learnAbilities(session)
+    if (!marked) await writeMarker(session)
+    marked = true
+  })
+  await writing.begin(session.context, session.location)
+  return writing
 }
 
 async function refuseOthersObjects(session: S3Session): Promise<void> {
@@ -92,14 +94,19 @@ async function refuseOthersObjects(session: S3Session): Promise<void> {
 
 class S3Archive implements ArchiveStore {
   readonly location: string
-  readonly capabilities: ArchiveCapabilities
   readonly #session: S3Session
+  readonly #writing: Writing
 
-  constructor(session: S3Session) {
-    const { conditionalPut, crc32c } = session.abilities
+  constructor(session: S3Session, writing: Writing) {
     this.location = session.location
     this.#session = session
-    this.capabilities = {
+    this.#writing = writing
+  }
+
+  /** As far as the store is known: one that could only be read when it was opened is tried later. */
+  get capabilities(): ArchiveCapabilities {
+    const { conditionalPut, crc32c } = this.#session.abilities
+    return {
       putIfAbsent: conditionalPut ? 'native' : 'none',
       checksums: crc32c ? ['crc32c'] : [],
       listFrom: true,
@@ -113,7 +120,11 @@ class S3Archive implements ArchiveStore {
     options: StorageWishes & { readonly signal?: AbortSignal } = {},
   ): Promise<void> {
     if (this.#session.context.readOnly === true) throw openedForReading(this.location)
-    await putObject(this.#session, checked(key), body, options)
+    checked(key)
+    this.#session.check(options.signal)
+    if (!stillBelieved(this.#session)) this.#writing.doubt()
+    await this.#writing.ready(options.signal)
+    await putObject(this.#session, key, body, options)
   }
 
   async head(key: string, signal?: AbortSignal): Promise<ArchivedKey | null> {
@@ -154,9 +165,8 @@ class S3Archive implements ArchiveStore {
   /** Tries the store again where it may be written: `doctor` wants to know how it is and not how it was. */
   async findings(signal?: AbortSignal): Promise<ArchiveFinding[]> {
     const session = this.#session
-    const abilities =
-      session.context.readOnly === true ? await readNotes(session) : await probeAnew(session, signal)
-    return findingsOf(session, abilities)
+    if (session.context.readOnly === true) return findingsOf(session, await readNotes(session))
+    return findingsOf(session, await probeAnew(session, signal))
   }
 
   async close(): Promise<void> {

@@ -188,13 +188,15 @@ function meaning(failure: Failure, where: Doing): Said {
     return said('unsupported', false, 'this store can not do what was asked: leave the setting out')
   if (name === 'EPROTO')
     return said('archive_unavailable', false, 'does the endpoint speak TLS? If not, it begins with http://')
-  if (CERTIFICATE.test(name))
-    return said(
-      'archive_unavailable',
-      false,
-      'if the certificate is of an authority of your own, name it as caFile',
-    )
+  if (CERTIFICATE.test(name)) return said('archive_unavailable', false, certificate(name))
   return access(failure) ?? unreachable(failure)
+}
+
+function certificate(name: string): string {
+  if (name === 'ERR_TLS_CERT_ALTNAME_INVALID')
+    return 'the certificate is that of another host: name the endpoint as the certificate does'
+  if (name === 'CERT_HAS_EXPIRED') return "the store's certificate has expired: it needs a new one"
+  return 'if the certificate is of an authority of your own, name it as caFile'
 }
 
 function access({ name, status }: Failure): Said | null {

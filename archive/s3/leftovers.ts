@@ -1,10 +1,10 @@
 import { ListMultipartUploadsCommand } from '@aws-sdk/client-s3'
 import { checkArchiveKey } from '../../src/format/archive-names.js'
 import { deleteKey } from './delete.js'
-import { statusOf } from './errors.js'
+import { NotFromS3, statusOf } from './errors.js'
 import { CLAIMS, PROBES } from './marker.js'
 import { abortUpload } from './multipart.js'
-import { headObject, listPage } from './read.js'
+import { headObject, listPage, outOfOrder } from './read.js'
 import type { S3Session } from './session.js'
 
 const LEFTOVER_AGE_MS = 24 * 3_600_000
@@ -53,6 +53,9 @@ function listUploads(session: S3Session, next: UploadsPage['next']): Promise<Upl
         })
         const { NextKeyMarker: KeyMarker, NextUploadIdMarker: UploadIdMarker } = answer
         const more = answer.IsTruncated === true && KeyMarker !== undefined && UploadIdMarker !== undefined
+        // Pages that begin again would be listed for ever.
+        if (more && next !== null && !isBeyond({ KeyMarker, UploadIdMarker }, next))
+          throw new NotFromS3(200, 'a listing of uploads that goes on where it was already')
         return { uploads, next: more ? { KeyMarker, UploadIdMarker } : null }
       } catch (error) {
         // A store without uploads in parts, or without a list of them, leaves us none to end.
@@ -61,6 +64,17 @@ function listUploads(session: S3Session, next: UploadsPage['next']): Promise<Upl
       }
     },
   })
+}
+
+/** Uploads of one key come in the order of their beginning, which ids don't have: there only the same again is wrong. */
+function isBeyond(next: NonNullable<UploadsPage['next']>, before: NonNullable<UploadsPage['next']>): boolean {
+  if (next.KeyMarker !== before.KeyMarker) return compareBytes(next.KeyMarker, before.KeyMarker) > 0
+  return next.UploadIdMarker !== before.UploadIdMarker
+}
+
+/** As S3 sorts: keys of others may be in any script. */
+function compareBytes(a: string, b: string): number {
+  return Buffer.compare(Buffer.from(a), Buffer.from(b))
 }
 
 /** Only keys of an archive: a bucket may be shared, and others' uploads are theirs. */
@@ -79,9 +93,12 @@ function isOurs(key: string, base: string): boolean {
 async function removeOld(session: S3Session, prefix: string): Promise<number> {
   let removed = 0
   let token: string | undefined
+  let last = ''
   do {
     const page = await listPage(session, { prefix, after: '', limit: PAGE_MAX, token }, undefined)
     for (const { key } of page.keys) {
+      if (key <= last) throw outOfOrder(session, key, last)
+      last = key
       const head = await headObject(session, key, undefined)
       const age = session.context.clock.nowMs() - (head?.modifiedMs ?? Number.POSITIVE_INFINITY)
       if (age < LEFTOVER_AGE_MS) continue

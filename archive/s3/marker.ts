@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream'
 import { GetObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3'
 import { StratalogError } from '../../src/model/errors.js'
 import { isNamed, NotFromS3, statusOf } from './errors.js'
@@ -32,9 +33,9 @@ export function readSmall(session: S3Session, key: string, signal?: AbortSignal)
         const answer = await session.client.send(new GetObjectCommand(input), { abortSignal })
         if (answer.ETag === undefined || answer.Body === undefined)
           throw new NotFromS3(answer.$metadata.httpStatusCode ?? 200, 'an answer without an object')
-        if ((answer.ContentLength ?? 0) > SMALL_BYTES_MAX)
-          throw new StratalogError('corrupt', `${key} in ${session.location} is not of this engine`)
-        return await answer.Body.transformToString()
+        const text = await smallText(answer.Body as Readable)
+        if (text !== null) return text
+        throw new StratalogError('corrupt', `${key} in ${session.location} is not of this engine`)
       } catch (error) {
         if (isNamed(error, 'NoSuchBucket') || error instanceof NotFromS3) throw error
         if (statusOf(error) === 404) return null
@@ -42,6 +43,19 @@ export function readSmall(session: S3Session, key: string, signal?: AbortSignal)
       }
     },
   })
+}
+
+/** The whole of a body, null where it goes on beyond what is small; its stated length is not relied upon. */
+async function smallText(body: Readable): Promise<string | null> {
+  const chunks: Buffer[] = []
+  let sizeBytes = 0
+  // Left early, the loop destroys the body, and with it the connection.
+  for await (const chunk of body as AsyncIterable<Buffer>) {
+    sizeBytes += chunk.length
+    if (sizeBytes > SMALL_BYTES_MAX) return null
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks).toString('utf8')
 }
 
 /** Stores a small object of the engine's own; false where it must be new (`fresh`) and is not. */

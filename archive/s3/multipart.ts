@@ -210,7 +210,7 @@ function complete(session: S3Session, started: Started, parts: CompletedPart[], 
     doing: `ending the upload of ${upload.key}`,
     sizeBytes: upload.body.sizeBytes,
     signal: upload.signal,
-    work: async ({ signal: abortSignal, mayBeDone }) => {
+    work: async ({ signal: abortSignal }) => {
       const command = new CompleteMultipartUploadCommand({
         ...session.at(upload.key),
         ...session.customerKey,
@@ -224,8 +224,8 @@ function complete(session: S3Session, started: Started, parts: CompletedPart[], 
         if (ETag === undefined)
           throw new NotFromS3($metadata.httpStatusCode ?? 200, 'an answer without the ETag of an object')
       } catch (error) {
-        // The one before has ended it and its answer was lost, or somebody removed the parts: looking tells.
-        if (mayBeDone && isNamed(error, 'NoSuchUpload')) throw vanished(upload.key, error)
+        // An attempt before has ended it and its answer was lost, or somebody removed the parts: looking tells.
+        if (isNamed(error, 'NoSuchUpload')) throw vanished(upload.key, error)
         throw error
       }
     },

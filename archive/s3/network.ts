@@ -16,6 +16,9 @@ import type { S3Place } from './settings.js'
 const linkLocal = new BlockList()
 linkLocal.addSubnet('169.254.0.0', 16, 'ipv4')
 linkLocal.addSubnet('fe80::', 10, 'ipv6')
+// Where AWS and Google answer the same over IPv6: unique local addresses, and as little an archive.
+linkLocal.addSubnet('fd00:ec2::', 32, 'ipv6')
+linkLocal.addSubnet('fd20:ce::', 32, 'ipv6')
 
 /** Whether an address (not a name) is link-local, also as IPv4 written in IPv6. */
 export function isLinkLocal(address: string): boolean {

@@ -256,7 +256,8 @@ export function listPage(
   })
 }
 
-function outOfOrder({ location }: S3Session, key: string, last: string): StratalogError {
+/** The error for pages that begin again, or are in no order. */
+export function outOfOrder({ location }: S3Session, key: string, last: string): StratalogError {
   return new StratalogError(
     'archive_unavailable',
     `archive ${location}: a listing told ${key} after ${last}: what answers there does not list as S3 does; check the endpoint`,

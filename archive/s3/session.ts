@@ -56,6 +56,8 @@ export class S3Session {
   readonly retrier: Retrier
   /** What the store was found to do; nothing before it was asked. */
   abilities: Abilities
+  /** When that was found out; null: nothing was. */
+  learntMs: number | null = null
   /** A policy named a key, and the store took the object without encrypting it. */
   ignoresKeys = false
   #closed = false

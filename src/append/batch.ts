@@ -1,15 +1,15 @@
 import { ENVELOPE_HEADER_BYTES, writeEnvelopeHeader } from '../format/entry.js'
 import { entryHeaderBytes } from '../format/ledger-digest.js'
 import { producersBytes } from '../format/producers.js'
-import { FLAG_CONTROL, writeRecordHeader } from '../format/record.js'
+import { endOfStreamRecord, FLAG_CONTROL, writeRecordHeader } from '../format/record.js'
 import { assert } from '../model/assert.js'
 import { Dlsn } from '../model/dlsn.js'
 import type { ProducerRecord } from '../model/producer.js'
-import { type Ack, ENTRY_BYTES_MAX, RECORD_HEADER_BYTES } from '../model/record.js'
+import { type Ack, ENTRY_BYTES_MAX, RECORD_HEADER_BYTES, TXID_MAX } from '../model/record.js'
 import { giveBuffer, takeBuffer } from './entry-buffers.js'
 
-/** Bytes in front of the records: the ledger's header and digest, then the envelope's header. */
-const RESERVED_BYTES = entryHeaderBytes('CRC32C') + ENVELOPE_HEADER_BYTES
+/** Bytes in front of the records: the ledger's header with the longest digest there is, then the envelope's header. */
+const RESERVED_BYTES = entryHeaderBytes('CRC32') + ENVELOPE_HEADER_BYTES
 /** Room a new batch has beyond what is known to come. */
 const SPARE_BYTES = 1_024
 const BUFFER_BYTES_MAX = RESERVED_BYTES + ENTRY_BYTES_MAX
@@ -71,6 +71,8 @@ export class Batch {
   /** By producer its last record here. Null for most batches. */
   #producers: Map<string, LastOfProducer> | null = null
   #controlBytes = CONTROL_BYTES
+  /** Set for the entry that ends the stream: the last txid before it. */
+  #endsAfterTxid: bigint | null = null
 
   /**
    * `expectedBytes`: what the batch before this one took; a stream under load need not grow each buffer anew.
@@ -84,8 +86,32 @@ export class Batch {
     this.firstPosition = plan.records + 1
   }
 
+  /**
+   * The entry that ends a stream: one record that counts as none and is everybody's last (FORMATS.md §5.5).
+   * `lastTxid`: that of the last record before it.
+   */
+  static endOfStream(plan: SegmentPlan, lastTxid: bigint): Batch {
+    const record = endOfStreamRecord(plan.records)
+    const batch = new Batch(plan, 0, record.length)
+    batch.#reserve(record.length)
+    batch.#buffer.set(record, batch.#end)
+    batch.#end += record.length
+    batch.#endsAfterTxid = lastTxid
+    return batch
+  }
+
+  /** Records of users. */
   get count(): number {
     return this.#waiters.length
+  }
+
+  get endsStream(): boolean {
+    return this.#endsAfterTxid !== null
+  }
+
+  /** Slot of the last record, whoever's it is. */
+  get lastSlot(): number {
+    return this.endsStream ? 0 : this.count - 1
   }
 
   /** Bytes of records, headers included. */
@@ -104,11 +130,11 @@ export class Batch {
   }
 
   get firstTxid(): bigint {
-    return this.#txids[0] ?? 0n
+    return this.#txids[0] ?? this.#endsAfterTxid ?? 0n
   }
 
   get lastTxid(): bigint {
-    return this.#txids.at(-1) ?? 0n
+    return this.endsStream ? TXID_MAX : (this.#txids.at(-1) ?? 0n)
   }
 
   /** Bytes left in the entry for the payload of a control record. */
@@ -195,6 +221,7 @@ export class Batch {
    * a store that was slow may still write the ones it was given, and what it writes has to match its checksum.
    */
   replanned(plan: SegmentPlan): Batch {
+    if (this.#endsAfterTxid !== null) return Batch.endOfStream(plan, this.#endsAfterTxid)
     const again = new Batch(plan, this.recordBytes, 0, this.late)
     again.#reserve(this.recordBytes)
     this.#buffer.copy(again.#buffer, RESERVED_BYTES, RESERVED_BYTES, this.#end)

@@ -17,8 +17,8 @@ const READ_BYTES = 1024 * 1024
 
 /**
  * What the closed history of a stream says of its producers: the last entry leads to the last snapshot, in its
- * segment or, where that had no room for one, in the segment before. Never rejects: a stream whose producers can't
- * be known can still be appended to without them.
+ * segment or, where that had no room for one, in the segment before. Gaps are passed over, and said so. Never rejects:
+ * a stream whose producers can't be known can still be appended to without them.
  */
 export async function loadProducers(
   context: SegmentContext,
@@ -53,26 +53,60 @@ interface Part {
   readonly row: SegmentRow
   readonly entries: EntryReader
   readonly from: bigint
+  /** Whether nothing older is needed. */
+  readonly hasSnapshot: boolean
 }
 
 async function load(context: SegmentContext, newest: SegmentRow | null): Promise<Map<string, ProducerState>> {
   const parts: Part[] = []
+  const gaps: SegmentRow[] = []
   for (let row = newest; row !== null; ) {
     // History that ended takes its producers along.
     if (row.state === 'trimmed') break
-    const entries = await openEntries(context, row)
-    const [last] = await entries.readEntries(row.lastEntryId, row.lastEntryId, 1)
-    const record = producersOf(present(last, 'last entry').payload, row)
-    if (record === null) break
-    const here = record.kind === 'snapshot' ? row.lastEntryId : record.snapshotEntry
-    parts.push({ row, entries, from: here < 0n ? 0n : here })
-    if (here >= 0n) break
     if (parts.length >= SEGMENTS_BACK_MAX) throw noSnapshot(row)
+    if (row.state === 'gap') gaps.push(row)
+    else {
+      const part = await openPart(context, row)
+      if (part === null) break
+      parts.push(part)
+      if (part.hasSnapshot) break
+    }
     row = await context.index.segment(row.incarnation, row.segment - 1n)
   }
   const states = new Map<string, ProducerState>()
   for (const part of parts.reverse()) await replay(part, states)
+  if (gaps.length > 0) tellGaps(context, gaps, states)
   return states
+}
+
+/** The newest part of what a segment says; null: it says of no producers, and there were none before it. */
+async function openPart(context: SegmentContext, row: SegmentRow): Promise<Part | null> {
+  const entries = await openEntries(context, row)
+  const [last] = await entries.readEntries(row.lastEntryId, row.lastEntryId, 1)
+  const record = producersOf(present(last, 'last entry').payload, row)
+  if (record === null) return null
+  const here = record.kind === 'snapshot' ? row.lastEntryId : record.snapshotEntry
+  return { row, entries, from: here < 0n ? 0n : here, hasSnapshot: here >= 0n }
+}
+
+/**
+ * A gap is committed: what it held is known to be gone for good, so that waiting for it would be for ever. What is
+ * older than it goes on to count, and whoever looks after the log is told what does not
+ * (docs/decisions/0032-producers-past-a-gap.md).
+ */
+function tellGaps(
+  context: SegmentContext,
+  gaps: readonly SegmentRow[],
+  states: ReadonlyMap<string, ProducerState>,
+): void {
+  context.ledger.logger.warn(
+    {
+      stream: present(gaps[0], 'gap').incarnation,
+      segments: gaps.map(({ segment, gapReason }) => `${segment} (${gapReason ?? 'corrupt'})`),
+      producers: states.size,
+    },
+    'what producers appended in a gap is forgotten: its records are appended again if they are sent again',
+  )
 }
 
 async function replay({ row, entries, from }: Part, states: Map<string, ProducerState>): Promise<void> {

@@ -1,5 +1,6 @@
 import { present } from '../model/assert.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
+import { TXID_MAX } from '../model/record.js'
 import { isClosed, type SegmentRow, type StreamRow } from '../model/segment.js'
 import type { Coordination } from '../ports/coordination.js'
 import { loadProducers } from './load-producers.js'
@@ -26,6 +27,7 @@ export async function openWriter(
   try {
     const claimed = await raiseEpoch(context, stream)
     const newest = await recoverNewest(context, stream)
+    if (newest?.lastTxid === TXID_MAX) await finishEnded(context, claimed, newest)
     refuseHalfRestored(claimed, newest)
     const producers = await loadProducers(context, newest)
     return new StreamWriter(context, options, lease, tailOf(claimed, newest, producers))
@@ -55,6 +57,23 @@ async function recoverNewest(context: SegmentContext, stream: StreamRow): Promis
     const recovered = await recoverSegment(context, newest)
     if (recovered !== null) return recovered
     // It was empty and is gone; its number may be used again (FORMATS.md §5.4). Look at the one before it.
+  }
+}
+
+/**
+ * The last writer died between the record that ends the stream and the row that says so. Readers may have seen the
+ * record, so nothing may come behind it: the row is brought up to it.
+ */
+async function finishEnded(context: SegmentContext, stream: StreamRow, newest: SegmentRow): Promise<never> {
+  const finishedMs = newest.sealedMs ?? context.ledger.clock.nowMs()
+  for (let round = 1; ; round += 1) {
+    const row = present(await context.index.stream(stream.incarnation), `stream ${stream.name}`)
+    if (row.finishedMs !== null) throw finishedError(row.name, row.finishedMs)
+    try {
+      await context.index.updateStream(row.incarnation, row.version, { finishedMs })
+    } catch (error) {
+      if (!isStratalogError(error, 'conflict') || round >= EPOCH_ROUNDS_MAX) throw error
+    }
   }
 }
 

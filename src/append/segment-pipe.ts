@@ -17,6 +17,7 @@ import {
   type SegmentContext,
   type SegmentEnd,
 } from './segment-writer.js'
+import type { TakenBytes } from './taken-bytes.js'
 
 /**
  * An entry is sent at the latest when it holds this many bytes of records. Stores write what waits together, so entries
@@ -55,6 +56,8 @@ export interface StreamWriterOptions {
   readonly inFlightBytesMax: number
   /** Record bytes taken and not acknowledged; beyond it appends are refused with `backpressure`. */
   readonly takenBytesMax: number
+  /** Counts the same of all streams of the process, which share a bound; absent: this one has only its own. */
+  readonly taken?: TakenBytes
   /** How long the next entry is to wait before it is sent; absent: not at all. Asked for each entry. */
   readonly slowMs?: () => number
 }
@@ -152,7 +155,7 @@ export class SegmentPipe {
     const batch = this.#batchFor(payloadBytes, producer, sequenceId)
     batch.add(payload, payloadBytes, txid, waiter)
     if (producer !== null) this.producers.take(producer, batch)
-    this.#takenBytes += RECORD_HEADER_BYTES + payloadBytes
+    this.#count(RECORD_HEADER_BYTES + payloadBytes)
     this.#schedulePump()
   }
 
@@ -177,9 +180,22 @@ export class SegmentPipe {
     if (this.#failure !== null) throw this.#failure
   }
 
+  /** Puts the record that ends the stream behind everything taken; the segment has to be sealed then, and is the last. */
+  endStream(sequenceId: bigint, lastTxid: bigint): void {
+    this.#plan ??= new SegmentPlan(sequenceId)
+    const batch = Batch.endOfStream(this.#plan, lastTxid)
+    this.#queue.push(batch)
+    this.#count(batch.recordBytes)
+  }
+
   /** Gives up: everything pending is rejected. The first failure is the one everybody hears. */
   fail(error: StratalogError): void {
     this.#fail(error)
+  }
+
+  #count(takenBytes: number): void {
+    this.#takenBytes += takenBytes
+    this.#options.taken?.add(takenBytes)
   }
 
   #batchFor(payloadBytes: number, producer: ProducerRecord | null, sequenceId: bigint): Batch {
@@ -357,7 +373,10 @@ export class SegmentPipe {
     const timeMs = this.#context.ledger.clock.nowMs()
     const entryId = open.entries
     const producers = this.producers.changes(batch, open.row.segment, entryId, timeMs)
-    const control = this.producers.control(producers, entryId, bytes, batch.controlRoomBytes)
+    // Nothing follows the end of a stream, and nobody asks for its producers any more.
+    const control = batch.endsStream
+      ? null
+      : this.producers.control(producers, entryId, bytes, batch.controlRoomBytes)
     const { buffer, payloadBytes } = batch.finish(control)
     this.#entryBytes = buffer.length
     open.entries += 1n
@@ -380,10 +399,10 @@ export class SegmentPipe {
     const { batch } = sent
     this.#sent.shift()
     this.#failedSegments = 0
-    this.#takenBytes -= batch.recordBytes
+    this.#count(-batch.recordBytes)
     this.#acked = {
       lastTxid: batch.lastTxid,
-      lastSlot: BigInt(batch.count - 1),
+      lastSlot: BigInt(batch.lastSlot),
       recordCount: BigInt(batch.lastPosition),
     }
     batch.acknowledge(segment, sent.entryId, copies, sent.timeMs)
@@ -415,6 +434,8 @@ export class SegmentPipe {
     this.#open?.ledger.abandon(error)
     for (const { batch } of this.#sent.splice(0)) batch.fail(error)
     for (const batch of this.#queue.splice(0)) batch.fail(error)
+    // None of it is ever going to be durable, and others may have the room.
+    this.#count(-this.#takenBytes)
     for (const plan of plans) for (const tell of plan.onSealed.splice(0)) tell()
     return error
   }

@@ -30,6 +30,11 @@ export interface SegmentContext {
   readonly index: SegmentIndex
   /** The copy of a segment in the archive; absent where there is none to ask. */
   readonly openCold?: (row: SegmentRow) => Promise<EntryReader>
+  /**
+   * A stream that ends gets a record that says so, as DistributedLog's readers wait for one. Absent where readers ask
+   * the stream's row.
+   */
+  readonly endRecords?: boolean
 }
 
 /** What a new segment builds on. */
@@ -182,6 +187,10 @@ async function recoverRow(context: SegmentContext, found: SegmentRow): Promise<S
     return null
   }
   const end = await readSegmentEnd(context.ledger, ledgerId, seal.lastEntryId)
+  if (end === null) {
+    await context.index.removeSegment(row)
+    return null
+  }
   return context.index.updateSegment(row, {
     state: 'sealed',
     lastEntryId: seal.lastEntryId,
@@ -191,22 +200,24 @@ async function recoverRow(context: SegmentContext, found: SegmentRow): Promise<S
   })
 }
 
-/** The last user record's position counts the segment's records (FORMATS.md §5.5). */
+/**
+ * The last user record's position counts the segment's records (FORMATS.md §5.5). A Java writer's ledger ends with
+ * entries of control records alone, and one that was killed early may have nothing else: null then.
+ */
 export async function readSegmentEnd(
   context: LedgerContext,
   ledgerId: bigint,
   lastEntryId: bigint,
-): Promise<SegmentEnd> {
+): Promise<SegmentEnd | null> {
   const reader = await LedgerReader.open(context, ledgerId)
-  const [entry] = await reader.readEntries(lastEntryId, lastEntryId, 1)
-  const records = decodeRecords(openEnvelope(present(entry, 'last entry').payload))
-  const last = records.findLast((record) => !record.control)
-  if (last === undefined) {
-    throw new StratalogError(
-      'corrupt',
-      `the last entry ${lastEntryId} of ledger ${ledgerId} holds no record`,
-      { found: records.length },
-    )
+  for (let entryId = lastEntryId; entryId >= 0n; entryId -= 1n) {
+    const [entry] = await reader.readEntries(entryId, entryId, 1)
+    const records = decodeRecords(openEnvelope(present(entry, 'an entry').payload))
+    const last = records.findLast((record) => !record.control)
+    if (last === undefined) continue
+    // The slot is one of the last entry, whatever that holds.
+    const lastSlot = entryId === lastEntryId ? BigInt(last.slot) : 0n
+    return { lastTxid: last.txid, lastSlot, recordCount: BigInt(last.position) }
   }
-  return { lastTxid: last.txid, lastSlot: BigInt(last.slot), recordCount: BigInt(last.position) }
+  return null
 }

@@ -87,11 +87,6 @@ export class StreamWriter {
     return this.#pipe.endSequenceId
   }
 
-  /** Record bytes taken and not acknowledged. */
-  get takenBytes(): number {
-    return this.#pipe.takenBytes
-  }
-
   get lastTxid(): bigint {
     return this.#lastTxid
   }
@@ -180,8 +175,8 @@ export class StreamWriter {
   }
 
   /**
-   * Ends the stream for ever: takes nothing more, seals what was taken, then says so in the stream's row. A crash
-   * before that leaves the stream as it was. Those that come while it is under way get its outcome.
+   * Ends the stream for ever: takes nothing more, seals what was taken, then says so in the stream's row and lets the
+   * stream go. A crash before that leaves the stream as it was, unless its last record says that it ended. Those that come while it is under way get its outcome.
    */
   finish(): Promise<void> {
     this.#finishing ??= this.#finish().finally(() => {
@@ -196,13 +191,31 @@ export class StreamWriter {
     if (refused !== null) throw refused
     this.#finished = true
     try {
+      if (this.#context.endRecords) this.#pipe.endStream(this.#nextSequenceId, max(this.#lastTxid, 0n))
       await this.roll()
       this.#stream = await this.#markFinished()
     } catch (error) {
       this.#finished = false
-      // The mark may be there all the same, and behind it nothing may be acknowledged: the next writer looks.
-      if (!isStratalogError(error, 'conflict')) this.#pipe.fail(asFailure(error, this.#stream.name))
+      // The mark, or the record that ends the stream, may be there all the same, and behind it nothing may be
+      // acknowledged: the next writer looks.
+      if (this.#context.endRecords || !isStratalogError(error, 'conflict'))
+        this.#pipe.fail(asFailure(error, this.#stream.name))
       throw error
+    }
+    await this.#letGo()
+  }
+
+  /** Nothing is written any more: others need not wait for this process to end. */
+  async #letGo(): Promise<void> {
+    try {
+      await this.#lease.release()
+    } catch (error) {
+      // The stream is finished all the same, and the lease ends with its session at the latest.
+      const { name } = this.#stream
+      this.#context.ledger.logger.warn(
+        { err: error, stream: name },
+        'writer of a finished stream keeps its lease',
+      )
     }
   }
 
@@ -213,6 +226,8 @@ export class StreamWriter {
       const row = await this.#context.index.stream(incarnation)
       // Others change the row too, as a trim does; only a higher epoch says that the stream is not ours any more.
       if (row?.epoch !== epoch) throw new StratalogError('fenced', `another writer took over ${name}`)
+      // The index may have read it out of the last segment already.
+      if (row.finishedMs !== null) return row
       try {
         return await this.#context.index.updateStream(incarnation, row.version, { finishedMs })
       } catch (error) {
@@ -265,9 +280,13 @@ export class StreamWriter {
   #refuseRoom(bytes: number): StratalogError | null {
     const full = this.#context.ledger.room?.refusal(() => this.#options.quorum().min)
     if (full) return full
-    if (this.#pipe.takenBytes === 0 || this.#pipe.takenBytes + bytes <= this.#options.takenBytesMax)
-      return null
-    return refuseBytes(this.#stream.name, this.#pipe.takenBytes, this.#options.takenBytesMax)
+    const { takenBytes } = this.#pipe
+    const { takenBytesMax, taken } = this.#options
+    // What has nothing under way always may: other streams that don't get on must not keep it waiting for ever.
+    if (takenBytes === 0) return null
+    if (takenBytes + bytes > takenBytesMax) return refuseBytes(this.#stream.name, takenBytes, takenBytesMax)
+    if (taken === undefined || taken.bytes + bytes <= taken.bytesMax) return null
+    return refuseBytes('all streams together', taken.bytes, taken.bytesMax)
   }
 }
 

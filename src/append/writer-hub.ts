@@ -1,4 +1,4 @@
-import { StratalogError } from '../model/errors.js'
+import { isStratalogError, StratalogError } from '../model/errors.js'
 import { isClosed, type SegmentRow, type StreamRow } from '../model/segment.js'
 import type { Coordination } from '../ports/coordination.js'
 import { openWriter } from './open-writer.js'
@@ -14,35 +14,32 @@ export class WriterHub {
   readonly #context: SegmentContext
   readonly #coordination: Coordination
   readonly #options: (stream: StreamRow) => Promise<StreamWriterOptions>
+  readonly #shared: boolean
   readonly #writers = new Map<string, Promise<StreamWriter>>()
   readonly #ready = new Map<string, StreamWriter>()
   /** The last of the renewals of a stream that are under way, one behind the other. */
   readonly #renewing = new Map<string, Promise<unknown>>()
   /** Recoveries under way for whoever is not a writer, one a segment. */
-  readonly #recovering = new Map<string, Promise<void>>()
+  readonly #recovering = new Map<string, Promise<StratalogError | null>>()
   #closed = false
 
   constructor(
     context: SegmentContext,
     coordination: Coordination,
     options: (stream: StreamRow) => Promise<StreamWriterOptions>,
+    /** Other processes write streams of the same index: what this one did not open may be at work elsewhere. */
+    shared = false,
   ) {
     this.#context = context
     this.#coordination = coordination
     this.#options = options
+    this.#shared = shared
   }
 
   /** The writer if it is open and well: the way of every append but the first. */
   ready(incarnation: string): StreamWriter | null {
     const writer = this.#ready.get(incarnation)
     return writer?.works ? writer : null
-  }
-
-  /** Record bytes of all streams taken and not yet durable. */
-  get takenBytes(): number {
-    let bytes = 0
-    for (const writer of this.#ready.values()) bytes += writer.takenBytes
-    return bytes
   }
 
   /** The stream's writer, opened if need be. */
@@ -108,6 +105,16 @@ export class WriterHub {
     return this.#ready.get(stream.incarnation)?.openSegment ?? null
   }
 
+  /** Streams that a writer of this process may have a segment open of. */
+  openStreams(): readonly string[] {
+    return [...this.#ready.keys()].filter(
+      (incarnation) => (this.ready(incarnation)?.openSegment ?? null) !== null,
+    )
+  }
+
+  /**
+   * See `Writers`. What a writer of another process has open is only that one's to seal: `conflict` says who has it.
+   */
   async seal(stream: StreamRow, segment: bigint): Promise<void> {
     for (;;) {
       const opening = this.#writers.get(stream.incarnation)
@@ -120,7 +127,9 @@ export class WriterHub {
       const row = await this.#context.index.segment(stream.incarnation, segment)
       // A writer that came meanwhile may have given the number to its own segment: that one is not to be fenced.
       if (this.#writers.get(stream.incarnation) !== opening) continue
-      if (row !== null && !isClosed(row.state)) await recoverSegment(this.#context, row)
+      // A reader of this process may be about to recover it as well: they would hold the lock against each other.
+      const held = row !== null && !isClosed(row.state) ? await this.#recoverOnce(row) : null
+      if (held !== null) throw openElsewhere(stream, segment, held)
       return
     }
   }
@@ -129,7 +138,12 @@ export class WriterHub {
    * Closes a segment that nobody in this process writes any more; does nothing while its writer is at work. Rejects
    * as `recoverSegment` does. Several that ask at once share one recovery.
    */
-  recover(row: SegmentRow): Promise<void> {
+  async recover(row: SegmentRow): Promise<void> {
+    await this.#recoverOnce(row)
+  }
+
+  /** Resolves to who has it where that is a writer in another process: see `#end`. */
+  #recoverOnce(row: SegmentRow): Promise<StratalogError | null> {
     const key = `${row.incarnation}/${row.segment}`
     let recovering = this.#recovering.get(key)
     if (recovering === undefined) {
@@ -139,18 +153,44 @@ export class WriterHub {
     return recovering
   }
 
-  async #recover(found: SegmentRow): Promise<void> {
+  async #recover(found: SegmentRow): Promise<StratalogError | null> {
     for (;;) {
       const opening = this.#writers.get(found.incarnation)
       const writer = opening === undefined ? null : await opening.catch(() => null)
-      if (writer?.works) return
+      if (writer?.works) return null
       // A writer that failed ends its segment at its last acknowledgement, if it can; recovery does it else.
       await writer?.close()
       const row = await this.#context.index.segment(found.incarnation, found.segment)
       // As in `seal`: the segment may be that of a writer who came meanwhile.
       if (this.#writers.get(found.incarnation) !== opening) continue
+      return row !== null && !isClosed(row.state) ? this.#end(row) : null
+    }
+  }
+
+  /**
+   * Fences and closes what no writer of this process has. Where others write as well only under the writer's lease:
+   * who holds it is at work elsewhere, and its segment is not to be fenced (invariant 3). Resolves to the refusal then.
+   */
+  async #end(found: SegmentRow): Promise<StratalogError | null> {
+    if (!this.#shared) {
+      await recoverSegment(this.#context, found)
+      return null
+    }
+    const options = { holder: 'recovery', waitMs: 0 }
+    const lease = await this.#coordination
+      .acquire(`writer/${found.incarnation}`, options)
+      .catch((error: unknown) => {
+        if (isStratalogError(error, 'conflict')) return error
+        throw error
+      })
+    if (lease instanceof StratalogError) return lease
+    try {
+      // Its writer may have closed it before it let the lease go.
+      const row = await this.#context.index.segment(found.incarnation, found.segment)
       if (row !== null && !isClosed(row.state)) await recoverSegment(this.#context, row)
-      return
+      return null
+    } finally {
+      await lease.release()
     }
   }
 
@@ -163,4 +203,13 @@ export class WriterHub {
     this.#writers.clear()
     this.#ready.clear()
   }
+}
+
+function openElsewhere({ name }: StreamRow, segment: bigint, held: StratalogError): StratalogError {
+  const who = typeof held.found === 'string' ? held.found : 'another process'
+  return new StratalogError(
+    'conflict',
+    `segment ${segment} of ${name} is open in ${who}, and only its writer may seal it: run "stratalog segment seal ${name}" in the directory of that process, or stop it`,
+    { retryable: true, found: who, cause: held },
+  )
 }

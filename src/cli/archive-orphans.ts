@@ -70,6 +70,7 @@ async function end(
     `waiting ${formatCount(tally.waiting)} (${formatBytes(tally.waitingBytes)})`,
     `kept ${formatCount(tally.kept)} (${formatBytes(tally.keptBytes)})`,
   ]
+  if (tally.summaries > 0) parts.push(`${plural(tally.summaries, 'summary object')} deleted`)
   if (tally.leftovers > 0) parts.push(`${plural(tally.leftovers, 'unfinished upload')} removed`)
   await io.line(parts.join(' · '))
   if (tally.due + ledgers.due > 0) io.note('(delete what is due: stratalog archive orphans gc --yes)')

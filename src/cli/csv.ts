@@ -36,9 +36,15 @@ export async function* csvRows(
 }
 
 /** A number where its text is the number's own; `007` and `1.50` stay text, so that nothing is lost. */
-function typed(text: string): string | number {
+export function typed(text: string): string | number {
   const number = Number(text)
   return text !== '' && String(number) === text && Number.isFinite(number) ? number : text
+}
+
+/** A row as `csvRows` reads it; every field that is more than a plain word stands in quotes. */
+export function csvLine(fields: readonly string[]): string {
+  const quoted = fields.map((text) => (/^[\w.:+-]+$/.test(text) ? text : `"${text.replaceAll('"', '""')}"`))
+  return `${quoted.join(',')}\n`
 }
 
 async function* rawRows(

@@ -30,6 +30,7 @@ const BY_CODE: Partial<Record<ErrorCode, number>> = {
   refused: EXIT.refused,
   stream_exists: EXIT.refused,
   stream_finished: EXIT.refused,
+  stream_replaced: EXIT.refused,
   file_exists: EXIT.refused,
   directory_not_empty: EXIT.refused,
   directory_in_use: EXIT.refused,

@@ -29,10 +29,10 @@ export function register(program: Command, io: CliIo): void {
     .action(async (stream: string, options: AddOptions) => add(io, stream, options))
   group
     .command('list')
-    .argument('<stream>')
+    .argument('[stream]', 'default: every stream that has any')
     .description('the holds and pins that stand, and who put them')
-    .addHelpText('after', '\nExample:\n  stratalog hold list audit/login')
-    .action(async (stream: string) => list(io, stream))
+    .addHelpText('after', '\nExamples:\n  stratalog hold list\n  stratalog hold list audit/login')
+    .action(async (stream?: string) => list(io, stream))
   group
     .command('release')
     .argument('<stream>')
@@ -56,10 +56,18 @@ async function add(io: CliIo, stream: string, hold: AddOptions): Promise<void> {
   })
 }
 
-async function list(io: CliIo, stream: string): Promise<void> {
-  await checkStream(stream)
+async function list(io: CliIo, stream: string | undefined): Promise<void> {
+  if (stream !== undefined) await checkStream(stream)
   const { withLog } = await import('./connect.js')
-  await withLog(io, {}, async ({ api }) => print(io, await api.holdList(stream)))
+  await withLog(io, {}, async ({ api }) => {
+    if (stream !== undefined) return print(io, await api.holdList(stream))
+    const { allStreams } = await import('./stream.js')
+    const all: (HoldDto & { readonly stream: string })[] = []
+    for await (const { name } of allStreams(api)) {
+      for (const hold of await api.holdList(name)) all.push({ stream: name, ...hold })
+    }
+    await print(io, all)
+  })
 }
 
 async function release(io: CliIo, stream: string, id: string): Promise<void> {
@@ -78,15 +86,19 @@ async function checkStream(stream: string): Promise<void> {
   checkStreamName(stream)
 }
 
-async function print(io: CliIo, holds: readonly HoldDto[]): Promise<void> {
+async function print(io: CliIo, holds: readonly (HoldDto & { readonly stream?: string })[]): Promise<void> {
   if (io.json) {
     for (const hold of holds) await io.value(hold)
     return
   }
   const { plural, table } = await import('./render.js')
   const { formatTime } = await import('../model/units.js')
-  const columns = ['ID', 'KIND', 'FROM', 'UNTIL', 'PUT', 'BY', 'REASON'].map((name) => ({ name }))
-  const rows = holds.map(({ id, kind, from, until, atMs, origin, reason }) => [
+  const named = holds.some(({ stream }) => stream !== undefined)
+  const columns = [...(named ? ['STREAM'] : []), 'ID', 'KIND', 'FROM', 'UNTIL', 'PUT', 'BY', 'REASON'].map(
+    (name) => ({ name }),
+  )
+  const rows = holds.map(({ stream, id, kind, from, until, atMs, origin, reason }) => [
+    ...(stream === undefined ? [] : [stream]),
     id,
     kind,
     from ?? 'the beginning',

@@ -3,4 +3,6 @@ export interface ImportItem {
   readonly bytes: Uint8Array
   readonly value: unknown
   readonly where: string
+  /** Where the format keeps it. */
+  readonly txid?: bigint
 }

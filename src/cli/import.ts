@@ -19,18 +19,18 @@ export function register(program: Command, io: CliIo): void {
     .argument('<stream>', 'where to; created if there is none and the policy allows it')
     .argument(
       '<files...>',
-      '.json (an array), .ndjson or .jsonl, .csv (rows become JSON objects), else lines',
+      '.json (an array), .ndjson or .jsonl, .csv (rows become JSON objects), else lines; - is stdin, as export writes',
     )
     .description('append the records of files, in order')
     .option(
       '--txid-field <name>',
       'take the txid from this field: a whole number or an ISO date (a.b for inner fields)',
     )
-    .option('--format <name>', 'lines, json, ndjson or csv, whatever the file is called')
+    .option('--format <name>', 'records (of export), lines, json, ndjson or csv, whatever the file is called')
     .option('--producer <id>', 'run again with the same files, append only what is not there yet')
     .addHelpText(
       'after',
-      '\nExamples:\n  stratalog import trades trades-2025.ndjson --txid-field at\n  stratalog import flights flights.csv --txid-field date',
+      '\nExamples:\n  stratalog import trades trades-2025.ndjson --txid-field at\n  stratalog import flights flights.csv --txid-field date\n  stratalog export trades | stratalog --dir ./other import trades -',
     )
     .action(async (stream: string, files: string[], options: Options) =>
       importFiles(io, stream, files, options),
@@ -53,12 +53,19 @@ async function importFiles(
       '--txid-field needs fields, and lines have none: name a .json, .ndjson or .csv file, or give --format',
     )
   }
+  if (options.txidField !== undefined && named.some(({ format }) => format === 'records'))
+    throw new StratalogError(
+      'usage',
+      '--txid-field is not for records, which have txids: leave it out, or give another --format',
+    )
+  if (files.filter((file) => file === formats.STDIO).length > 1)
+    throw new StratalogError('usage', 'stdin can be read once: give one "-"')
   const sizes = await formats.fileSizes(files)
   const { withLog } = await import('./connect.js')
   await withLog(io, { create: 'create', lasting: true, bulk: true }, async ({ api }) => {
     const progress = io.progress({
       label: `import ${stream}`,
-      total: sizes.reduce((sum, size) => sum + size, 0),
+      ...(files.includes(formats.STDIO) ? {} : { total: sizes.reduce((sum, size) => sum + size, 0) }),
       unit: 'bytes',
     })
     const done = { records: 0, bytes: 0, first: null as string | null, last: null as string | null }
@@ -111,8 +118,8 @@ async function* recordBatches(
   for (const { file, format } of files) {
     let read = 0
     for await (const items of readItems(file, format, signal)) {
-      const records = items.values.map(({ bytes, value, where }): AppendRecord => {
-        if (txidField === undefined) return { payload: bytes }
+      const records = items.values.map(({ bytes, value, where, txid }): AppendRecord => {
+        if (txidField === undefined) return { payload: bytes, ...(txid === undefined ? {} : { txid }) }
         return {
           payload: bytes,
           txid: parseTxid(fieldOf(value, txidField), `${where}, field "${txidField}"`, true),

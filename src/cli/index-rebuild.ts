@@ -22,7 +22,7 @@ export function register(program: Command, io: CliIo): void {
     )
     .addHelpText(
       'after',
-      '\nA log does this by itself when it is opened and nothing is missing. Exits with 4 when something is, and nothing was changed; with 6 when a loss was accepted.\n\nExamples:\n  stratalog --dir ./data index rebuild\n  stratalog --dir ./data index rebuild --json | jq .losses',
+      '\nA log does this by itself when it is opened and nothing is missing. Exits with 4 when something is, and nothing was changed; with 6 when a loss was accepted.\n\nOf a log on bookies the index is ZooKeeper and the archive’s names: there the cache of it, namespace.db, is read anew, and nothing else is changed.\n\nExamples:\n  stratalog --dir ./data index rebuild\n  stratalog --dir ./data index rebuild --json | jq .losses',
     )
     .action(async (options: RebuildOptions) => rebuild(io, options))
 }
@@ -59,9 +59,15 @@ async function say(io: CliIo, report: RebuiltIndex): Promise<void> {
   await io.line(
     `rebuilt ${report.file}: ${plural(report.streams, 'stream')}, ${plural(report.segments, 'segment')} (${formatCount(report.hot)} hot, ${formatCount(report.cold)} cold, ${formatCount(report.both)} of the hot ones in the archive too), ${plural(report.ledgers, 'ledger')}`,
   )
-  if (report.recovering > 0)
+  if (report.recovering > 0 && !report.cluster)
     await io.line(`${plural(report.recovering, 'open segment')} to be recovered when the log is opened`)
-  if (report.both > 0)
+  else if (report.recovering > 0)
+    await io.line(`${plural(report.recovering, 'open segment')} left to the writers that have them`)
+  if (report.cluster)
+    io.note(
+      'read from ZooKeeper and from the archive’s names; the file is a cache of them, nothing else was changed',
+    )
+  else if (report.both > 0)
     io.note('what is in both tiers is read back from the archive once more before its hot copy may go')
   if (report.orphanCount > 0)
     await io.line(`${plural(report.orphanCount, 'ledger')} of no segment kept: ${some(report.orphans)}`)

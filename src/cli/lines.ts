@@ -19,14 +19,16 @@ export async function* oneLine(text: string): AsyncGenerator<InputLine[], void, 
 /**
  * Lines of a stream in batches: whatever has arrived while the batch before was worked on, so that a lone line goes
  * at once and a flood goes in large pieces. Bytes are kept as they are, and an empty line is a line; the line feed
- * at the end of the input begins none. Ends when `signal` is aborted. Rejects with `record_too_large` for a line that can be no record.
+ * at the end of the input begins none. Ends when `signal` is aborted. Rejects with `record_too_large` for a line of more than
+ * `lineBytesMax`, by default what a record may have.
  */
 export async function* lineBatches(
   input: NodeJS.ReadableStream,
   name: string,
   signal: AbortSignal,
+  lineBytesMax: number = PAYLOAD_BYTES_MAX,
 ): AsyncGenerator<InputLine[], void, undefined> {
-  const gathered = new Gathered(name)
+  const gathered = new Gathered(name, lineBytesMax)
   let wake: () => void = () => undefined
   let ended = false
   let failure: Error | null = null
@@ -89,6 +91,7 @@ export async function* withoutBlank(
 /** Bytes that have arrived, divided into lines. */
 class Gathered {
   readonly #name: string
+  readonly #lineBytesMax: number
   #lines: InputLine[] = []
   #bytes = 0
   /** Pieces of the line that has not ended yet. */
@@ -97,8 +100,9 @@ class Gathered {
   #number = 1
   #tooLong: StratalogError | null = null
 
-  constructor(name: string) {
+  constructor(name: string, lineBytesMax: number) {
     this.#name = name
+    this.#lineBytesMax = lineBytesMax
   }
 
   get full(): boolean {
@@ -137,12 +141,12 @@ class Gathered {
     if (this.#tooLong !== null) return
     this.#open.push(piece)
     this.#openBytes += piece.length
-    if (this.#openBytes <= PAYLOAD_BYTES_MAX) return
+    if (this.#openBytes <= this.#lineBytesMax) return
     this.#tooLong = new StratalogError(
       'record_too_large',
-      `${this.#name} line ${this.#number} has more than ${PAYLOAD_BYTES_MAX} bytes, the most a record may have: divide it`,
+      `${this.#name} line ${this.#number} has more than ${this.#lineBytesMax} bytes, the most a record may have: divide it`,
       {
-        expected: PAYLOAD_BYTES_MAX,
+        expected: this.#lineBytesMax,
         found: this.#openBytes,
       },
     )

@@ -7,39 +7,48 @@ import { type CommandModule, createProgram, HelpShown, refuseWithHints } from '.
 // `doctor` says once what the AWS SDK would say in front of every output.
 process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true'
 
-/** Every command, in the order of the help. Modules are small: what a command needs it imports when it runs. */
-const COMMANDS: readonly (() => Promise<CommandModule>)[] = [
-  () => import('./demo.js'),
-  () => import('./init.js'),
-  () => import('./append.js'),
-  () => import('./read.js'),
-  () => import('./tail.js'),
-  () => import('./explain.js'),
-  () => import('./locate.js'),
-  () => import('./import.js'),
-  () => import('./stream.js'),
-  () => import('./rename.js'),
-  () => import('./clone.js'),
-  () => import('./status.js'),
-  () => import('./tier.js'),
-  () => import('./tier-orders.js'),
-  () => import('./hold.js'),
-  () => import('./trim.js'),
-  () => import('./recall.js'),
-  () => import('./evict.js'),
-  () => import('./policy.js'),
-  () => import('./segment.js'),
-  () => import('./store.js'),
-  () => import('./archive.js'),
-  () => import('./archive-own.js'),
-  () => import('./migrate.js'),
-  () => import('./fsck.js'),
-  () => import('./doctor.js'),
-  () => import('./key.js'),
-  () => import('./restore.js'),
-  () => import('./index-rebuild.js'),
-  () => import('./bench.js'),
-]
+/** Every command by what it is for, in the order of the help. Modules are small: what one needs it imports when it runs. */
+const COMMANDS: Readonly<Record<string, readonly (() => Promise<CommandModule>)[]>> = {
+  'Begin:': [() => import('./demo.js'), () => import('./init.js')],
+  'Write:': [() => import('./append.js'), () => import('./import.js')],
+  'Read:': [
+    () => import('./read.js'),
+    () => import('./tail.js'),
+    () => import('./export.js'),
+    () => import('./explain.js'),
+    () => import('./locate.js'),
+  ],
+  'Streams:': [
+    () => import('./stream.js'),
+    () => import('./rename.js'),
+    () => import('./clone.js'),
+    () => import('./policy.js'),
+    () => import('./segment.js'),
+  ],
+  'Tiering:': [
+    () => import('./status.js'),
+    () => import('./tier.js'),
+    () => import('./tier-orders.js'),
+    () => import('./hold.js'),
+    () => import('./trim.js'),
+    () => import('./recall.js'),
+    () => import('./evict.js'),
+  ],
+  'Archive:': [
+    () => import('./archive.js'),
+    () => import('./archive-own.js'),
+    () => import('./migrate.js'),
+    () => import('./restore.js'),
+    () => import('./key.js'),
+  ],
+  'Check and repair:': [
+    () => import('./doctor.js'),
+    () => import('./fsck.js'),
+    () => import('./index-rebuild.js'),
+    () => import('./bench.js'),
+  ],
+  'Stores and clusters:': [() => import('./store.js'), () => import('./bookkeeper.js')],
+}
 
 /** The longest a timer of Node.js can wait; what it does is nothing. */
 const ALIVE_MS = 2 ** 31 - 1
@@ -47,7 +56,10 @@ const ALIVE_MS = 2 ** 31 - 1
 /** Runs one command line and returns the exit code; everything said has been written. */
 async function run(argv: readonly string[], io: ProcessIo): Promise<number> {
   const program = createProgram(io)
-  for (const module of await Promise.all(COMMANDS.map((load) => load()))) module.register(program, io)
+  for (const [heading, modules] of Object.entries(COMMANDS)) {
+    program.commandsGroup(heading)
+    for (const module of await Promise.all(modules.map((load) => load()))) module.register(program, io)
+  }
   refuseWithHints(program)
   // A command that waits for records or for a step to fall due has only timers and files that let a process end:
   // without this one a follower would end, as if all were done, at the first moment with nothing to do.

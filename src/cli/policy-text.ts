@@ -11,6 +11,7 @@ const NO_LIMIT: Readonly<Record<string, string>> = {
   'copy.window': 'always',
   'quorum.ensemble': 'as copies',
   'quorum.min': 'as ack',
+  'quorum.group': 'any',
   archive: "the log's",
   'storage.class': 'default',
   'storage.kms-key': 'default',

@@ -111,7 +111,8 @@ function unknownCommand(command: Command, name: string): string {
 }
 
 function meant(word: string, candidates: readonly string[], path: string): string {
-  const found = nearest(word, candidates)
+  // Of two single letters any is as near as any other.
+  const found = word.startsWith('--') ? nearest(word, candidates) : null
   return found === null ? ` See "${path} --help".` : ` Did you mean "${found}"?`
 }
 

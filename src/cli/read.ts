@@ -37,7 +37,7 @@ export function register(program: Command, io: CliIo): void {
 
 async function read(io: CliIo, stream: string, options: Options): Promise<void> {
   const { checkStreamName } = await import('../model/stream-name.js')
-  const { parsePosition } = await import('../model/position.js')
+  const { checkEnds } = await import('./ranges.js')
   const { parseCount } = await import('./args.js')
   checkStreamName(stream)
   const { from, after, until, follow = false, raw = false } = options
@@ -48,8 +48,7 @@ async function read(io: CliIo, stream: string, options: Options): Promise<void> 
     )
   if (raw && io.json)
     throw new StratalogError('usage', '--raw and --json exclude each other: give one of them')
-  // A position that means nothing should fail before anything is opened.
-  for (const position of [from, after, until]) if (position !== undefined) parsePosition(position, Date.now())
+  checkEnds({ from, after, until })
   const request: ReadRequest = {
     ...(from === undefined ? {} : { from }),
     ...(after === undefined ? {} : { after }),

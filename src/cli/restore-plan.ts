@@ -1,10 +1,11 @@
 import { existsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { openSegmentObject } from '../../archive/segment-reader.js'
+import { TXID_MAX } from '../model/record.js'
 import { formatBytes, formatDuration, formatTime } from '../model/units.js'
-import { readConfiguration, storeDirectories } from '../open/configuration.js'
+import { isDistributed, readConfiguration, storeDirectories } from '../open/configuration.js'
 import { systemPorts } from '../open/system.js'
-import type { OpenOptions } from '../options.js'
+import type { OpenOptions, SystemPorts } from '../options.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import type { RestorableStream, RestoreGap, RestorePlan } from '../restore.js'
 import { quietSystem } from './quiet.js'
@@ -18,7 +19,8 @@ const SAID_MAX = 3
 /** What a restore is going to take, as far as can be told before. */
 export interface RestoreEstimate {
   readonly needsBytes: number
-  readonly freeBytes: number
+  /** Null: it goes to bookies, which say it to nobody before they are written to. */
+  readonly freeBytes: number | null
   readonly copies: number
   /** At which the archive was read just now; null: too little to tell. */
   readonly bytesPerSecond: number | null
@@ -54,13 +56,19 @@ export async function estimateRestore(
     unpacked += reader.footer.lengthBytes
   }
   const needsBytes = Math.round(plan.objectBytes * (packed === 0 ? 1 : unpacked / packed) * copies)
+  const directories = isDistributed(config) ? null : storeDirectories(directory, config)
+  const freeBytes = directories === null ? null : await freeOf(system, directories)
+  return { needsBytes, freeBytes, copies, bytesPerSecond: await readRate(archive, samples, signal) }
+}
+
+/** Stores on one disk share its space. */
+async function freeOf({ disk }: SystemPorts, directories: readonly string[]): Promise<number> {
   const spaces = new Map<string, number>()
-  for (const store of storeDirectories(directory, config)) {
-    const { device, freeBytes } = await system.disk.space(existing(store))
+  for (const store of directories) {
+    const { device, freeBytes } = await disk.space(existing(store))
     spaces.set(device, freeBytes)
   }
-  const freeBytes = [...spaces.values()].reduce((sum, free) => sum + free, 0)
-  return { needsBytes, freeBytes, copies, bytesPerSecond: await readRate(archive, samples, signal) }
+  return [...spaces.values()].reduce((sum, free) => sum + free, 0)
 }
 
 async function readRate(
@@ -172,10 +180,15 @@ export function planLines(plan: RestorePlan, estimate: RestoreEstimate, colors: 
     ...(plan.foreign.length === 0
       ? []
       : [`${plural(plan.foreign.length, 'key')} of nothing we know, left alone: ${some(plan.foreign)}`]),
-    `needs about ${formatBytes(needsBytes)} for ${copies === 1 ? 'one copy' : `${copies} copies`}, ${formatBytes(freeBytes)} free${needsBytes > freeBytes ? ': NOT ENOUGH' : ''}${time}`,
+    `needs about ${formatBytes(needsBytes)} for ${copies === 1 ? 'one copy' : `${copies} copies`}, ${freeText(needsBytes, freeBytes)}${time}`,
     owner,
     `digest ${plan.digest}`,
   ]
+}
+
+function freeText(needsBytes: number, freeBytes: number | null): string {
+  if (freeBytes === null) return 'on bookies, whose free space is not known here'
+  return `${formatBytes(freeBytes)} free${needsBytes > freeBytes ? ': NOT ENOUGH' : ''}`
 }
 
 function span(stream: RestorableStream): {
@@ -191,7 +204,8 @@ function span(stream: RestorableStream): {
     stream.binding.txidMode === 'ms' ? formatTime(Number(txid)) : txid.toString()
   return {
     first: shown(first.firstTxid),
-    last: shown(last.lastTxid),
+    // The record that ends a stream is the last of its segment, and its txid is no time.
+    last: last.lastTxid === TXID_MAX ? 'its end' : shown(last.lastTxid),
     from: `${first.segment}:0:0`,
     until: `${last.segment}:${last.lastEntryId}:${last.lastSlot}`,
   }

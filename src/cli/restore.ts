@@ -71,6 +71,7 @@ async function restore(io: CliIo, flags: RestoreFlags): Promise<void> {
   await refuseForeignDirectory(flags.into)
   const archive = await openFrom(io, flags.from, { moved: flags.moved ?? false })
   try {
+    await refuseWithinArchive(flags.into, archive.location)
     const plan = await planRestore(archive, wanted)
     if (plan.streams.length === 0) throw nothingThere(plan, flags)
     if (flags.dryRun || !flags.yes) {
@@ -145,6 +146,20 @@ async function refuseForeignDirectory(directory: string): Promise<void> {
     'directory_not_empty',
     `${directory} holds other files: name an empty directory with --into`,
     { found: others.slice(0, 5) },
+  )
+}
+
+/** What an archive lists must be its own, and the log that is restored will be emptied one day. */
+async function refuseWithinArchive(into: string, location: string): Promise<void> {
+  const { isWithin } = await import('../open/configuration.js')
+  const directory = resolve(into)
+  if (directory !== location && !isWithin(directory, location)) return
+  throw new StratalogError(
+    'refused',
+    `${into} lies within the archive: name a directory beside it with --into`,
+    {
+      found: directory,
+    },
   )
 }
 

@@ -6,7 +6,7 @@ import { formatCount, payloadLine, plural, printable, table, textOf } from './re
 
 const PAGE = 1_000
 
-/** `stratalog segment list | dump`. */
+/** `stratalog segment list | dump | seal`. */
 export function register(program: Command, io: CliIo): void {
   const group = program.command('segment').description('look at the segments of a stream')
   group
@@ -31,6 +31,31 @@ export function register(program: Command, io: CliIo): void {
     .action(async (stream: string, segment: string, options: { payloads?: boolean }) =>
       dump(io, stream, segment, options.payloads ?? false),
     )
+  group
+    .command('seal')
+    .argument('<stream>')
+    .description('seal the open segment now; what is appended later begins another')
+    .addHelpText(
+      'after',
+      '\nWhere several processes share a namespace only the one that writes the stream can: another is told which it is.\n\nExample:\n  stratalog segment seal trades',
+    )
+    .action(async (stream: string) => seal(io, stream))
+}
+
+async function seal(io: CliIo, stream: string): Promise<void> {
+  const { checkStreamName } = await import('../model/stream-name.js')
+  checkStreamName(stream)
+  const { withLog } = await import('./connect.js')
+  await withLog(io, {}, async ({ api }) => {
+    const sealed = await api.sealSegment(stream)
+    if (io.json) return io.value(sealed)
+    if (sealed.segment === null) return io.line(`nothing of ${printable(stream)} is open`)
+    const held =
+      sealed.records === '0'
+        ? 'held no records and is gone'
+        : `sealed, ${plural(BigInt(sealed.records), 'record')}`
+    await io.line(`${printable(stream)} seg ${sealed.segment}  ${held}`)
+  })
 }
 
 async function* allSegments(

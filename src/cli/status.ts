@@ -61,6 +61,10 @@ function eventText(io: CliIo, event: EventDto): string {
     const text = `${at}  archive ${which}${phase === 'down' ? 'DOWN' : phase}${phase === 'ok' ? '' : why}`
     return phase === 'down' ? io.colors.red(text) : text
   }
+  if (type === 'scrub') {
+    const found = `${at}  scrub  ${printable(stream ?? '')} seg ${segment}`
+    return phase === 'alarm' ? `${found}  ${io.colors.red(phase)}${why}` : `${found}  ${phase}${why}`
+  }
   const what = `${at}  ${(kind ?? '').padEnd(5)}  ${printable(stream ?? '')} seg ${segment}`
   if (phase === 'done') return `${what}  ${formatBytes(bytes ?? 0)}`
   return `${what}  ${io.colors.red(phase)}${why}`

@@ -144,9 +144,9 @@ async function drain(io: CliIo, store: string, options: { readonly rate?: string
   )
 }
 
-/** A directory is meant as it is seen from here, wherever the process is that has the log open. */
+/** An id, or a directory as it is seen from here, wherever the process is that has the log open. */
 function storeName(text: string): string {
-  return /[/\\.]/.test(text) ? resolve(text) : text
+  return /^[0-9a-f]+$|:/.test(text) ? text : resolve(text)
 }
 
 async function rateOf(text: string | undefined): Promise<{ bytesPerSecond?: number }> {

@@ -38,7 +38,8 @@ export function register(program: Command, io: CliIo): void {
     .action(async (stream: string) => finish(io, stream))
 }
 
-async function* allStreams(api: ControlApi): AsyncGenerator<StreamDto, void, undefined> {
+/** Every stream of a log, a page at a time. */
+export async function* allStreams(api: ControlApi): AsyncGenerator<StreamDto, void, undefined> {
   for (let after = ''; ; ) {
     const page = await api.listStreams({ after, limit: PAGE })
     yield* page

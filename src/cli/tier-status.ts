@@ -252,6 +252,10 @@ export function storeLines({ stores }: TierStatusDto): string[] {
 
 /** `scrub    hot 83 % of pass (ends 2d 4h), repaired 2, unrepairable 0`. */
 function scrubLines({ scrub, atMs }: TierStatusDto): string[] {
+  if (scrub.elsewhere)
+    return [
+      `scrub    hot copies are BookKeeper's to keep (autorecovery); ${plural(scrub.repairedOnRead, 'ledger')} that readers found damaged ${scrub.repairedOnRead === 1 ? 'was' : 'were'} marked for it`,
+    ]
   const { passStartedMs, passEndsMs, idle, doneBytes, totalBytes, unreached, unrepairable } = scrub
   const ends = passEndsMs === null ? '' : formatDuration(Math.max(0, passEndsMs - atMs))
   const percent = totalBytes === 0 ? 100 : Math.min(99, Math.floor((doneBytes / totalBytes) * 100))
@@ -312,6 +316,8 @@ function streamLines(io: CliIo, status: TierStatusDto): string[] {
   return table(columns, rows, io.colors)
 }
 
+const DAY_MS = 86_400_000
+
 /** `14:02Z` of today, else the day. */
 function shortTime(ms: number, nowMs: number): string {
   const [day, clock = ''] = formatTime(ms).split('T')
@@ -321,9 +327,11 @@ function shortTime(ms: number, nowMs: number): string {
 function nextText(next: PlannedDto | null, nowMs: number): string {
   if (next === null) return '—'
   if (next.blockedBy === 'archive') return `${next.kind}  (archive down)`
+  if (next.blockedBy === 'writer') return `${next.kind}  (by its writer)`
   if (next.never) return `${next.kind}  (${next.field})`
   const when = next.dueMs <= nowMs ? 'now' : `in ${formatDuration(next.dueMs - nowMs)}`
-  return `${next.kind}  ${next.blockedBy === 'window' ? `window ${shortTime(next.dueMs, nowMs)}` : when}${next.dueMs > nowMs && next.blockedBy === null ? ` (${next.field})` : ''}`
+  const day = next.dueMs - nowMs < DAY_MS ? next.dueMs : nowMs
+  return `${next.kind}  ${next.blockedBy === 'window' ? `window ${shortTime(next.dueMs, day)}` : when}${next.dueMs > nowMs && next.blockedBy === null ? ` (${next.field})` : ''}`
 }
 
 /** Streams, how many are behind, since when there is history. */

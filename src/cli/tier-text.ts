@@ -8,6 +8,7 @@ const BLOCKED: Readonly<Record<string, string>> = {
   archive: 'archive down',
   hold: 'held',
   clock: 'clock jumped',
+  writer: 'by its writer',
 }
 
 /** When an action falls due, and what must come first: `now`, `in 3h at 2025-01-01T01:10:04Z, needs verify`. */
@@ -18,7 +19,7 @@ export function dueText(action: PlannedDto, nowMs: number): string {
 
 function whenText(action: PlannedDto, nowMs: number): string[] {
   // It may have been due for long: when is no matter while the hold stands.
-  if (action.blockedBy === 'hold' || action.blockedBy === 'clock') return []
+  if (action.blockedBy !== null && ['hold', 'clock', 'writer'].includes(action.blockedBy)) return []
   if (action.never) return action.blockedBy === null ? ['not in sight'] : []
   if (action.dueMs <= nowMs) return action.blockedBy === null ? ['now'] : []
   return [`in ${formatDuration(action.dueMs - nowMs)} at ${formatTime(action.dueMs)}`]

@@ -18,10 +18,13 @@ import { CODE_SCHEMA, POLICY_INPUT_SCHEMA } from './schema.js'
 export interface CodeConfig extends PolicyInput {
   /** A directory, `s3://…`, `hdfs://…`; null or `none`: no archive. */
   readonly archive?: string | null
-  readonly stores?: readonly string[]
+  readonly metadata?: string
+  readonly stores?: readonly string[] | 'bookkeeper'
   /** Settings of engines, as they take them. */
   readonly s3?: object
   readonly hdfs?: object
+  readonly zookeeper?: object
+  readonly bookkeeper?: object
   /** Before those of the file. */
   readonly policies?: readonly (PolicyInput & { readonly match: string; readonly archive?: string })[]
 }

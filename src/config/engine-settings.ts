@@ -1,5 +1,5 @@
-/** Engines of archives that have a section of their own in the configuration. */
-export const ENGINES = ['s3', 'hdfs'] as const
+/** Engines that have a section of their own in the configuration: those of archives, then those of a cluster. */
+export const ENGINES = ['s3', 'hdfs', 'zookeeper', 'bookkeeper'] as const
 
 /** One of them. */
 export type EngineName = (typeof ENGINES)[number]
@@ -24,7 +24,7 @@ export interface EngineSetting {
   readonly default?: string | number | boolean
 }
 
-/** Every setting by its key in the file. The engines say what each means to them: archive/s3, archive/hdfs. */
+/** Every setting by its key in the file. The engines say what each means to them: archive/s3, archive/hdfs, src/zookeeper, src/store/bookie. */
 export const ENGINE_SETTINGS: Readonly<Record<EngineName, Readonly<Record<string, EngineSetting>>>> = {
   s3: {
     endpoint: {
@@ -177,6 +177,129 @@ export const ENGINE_SETTINGS: Readonly<Record<EngineName, Readonly<Record<string
       default: '10m',
     },
   },
+  zookeeper: {
+    'session-timeout': {
+      kind: 'duration',
+      field: 'sessionTimeoutMs',
+      description: 'A process that ZooKeeper did not hear of for so long loses its streams to another.',
+      default: '10s',
+    },
+    'connect-timeout': {
+      kind: 'duration',
+      field: 'connectTimeoutMs',
+      description: 'Longest wait for a session.',
+      default: '10s',
+    },
+    'auth-file': {
+      kind: 'file',
+      field: 'authFile',
+      description:
+        'File with user:password of a digest login; or STRATALOG_ZOOKEEPER_AUTH in the environment.',
+    },
+    'login-servers': {
+      kind: 'text',
+      field: 'loginServers',
+      description:
+        'Servers that get the login beside those of "metadata", host:port,host:port: a namespace may be bound to bookies of another ZooKeeper.',
+    },
+    acl: {
+      kind: ['open', 'creator'],
+      field: 'acl',
+      description: 'Who may touch nodes that are made here: anybody, or who logs in alike.',
+      default: 'open',
+    },
+  },
+  bookkeeper: {
+    ledgers: {
+      kind: 'text',
+      field: 'ledgers',
+      description: 'Ledgers of the cluster in ZooKeeper, for a namespace that is not bound to one yet.',
+      default: '/ledgers',
+    },
+    evict: {
+      kind: 'flag',
+      field: 'evict',
+      description: 'Policies may free hot copies that are in the archive: Java clients no longer read those.',
+      default: false,
+    },
+    purge: {
+      kind: ['aged', 'truncated', 'never'],
+      field: 'purge',
+      description:
+        'What Java writers of the namespace delete: what is older than purge-after; of that only what was truncated (explicitTruncationByApp); nothing (logSegmentRetentionHours 0).',
+      default: 'aged',
+    },
+    'purge-after': {
+      kind: 'duration',
+      field: 'purgeAfterMs',
+      description: 'logSegmentRetentionHours of Java writers: what they made is archived ahead of it.',
+      default: '72h',
+    },
+    truncation: {
+      kind: ['keep', 'follow'],
+      field: 'truncation',
+      description:
+        'What a Java application truncates stays readable from the archive, or ends here too as by a trim.',
+      default: 'keep',
+    },
+    'racks-file': {
+      kind: 'file',
+      field: 'racksFile',
+      description: 'File with lines "BOOKIE /region/rack": copies are spread over racks.',
+    },
+    rack: {
+      kind: 'text',
+      field: 'rack',
+      description: 'Where this process is, as /region/rack: of several copies it reads the nearest.',
+    },
+    'groups-file': {
+      kind: 'file',
+      field: 'groupsFile',
+      description: 'File with lines "BOOKIE GROUP…": isolation groups that quorum.group names.',
+    },
+    'connect-timeout': {
+      kind: 'duration',
+      field: 'connectTimeoutMs',
+      description: 'Longest wait for a connection to a bookie.',
+      default: '5s',
+    },
+    'add-timeout': {
+      kind: 'duration',
+      field: 'addTimeoutMs',
+      description: 'A bookie that has not stored an entry after this is replaced by another.',
+      default: '5s',
+    },
+    'read-timeout': {
+      kind: 'duration',
+      field: 'readTimeoutMs',
+      description: 'Longest wait for any other answer of a bookie.',
+      default: '5s',
+    },
+    'in-flight': {
+      kind: 'size',
+      field: 'inFlightBytesMax',
+      description: 'Entries on their way to one bookie.',
+      default: '64 MiB',
+    },
+    connections: { kind: 'count', field: 'connections', description: 'To each bookie.', default: 1 },
+    tls: {
+      kind: 'flag',
+      field: 'tls',
+      description: 'TLS with bookies (START_TLS).',
+      default: false,
+    },
+    'ca-file': {
+      kind: 'file',
+      field: 'caFile',
+      description: "Certificates (PEM) of the bookies' authority. Default: those Node.js knows.",
+    },
+    'cert-file': {
+      kind: 'file',
+      field: 'certFile',
+      description: 'Certificate (PEM) that says who we are, where bookies ask for one.',
+    },
+    'key-file': { kind: 'file', field: 'keyFile', description: 'The key of cert-file (PEM).' },
+  },
 }
 
 const SECRET = /^(aws-?)?(access-?key|secret|session-?token|password|passwd|credential|token$|delegation)/i
@@ -186,6 +309,9 @@ export function credentialAdvice(section: unknown, key: string): string | null {
   if (!SECRET.test(key.replaceAll('_', '-'))) return null
   if (section === 's3') {
     return 'credentials do not belong in a configuration: they come from the credential chain of the SDK: AWS_PROFILE or "profile", AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, the role of the instance'
+  }
+  if (section === 'zookeeper') {
+    return 'credentials do not belong in a configuration: name the file that has user:password under "auth-file", or set STRATALOG_ZOOKEEPER_AUTH'
   }
   return section === 'hdfs'
     ? 'credentials do not belong in a configuration: name the file that has the delegation token under "token-file"'

@@ -9,13 +9,17 @@ import {
   propertiesOf,
   withoutProblems,
 } from './problems.js'
-import { CONFIG_SCHEMA, CONFIG_VERSIONS } from './schema.js'
+import { BOOKKEEPER, CONFIG_SCHEMA, CONFIG_VERSIONS } from './schema.js'
 import { nearest } from './suggest.js'
 
 const PREFIX = 'STRATALOG_'
 
-/** Names with the prefix that are no configuration: the directory to work in, and the level of the log. */
-export const OTHER_VARIABLES: readonly string[] = ['STRATALOG_DIR', 'STRATALOG_LOG']
+/** Names with the prefix that are no configuration: the directory to work in, the level of the log, a secret. */
+export const OTHER_VARIABLES: readonly string[] = [
+  'STRATALOG_DIR',
+  'STRATALOG_LOG',
+  'STRATALOG_ZOOKEEPER_AUTH',
+]
 
 /**
  * Reads `STRATALOG_ROLL__AGE=30m` as `defaults.roll.age`: two underscores divide keys, one is a `-`.
@@ -78,7 +82,7 @@ interface Setting {
 }
 
 function plainValue(text: string, setting: Setting, pathDelimiter: string): unknown {
-  if (setting.kind === 'list') return text.split(pathDelimiter)
+  if (setting.kind === 'list') return text === BOOKKEEPER ? text : text.split(pathDelimiter)
   if (setting.kind === 'hosts') return text.split(',').map((host) => host.trim())
   if (setting.kind === 'flag') return text === 'true' ? true : text === 'false' ? false : text
   // Only plain decimal numbers: the schema refuses any other text in their place.
@@ -121,6 +125,7 @@ function settableNames(): ReadonlyMap<string, Setting> {
   visit(top.cache, [], ['cache'])
   for (const engine of ENGINES) visit(top[engine], [], [engine])
   names.set('STRATALOG_ARCHIVE', { path: ['archive'], kind: 'text' })
+  names.set('STRATALOG_METADATA', { path: ['metadata'], kind: 'text' })
   names.set('STRATALOG_STORES', { path: ['stores'], kind: 'list' })
   return names
 }

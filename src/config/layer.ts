@@ -6,7 +6,7 @@ import { ENGINE_SETTINGS, type EngineName } from './engine-settings.js'
 import { readHolds } from './holds.js'
 import { checkPattern } from './pattern.js'
 import { type Checked, type ConfigPath, pathText, quoted, type Report } from './problems.js'
-import { kebabKey } from './schema.js'
+import { BOOKKEEPER, kebabKey } from './schema.js'
 
 /**
  * A value with who said it: `stratalog.yaml:28  policies[1]`, `env STRATALOG_ROLL__AGE`, `code`, `built-in`.
@@ -23,6 +23,7 @@ export interface PolicyFieldValues {
   'quorum.copies': number
   'quorum.ack': number
   'quorum.min': number | null
+  'quorum.group': string | null
   'roll.size': number
   'roll.age': number
   'roll.idle': number
@@ -67,7 +68,10 @@ export interface CacheSettings {
   readonly index: Sourced<number> | null
 }
 
-/** What one source says of engines of archives, by the names of their settings. */
+/** Where the hot tier is: directories, or the bookies of a cluster. */
+export type StoresSetting = readonly string[] | typeof BOOKKEEPER
+
+/** What one source says of engines, by the names of their settings. */
 export type EngineLayer = Readonly<Record<EngineName, Readonly<Record<string, Sourced<unknown>>>>>
 
 /**
@@ -75,7 +79,9 @@ export type EngineLayer = Readonly<Record<EngineName, Readonly<Record<string, So
  */
 export interface ConfigLayer {
   readonly archive: Sourced<string | null> | null
-  readonly stores: Sourced<readonly string[]> | null
+  readonly metadata: Sourced<string> | null
+  /** `bookkeeper`: the bookies of a cluster. */
+  readonly stores: Sourced<StoresSetting> | null
   /** Nearest first: what `defaults` says, then what the top level says. */
   readonly defaults: readonly PolicyLayer[]
   readonly policies: readonly MatchedPolicy[]
@@ -143,6 +149,7 @@ const READERS: { readonly [F in PolicyField]: (raw: unknown) => PolicyFieldValue
   'quorum.copies': asIs,
   'quorum.ack': asIs,
   'quorum.min': asIs,
+  'quorum.group': named('any'),
   'roll.size': bytes,
   'roll.age': ms,
   'roll.idle': ms,
@@ -236,21 +243,33 @@ function attempt(path: ConfigPath, report: Report, read: () => void): void {
  * Reads a whole source whose shape was checked. `flat`: policy keys stand at the top, as programs write them.
  */
 export function readLayer(raw: Checked, source: LayerSource, flat: boolean): ConfigLayer {
-  const { archive, stores, policies, defaults, quorum, cache, s3, hdfs, version: _, ...rest } = raw
+  const { archive, metadata, stores, policies, defaults, quorum, cache, version: _, ...others } = raw
+  const { s3, hdfs, zookeeper, bookkeeper, ...rest } = others
   const layers: PolicyLayer[] = []
   if (isObject(defaults)) layers.push(readPolicy(defaults, ['defaults'], source))
   if (flat) layers.push(readPolicy({ ...rest, ...(isObject(quorum) ? { quorum } : {}) }, [], source))
   else if (isObject(quorum)) layers.push(readPolicy({ quorum }, [], source))
   return {
     archive: readArchive(archive, ['archive'], source),
-    stores: Array.isArray(stores) ? { value: stores.map(String), origin: source.locate(['stores']) } : null,
+    metadata: typeof metadata === 'string' ? { value: metadata, origin: source.locate(['metadata']) } : null,
+    stores: readStores(stores, source),
     defaults: layers,
     policies: (Array.isArray(policies) ? policies : []).map((policy: Checked, index) =>
       readMatched(policy, ['policies', index], source),
     ),
     cache: readCache(cache, source),
-    engines: { s3: readEngine('s3', s3, source), hdfs: readEngine('hdfs', hdfs, source) },
+    engines: {
+      s3: readEngine('s3', s3, source),
+      hdfs: readEngine('hdfs', hdfs, source),
+      zookeeper: readEngine('zookeeper', zookeeper, source),
+      bookkeeper: readEngine('bookkeeper', bookkeeper, source),
+    },
   }
+}
+
+function readStores(raw: unknown, source: LayerSource): Sourced<StoresSetting> | null {
+  const value = raw === BOOKKEEPER ? BOOKKEEPER : Array.isArray(raw) ? raw.map(String) : null
+  return value === null ? null : { value, origin: source.locate(['stores']) }
 }
 
 /** Keys as in a file, with their units, or fields of the engine's settings as programs write them. */
@@ -333,6 +352,7 @@ export function fieldsOf(policy: Policy): PolicyFieldValues {
     'quorum.copies': policy.quorum.copies,
     'quorum.ack': policy.quorum.ack,
     'quorum.min': policy.quorum.min,
+    'quorum.group': policy.quorum.group ?? null,
     'roll.size': policy.roll.sizeBytes,
     'roll.age': policy.roll.ageMs,
     'roll.idle': policy.roll.idleMs,
@@ -369,6 +389,7 @@ export function policyOf(values: PolicyFieldValues): Policy {
       copies: values['quorum.copies'],
       ack: values['quorum.ack'],
       min: values['quorum.min'],
+      group: values['quorum.group'],
     },
     roll: { sizeBytes: values['roll.size'], ageMs: values['roll.age'], idleMs: values['roll.idle'] },
     copy: { afterMs: values['copy.after'], window: values['copy.window'] },

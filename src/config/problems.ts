@@ -90,7 +90,7 @@ export function checkShape(schema: TSchema, value: unknown, report: Report): boo
 
 /**
  * A value that fits no branch of a union fails every branch, and most of these errors only confuse. For an
- * object that is meant as one, what is wrong inside it; for anything else, the error of the union as a whole.
+ * object or a list that is meant as one, what is wrong inside it; for anything else, the error of the union as a whole.
  */
 function relevant(errors: readonly ErrorObject[]): ErrorObject[] {
   let kept = [...errors]
@@ -101,8 +101,8 @@ function relevant(errors: readonly ErrorObject[]): ErrorObject[] {
       error.instancePath.startsWith(`${at}/`) ||
       (error.instancePath === at &&
         (error.keyword === 'additionalProperties' || error.keyword === 'required'))
-    const useInside =
-      isObject && (union.schema as unknown[]).filter(isObjectSchema).length === 1 && errors.some(inside)
+    const isMeant = isObject ? isObjectSchema : Array.isArray(union.data) ? isListSchema : () => false
+    const useInside = (union.schema as unknown[]).filter(isMeant).length === 1 && errors.some(inside)
     kept = kept.filter((error) => {
       if (useInside) return error.instancePath !== at || inside(error)
       return error === union || (error.instancePath !== at && !error.instancePath.startsWith(`${at}/`))
@@ -121,6 +121,10 @@ function relevant(errors: readonly ErrorObject[]): ErrorObject[] {
 
 function isObjectSchema(schema: unknown): boolean {
   return typeof schema === 'object' && schema !== null && 'properties' in schema
+}
+
+function isListSchema(schema: unknown): boolean {
+  return typeof schema === 'object' && schema !== null && 'items' in schema
 }
 
 function pathOf(pointer: string, root: unknown): ConfigPath {

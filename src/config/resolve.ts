@@ -12,6 +12,7 @@ import {
   type PolicyLayer,
   policyOf,
   type Sourced,
+  type StoresSetting,
 } from './layer.js'
 import { matcher } from './pattern.js'
 
@@ -39,8 +40,10 @@ export type EngineConfig = Readonly<Record<EngineName, Readonly<Record<string, L
 export interface ResolvedConfig {
   /** null: no archive. */
   readonly archive: LogSetting<string | null>
+  /** Namespace in ZooKeeper; null: the log is in its directory alone. */
+  readonly metadata: LogSetting<string | null>
   /** null: nobody named any, so the caller decides. */
-  readonly stores: LogSetting<readonly string[] | null>
+  readonly stores: LogSetting<StoresSetting | null>
   /** Archives that policies name for their streams, `none` among them. */
   readonly ownArchives: readonly Sourced<string>[]
   /** Key rings that anybody names: what an earlier policy encrypted is read with them as well. */
@@ -115,7 +118,8 @@ export function resolveConfig(layers: ConfigLayers, place: PlaceArchive = (value
 
   return {
     archive,
-    stores: nearestSetting<readonly string[] | null>(named, (layer) => layer.stores, null),
+    metadata: nearestSetting<string | null>(named, (layer) => layer.metadata, null),
+    stores: nearestSetting<StoresSetting | null>(named, (layer) => layer.stores, null),
     ownArchives: policies.flatMap(({ fields: { archive: own } }) =>
       own === undefined || own.value === null ? [] : [{ value: own.value, origin: own.origin }],
     ),
@@ -126,7 +130,12 @@ export function resolveConfig(layers: ConfigLayers, place: PlaceArchive = (value
       diskBytes: nearestSetting<number | null>(named, (layer) => layer.cache.disk, null),
       indexBytes: nearestSetting<number | null>(named, (layer) => layer.cache.index, null),
     },
-    engines: { s3: nearestOf(named, 's3'), hdfs: nearestOf(named, 'hdfs') },
+    engines: {
+      s3: nearestOf(named, 's3'),
+      hdfs: nearestOf(named, 'hdfs'),
+      zookeeper: nearestOf(named, 'zookeeper'),
+      bookkeeper: nearestOf(named, 'bookkeeper'),
+    },
     policyFor: (streamName, override) => {
       if (override) return combine(said(streamName, override))
       // Ten thousand streams share few policies: one object for all that match the same patterns.

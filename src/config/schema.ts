@@ -8,6 +8,11 @@ export const CONFIG_VERSIONS: readonly number[] = [1]
 /** Annotation of a schema: what is expected there, as the end of the sentence "… is not". */
 export const EXPECTS = 'x-expects'
 
+/** What `stores` says where the hot tier is a BookKeeper cluster. */
+export const BOOKKEEPER = 'bookkeeper'
+/** Servers, then the namespace; no place for a password. */
+const METADATA = String.raw`^zk://[^\s/@,]+(,[^\s/@,]+)*(/[^\s/@]+)+$`
+
 const TIME_UNIT = 'ms|milliseconds?|s|seconds?|m|min|minutes?|h|hours?|d|days?|w|weeks?|y|years?'
 const DURATION = String.raw`\d+(\.\d+)?\s*(${TIME_UNIT})?`
 const SIZE = String.raw`\d+(\.\d+)?\s*([KMGT]i?B|B)?`
@@ -35,22 +40,39 @@ const text = (expects: string, annotations: Annotations): TSchema =>
 const count = (annotations: Annotations): TSchema =>
   Type.Integer({ minimum: 1, ...annotations, [EXPECTS]: 'a whole number of at least 1' })
 
-function measure(pattern: string, word: string | null, expects: string, annotations: Annotations): TSchema {
-  const source = word === null ? `^${pattern}$` : `^(${word}|${pattern})$`
-  return Type.Union([Type.String({ pattern: source }), Type.Number({ minimum: 0 })], {
+/**
+ * Where a setting stands: in code, or in files and variables, with keys and units for people. There a bare number was
+ * hardly meant as milliseconds or bytes: `keep: { for: 90 }` would trim everything at once.
+ */
+type Written = 'file' | 'code'
+
+function measure(
+  written: Written,
+  pattern: string,
+  word: string | null,
+  expects: string,
+  annotations: Annotations,
+): TSchema {
+  // The unit is the last group of both patterns.
+  const text = written === 'file' ? `${pattern.replace(/\?$/, '')}|0` : pattern
+  const source = word === null ? `^(${text})$` : `^(${word}|${text})$`
+  const bare = Type.Number(written === 'file' ? { minimum: 0, maximum: 0 } : { minimum: 0 })
+  return Type.Union([Type.String({ pattern: source }), bare], {
     ...annotations,
     [EXPECTS]: word === null ? expects : `${expects}, or ${word}`,
   })
 }
-const duration = (annotations: Annotations, word: string | null = null): TSchema =>
+const duration = (written: Written, annotations: Annotations, word: string | null = null): TSchema =>
   measure(
+    written,
     DURATION,
     word,
     'a duration: write a number and ms, s, m, h, d, w or y, as 90s or 7 years',
     annotations,
   )
-const size = (annotations: Annotations, word: string | null = null): TSchema =>
+const size = (written: Written, annotations: Annotations, word: string | null = null): TSchema =>
   measure(
+    written,
     SIZE,
     word,
     'a size: write a number and B, KB, MB, GB, TB, KiB, MiB, GiB or TiB, as 64 MiB',
@@ -76,10 +98,12 @@ function archive(what: string): TSchema {
 const SECTIONS: Readonly<Record<EngineName, string>> = {
   s3: 'How archives in S3 are reached. Credentials come from the credential chain of the SDK, never from here.',
   hdfs: 'How archives in HDFS are reached. A delegation token comes from a file, never from here.',
+  zookeeper: 'How ZooKeeper is talked to, where "metadata" names it.',
+  bookkeeper: 'How bookies are talked to, where "stores" is bookkeeper.',
 }
 
 /** The section of an engine, with keys and units as in a file, or as programs write them. */
-function engineSection(name: EngineName, written: 'file' | 'code'): TSchema {
+function engineSection(name: EngineName, written: Written): TSchema {
   const entries = Object.entries(ENGINE_SETTINGS[name]).map(([key, setting]): [string, TSchema] =>
     written === 'file' ? [key, settingSchema(setting)] : [setting.field, fieldSchema(setting)],
   )
@@ -91,8 +115,8 @@ function settingSchema({ kind, description, default: builtIn }: EngineSetting): 
   if (typeof kind === 'object') return oneOf(kind, about)
   if (kind === 'flag') return Type.Boolean({ ...about, [EXPECTS]: 'true or false' })
   if (kind === 'count') return count(about)
-  if (kind === 'size') return size(about)
-  if (kind === 'duration') return duration(about)
+  if (kind === 'size') return size('file', about)
+  if (kind === 'duration') return duration('file', about)
   if (kind === 'hosts') {
     const expects = 'a list of hosts, as [nn2.example.org:9870]'
     return Type.Array(text('a host', about), { minItems: 1, ...about, [EXPECTS]: expects })
@@ -116,6 +140,10 @@ function quorum(description: string): TSchema {
       min: count({
         description:
           'With fewer writable stores than copies the log goes on down to this many. Default: ack.',
+      }),
+      group: text('a group of bookies', {
+        description: 'Isolation group of bookkeeper.groups-file that every copy stays in; any: all bookies.',
+        default: 'any',
       }),
     }),
     { description },
@@ -145,11 +173,16 @@ function copyWindow(): TSchema {
   })
 }
 
-function keep(): TSchema {
+function keep(written: Written): TSchema {
   const limits = strict(
     optional({
-      for: duration({ description: 'Age at which history is trimmed.', default: 'forever' }, 'forever'),
+      for: duration(
+        written,
+        { description: 'Age at which history is trimmed.', default: 'forever' },
+        'forever',
+      ),
       max: size(
+        written,
         { description: 'Bytes of a stream above which its oldest is trimmed.', default: 'unlimited' },
         'unlimited',
       ),
@@ -187,7 +220,7 @@ function hold(): TSchema {
 }
 
 /** When segments are sealed, copied, freed and trimmed. */
-function lifeProperties(): Record<string, TSchema> {
+function lifeProperties(written: Written): Record<string, TSchema> {
   return optional({
     create: oneOf(['allow', 'refuse'], {
       description: 'Whether an append creates its stream.',
@@ -196,26 +229,37 @@ function lifeProperties(): Record<string, TSchema> {
     quorum: quorum('How many stores hold each record and how many must answer.'),
     roll: strict(
       optional({
-        size: size({ description: 'Bytes at which the open segment is sealed.', default: '64 MiB' }),
-        age: duration({
+        size: size(written, { description: 'Bytes at which the open segment is sealed.', default: '64 MiB' }),
+        age: duration(written, {
           description: 'Age at which it is sealed; never above half of hot.for.',
           default: '1h',
         }),
-        idle: duration({ description: 'Time without an append after which it is sealed.', default: '10m' }),
+        idle: duration(written, {
+          description: 'Time without an append after which it is sealed.',
+          default: '10m',
+        }),
       }),
       { description: 'When the open segment is sealed: whichever comes first.' },
     ),
     copy: strict(
       optional({
-        after: duration({ description: 'Time between sealed and copied to the archive.', default: '0s' }),
+        after: duration(written, {
+          description: 'Time between sealed and copied to the archive.',
+          default: '0s',
+        }),
         window: copyWindow(),
       }),
       { description: 'When sealed segments are copied to the archive.' },
     ),
     hot: strict(
       optional({
-        for: duration({ description: 'Time a segment stays in the hot tier.', default: '24h' }, 'forever'),
+        for: duration(
+          written,
+          { description: 'Time a segment stays in the hot tier.', default: '24h' },
+          'forever',
+        ),
         max: size(
+          written,
           { description: 'Hot bytes of a stream above which its oldest is freed.', default: 'unlimited' },
           'unlimited',
         ),
@@ -227,11 +271,14 @@ function lifeProperties(): Record<string, TSchema> {
     ),
     evict: strict(
       optional({
-        lag: duration({ description: 'Time between verified in the archive and freed.', default: '4h' }),
+        lag: duration(written, {
+          description: 'Time between verified in the archive and freed.',
+          default: '4h',
+        }),
       }),
       { description: 'When hot copies are freed.' },
     ),
-    keep: keep(),
+    keep: keep(written),
     'archive-down': oneOf(['hold', 'backpressure', 'drop'], {
       description:
         'While the archive does not answer: keep all hot, slow writers down, or free the oldest with a gap.',
@@ -239,7 +286,7 @@ function lifeProperties(): Record<string, TSchema> {
     }),
     scrub: strict(
       optional({
-        'full-pass': duration({
+        'full-pass': duration(written, {
           description: 'Time in which every hot copy is read once, to find and mend damage; at least 1s.',
           default: '7d',
         }),
@@ -250,7 +297,7 @@ function lifeProperties(): Record<string, TSchema> {
 }
 
 /** How and by what means that is done. */
-function meansProperties(): Record<string, TSchema> {
+function meansProperties(written: Written): Record<string, TSchema> {
   return optional({
     storage: strict(
       optional({
@@ -284,6 +331,7 @@ function meansProperties(): Record<string, TSchema> {
           default: 'unlimited',
         }),
         'replica-lag': size(
+          written,
           { description: 'Bytes a store may be behind its peers.', default: 'unlimited' },
           'unlimited',
         ),
@@ -322,17 +370,37 @@ function encryption(): TSchema {
   })
 }
 
-const stores = (): TSchema =>
-  Type.Array(text('a directory', { description: 'A directory; each is one replica node.' }), {
-    minItems: 1,
-    uniqueItems: true,
-    description: 'Directories of the hot tier, each on a disk of its own. Relative ones start at this file.',
-    [EXPECTS]: 'a list of different directories, as [/disk1/strata, /disk2/strata]',
+function stores(): TSchema {
+  const directories = Type.Array(
+    text('a directory', { description: 'A directory; each is one replica node.' }),
+    {
+      minItems: 1,
+      uniqueItems: true,
+      description:
+        'Directories of the hot tier, each on a disk of its own. Relative ones start at this file.',
+    },
+  )
+  const bookies = oneOf([BOOKKEEPER], { description: 'The bookies of the cluster that "metadata" leads to.' })
+  return Type.Union([bookies, directories], {
+    description: 'The hot tier: directories, each on a disk of its own, or the bookies of a cluster.',
+    [EXPECTS]: 'a list of different directories, as [/disk1/strata, /disk2/strata], or bookkeeper',
+  })
+}
+
+const metadata = (): TSchema =>
+  Type.String({
+    pattern: METADATA,
+    description:
+      'Namespace of a cluster in ZooKeeper: zk://host:2181,host:2181/path. Without it the log is in its directory alone.',
+    [EXPECTS]: 'a namespace in ZooKeeper: write zk://host:2181/path, without credentials',
   })
 
-const policyProperties = (): Record<string, TSchema> => ({ ...lifeProperties(), ...meansProperties() })
+const policyProperties = (written: Written): Record<string, TSchema> => ({
+  ...lifeProperties(written),
+  ...meansProperties(written),
+})
 
-const policies = (): TSchema =>
+const policies = (written: Written): TSchema =>
   Type.Array(
     strict(
       {
@@ -340,7 +408,7 @@ const policies = (): TSchema =>
           description: 'Streams it is for: * within a part of the name, ** across parts.',
         }),
         archive: Type.Optional(archive('Archive of these streams instead of the one of the log.')),
-        ...policyProperties(),
+        ...policyProperties(written),
       },
       {
         description: 'For the streams that match. Field by field the first that matches and says it decides.',
@@ -358,21 +426,27 @@ export const CONFIG_SCHEMA: TSchema = Type.Object(
     version: Type.Integer({ enum: [...CONFIG_VERSIONS], description: 'Version of this file format: 1.' }),
     ...optional({
       archive: archive('Where sealed segments are copied to.'),
+      metadata: metadata(),
       stores: stores(),
       quorum: quorum('The same as defaults.quorum, which is nearer.'),
-      defaults: strict(policyProperties(), {
+      defaults: strict(policyProperties('file'), {
         description: 'What a stream gets unless something nearer decides.',
       }),
-      policies: policies(),
+      policies: policies('file'),
       cache: strict(
         optional({
-          disk: size({ description: 'Bytes of disk for what was read from the archive.' }),
-          index: size({ description: 'Bytes of memory for the indexes of each store.', default: '32 MiB' }),
+          disk: size('file', { description: 'Bytes of disk for what was read from the archive.' }),
+          index: size('file', {
+            description: 'Bytes of memory for the indexes of each store.',
+            default: '32 MiB',
+          }),
         }),
         { description: 'Caches of the log.' },
       ),
       s3: engineSection('s3', 'file'),
       hdfs: engineSection('hdfs', 'file'),
+      zookeeper: engineSection('zookeeper', 'file'),
+      bookkeeper: engineSection('bookkeeper', 'file'),
     }),
   },
   {
@@ -385,7 +459,7 @@ export const CONFIG_SCHEMA: TSchema = Type.Object(
 
 /** Policies as programs write them: the same with camelCase keys. */
 export const POLICY_INPUT_SCHEMA: TSchema = camelKeys(
-  strict(policyProperties(), { description: 'A policy as programs write it.' }),
+  strict(policyProperties('code'), { description: 'A policy as programs write it.' }),
 )
 
 /** What `openLog` takes of a configuration, in camelCase. */
@@ -394,12 +468,15 @@ export const CODE_SCHEMA: TSchema = camelKeys(
     {
       ...optional({
         archive: archive('Where sealed segments are copied to.'),
+        metadata: metadata(),
         stores: stores(),
-        policies: policies(),
+        policies: policies('code'),
         s3: engineSection('s3', 'code'),
         hdfs: engineSection('hdfs', 'code'),
+        zookeeper: engineSection('zookeeper', 'code'),
+        bookkeeper: engineSection('bookkeeper', 'code'),
       }),
-      ...policyProperties(),
+      ...policyProperties('code'),
     },
     { description: 'Configuration in code.' },
   ),

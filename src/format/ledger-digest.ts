@@ -50,8 +50,8 @@ export function masterKey(password: string): Uint8Array {
 }
 
 /** The key of HMAC digests: SHA-1 of "mac" and the password, 20 bytes. */
-export function macKey(password: string): Uint8Array {
-  return createHash('sha1').update('mac').update(password, 'utf8').digest()
+export function macKey(password: string | Uint8Array): Uint8Array {
+  return createHash('sha1').update('mac').update(password).digest()
 }
 
 /** What stands before an entry's digest. */

@@ -1,6 +1,6 @@
 import { assert } from '../model/assert.js'
 import { crc32c, crc32cJoined, crc32cOfFew } from './checksum.js'
-import { type EntryHeader, entryHeaderBytes, writeEntryHeader } from './ledger-digest.js'
+import { type EntryHeader, entryHeaderBytes, packageEntryInPlace, writeEntryHeader } from './ledger-digest.js'
 
 const HEADER_BYTES = entryHeaderBytes('CRC32C')
 
@@ -15,6 +15,13 @@ export class PackagedEntry {
   constructor(bytes: Uint8Array, crc: number | null = null) {
     this.bytes = bytes
     this.#crc32c = crc
+  }
+
+  /** Packages an entry with the CRC32 digest of DistributedLog's ledgers as `packageEntryInPlace` does. */
+  static inPlaceWithCrc32(buffer: Buffer, header: EntryHeader): PackagedEntry {
+    const { ledgerId, entryId, lac, lengthBytes } = header
+    packageEntryInPlace(buffer, 'CRC32', ledgerId, entryId, lac, lengthBytes)
+    return new PackagedEntry(buffer)
   }
 
   /**

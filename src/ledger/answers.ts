@@ -1,4 +1,4 @@
-import { openEntry } from '../format/ledger-digest.js'
+import { macKey, type OpenedEntry, openEntry } from '../format/ledger-digest.js'
 import type { LedgerMetadata } from '../model/ledger.js'
 import type { EntryAnswer } from '../ports/segment-store.js'
 
@@ -21,6 +21,21 @@ export type CheckedAnswer =
   | { readonly kind: 'suspect' }
   | { readonly kind: 'unknown'; readonly error: unknown }
 
+/** Opens an entry as its ledger's metadata have it. */
+export function openLedgerEntry(
+  bytes: Uint8Array,
+  metadata: Pick<LedgerMetadata, 'digestType' | 'password'>,
+  ledgerId: bigint,
+  entryId: bigint | null,
+): OpenedEntry {
+  return openEntry(bytes, metadata.digestType, ledgerId, entryId, digestKey(metadata))
+}
+
+/** The key of a ledger's digest; only HMAC has one. Nothing of ours writes it: Java's ledgers may have it. */
+export function digestKey(metadata: Pick<LedgerMetadata, 'digestType' | 'password'>): Uint8Array | undefined {
+  return metadata.digestType === 'HMAC' ? macKey(metadata.password ?? '') : undefined
+}
+
 /** Waits for a store's answer and checks it. `entryId` null: any entry of the ledger (the last one). Never rejects. */
 export async function checked(
   answer: Promise<EntryAnswer>,
@@ -32,7 +47,7 @@ export async function checked(
     const found = await answer
     if (found.kind !== 'entry') return found
     const { bytes } = found
-    return { kind: 'valid', entry: openEntry(bytes, metadata.digestType, ledgerId, entryId), bytes }
+    return { kind: 'valid', entry: openLedgerEntry(bytes, metadata, ledgerId, entryId), bytes }
   } catch (error) {
     return { kind: 'unknown', error }
   }

@@ -6,13 +6,30 @@ import type { SegmentStore } from '../ports/segment-store.js'
 import type { StoreHealth } from './store-health.js'
 import type { StoreRoom } from './store-room.js'
 
+/** What is wished of the stores that take a ledger, beside that they can. */
+export interface PlacementWish {
+  /** Members that stay: stores in a group that all of them are in come first, of those the ones in racks they lack. */
+  readonly beside?: readonly string[]
+  /** The isolation group that every copy stays in: no store outside of it will do. */
+  readonly group?: string
+}
+
 /** The segment stores there are, by the names ensembles list. */
 export interface StoreDirectory {
   /** Null for a name that is not configured: its copies are unreachable, not gone. */
   get(id: string): SegmentStore | null
   /** Those a new ledger may be placed on, best first. */
-  writable(): Promise<SegmentStore[]>
+  writable(wish?: PlacementWish): Promise<SegmentStore[]>
   all(): readonly SegmentStore[]
+  /** How far a store is, 0 the nearest: near ones are read first. Absent: all are alike. */
+  distance?(id: string): number
+  /** Whether stores are in isolation groups. @default false */
+  readonly grouped?: boolean
+  /**
+   * Stores are told nothing of a ledger but its entries, as bookies: its metadata say what it is for, and once those are
+   * gone its stores free the copies by themselves, whenever they are up. @default false
+   */
+  readonly namedByMetadata?: boolean
 }
 
 /** How long a store may take for an answer before it counts as unreachable for this one question. */
@@ -29,8 +46,13 @@ export interface DamagedCopy {
   readonly reason: unknown
 }
 
+/** Digests of the ledgers that are written here: DistributedLog reads CRC32 only (DESIGN.md §4). */
+export type WriterDigest = 'CRC32' | 'CRC32C'
+
 /** What the ledger protocol needs of the world. */
 export interface LedgerContext {
+  /** Of new ledgers. @default 'CRC32C' */
+  readonly digestType?: WriterDigest
   readonly stores: StoreDirectory
   readonly metadata: LedgerMetadataStore
   readonly clock: Clock

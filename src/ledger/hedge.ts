@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import type { Clock, Timer } from '../ports/clock.js'
 
 /** Bounds of the delay after which another replica is asked too. */
@@ -9,6 +10,9 @@ const DELAY_MS_FIRST = 100
 const LATE_FACTOR = 4
 /** Weight of one answer in the running mean. */
 const WEIGHT = 1 / 8
+
+/** So many replicas stay below the number of listeners that Node.js takes for a leak. */
+const QUIET_IDS_MAX = 4
 
 /** How long reads take lately, and so how long one waits before it asks another replica too. */
 export class HedgeDelay {
@@ -46,6 +50,8 @@ export function firstAnswer<T>(
 ): Promise<FirstAnswer<T> | null> {
   return new Promise((resolve, reject) => {
     const stop = new AbortController()
+    // As many as copies may listen to it, twice each; told only where that counts, since it is made for every read.
+    if (ids.length > QUIET_IDS_MAX) setMaxListeners(0, stop.signal)
     const open = new Set<string>()
     let asked = 0
     let timer: Timer | null = null

@@ -1,14 +1,17 @@
 import { StratalogError } from '../model/errors.js'
 import type { Quorum } from '../model/quorum.js'
 import type { SegmentStore } from '../ports/segment-store.js'
-import { ask, type LedgerContext } from './context.js'
+import { ask, type LedgerContext, type PlacementWish } from './context.js'
 
 /**
  * The stores of a new ledger: at most `quorum.ensemble`, at least `quorum.min`. Those that rest (StoreHealth) are left
  * out as long as every entry still gets all its copies: a slow copy is better than none. Else `not_enough_stores`.
+ * `config_invalid`: a group is asked for, and the stores are in none.
  */
 export async function placeLedger(context: LedgerContext, quorum: Quorum): Promise<SegmentStore[]> {
-  const writable = await context.stores.writable()
+  const { group } = quorum
+  if (group !== undefined && context.stores.grouped !== true) throw noGroups(group)
+  const writable = await context.stores.writable(group === undefined ? {} : { group })
   if (writable.length < quorum.min) throw await notEnoughStores(context, quorum, writable.length)
   const { fit, resting } = sorted(context, writable)
   const size = Math.min(quorum.ensemble, Math.max(quorum.copies, fit.length))
@@ -25,9 +28,10 @@ export async function spareStores(
   context: LedgerContext,
   taken: ReadonlySet<string>,
   count: number,
+  wish: PlacementWish = {},
 ): Promise<SegmentStore[]> {
   if (!mayHaveSpare(context, taken)) return []
-  const writable = await context.stores.writable()
+  const writable = await context.stores.writable(wish)
   const { fit, resting } = sorted(
     context,
     writable.filter((store) => !taken.has(store.id)),
@@ -40,6 +44,14 @@ function sorted(
   stores: readonly SegmentStore[],
 ): { readonly fit: readonly SegmentStore[]; readonly resting: readonly SegmentStore[] } {
   return context.health?.sorted(stores) ?? { fit: stores, resting: [] }
+}
+
+function noGroups(group: string): StratalogError {
+  return new StratalogError(
+    'config_invalid',
+    `the policy asks for stores of the group ${group} (quorum.group), and the stores of this log are in no groups: name them in bookkeeper.groups-file, or write quorum: { group: any }`,
+    { expected: group, found: null },
+  )
 }
 
 async function notEnoughStores(
@@ -55,9 +67,10 @@ async function notEnoughStores(
       ? []
       : [`${status.location}: ${status.reason ?? status.state}`],
   )
+  const inGroup = quorum.group === undefined ? '' : ` in the group ${quorum.group} (quorum.group)`
   return new StratalogError(
     'not_enough_stores',
-    `${quorum.min} writable stores are needed and ${writable} can be written${why.length > 0 ? ` (${why.join('; ')})` : ''}: see "stratalog tier status"`,
+    `${quorum.min} writable stores${inGroup} are needed and ${writable} can be written${why.length > 0 ? ` (${why.join('; ')})` : ''}: see "stratalog tier status"`,
     { retryable: true, expected: quorum.min, found: writable },
   )
 }

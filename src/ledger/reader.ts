@@ -1,10 +1,11 @@
-import { openEntry } from '../format/ledger-digest.js'
+import { setMaxListeners } from 'node:events'
 import { present } from '../model/assert.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
 import { ensembleAt, type LedgerMetadata, lastEnsemble } from '../model/ledger.js'
 import { writeSet } from '../model/quorum.js'
+import type { VersionedLedgerMetadata } from '../ports/ledger-metadata.js'
 import type { SegmentStore } from '../ports/segment-store.js'
-import { type CheckedAnswer, checked, covered, type LedgerEntry } from './answers.js'
+import { type CheckedAnswer, checked, covered, type LedgerEntry, openLedgerEntry } from './answers.js'
 import { ask, type LedgerContext, member } from './context.js'
 import { allMembers } from './ensembles.js'
 import { firstAnswer, HedgeDelay } from './hedge.js'
@@ -104,6 +105,8 @@ export class LedgerReader {
     }
     // All of them are asked: the writer may have left any one behind, which would never hear of a higher LAC.
     const stop = new AbortController()
+    // One listener or two a member, and there may be 31: more than Node.js takes for a leak.
+    setMaxListeners(0, stop.signal)
     const relay = () => stop.abort(signal?.reason)
     if (signal?.aborted) relay()
     signal?.addEventListener('abort', relay, { once: true })
@@ -154,7 +157,11 @@ export class LedgerReader {
       ensembleSize === writeQuorum
         ? [...members.slice(turn), ...members.slice(0, turn)]
         : writeSet(entryId, ensembleSize, writeQuorum).map((index) => present(members[index], 'a member'))
-    const nowMs = this.#context.clock.monotonicMs()
+    const { stores, clock } = this.#context
+    // The nearest first where that is known; those that are as near share the load.
+    if (stores.distance !== undefined)
+      order.sort((a, b) => (stores.distance?.(a) ?? 0) - (stores.distance?.(b) ?? 0))
+    const nowMs = clock.monotonicMs()
     const late = (id: string) => (this.#lateUntilMs.get(id) ?? nowMs) > nowMs
     return [...order.filter((id) => !late(id)), ...order.filter(late)]
   }
@@ -212,7 +219,7 @@ export class LedgerReader {
       const read = (store: SegmentStore) => store.readEntries(this.ledgerId, first, last, bytesMax, signal)
       for (const bytes of await ask(this.#context, id, read, signal)) {
         const entryId = first + BigInt(entries.length)
-        entries.push(openEntry(bytes, this.#metadata.digestType, this.ledgerId, entryId))
+        entries.push(openLedgerEntry(bytes, this.#metadata, this.ledgerId, entryId))
         head ??= bytes
       }
       return { entries, head, error: null }
@@ -325,24 +332,64 @@ export class LedgerReader {
   }
 }
 
+/** Changes of a ledger's metadata while it is deleted: each round one of them was made. */
+const DELETE_ROUNDS_MAX = 8
+
+/** Why a ledger with these metadata must not be deleted; null: it may. */
+export type DeleteRefusal = (metadata: LedgerMetadata) => StratalogError | null
+
 /**
  * Deletes a ledger from every store it was ever placed on, then its metadata: while one can't be reached the metadata
- * stay and name it, so that no copy is left behind that nobody knows of. The caller has made sure that nobody refers
- * to the ledger any more (invariant 4). Rejects with `store_unavailable` (retryable) where a store has to be asked
- * again. Idempotent.
+ * stay and name it, so that no copy is left behind that nobody knows of. Bookies free by themselves what metadata do not
+ * name any more: there the metadata alone go, and one that is down keeps nothing. The caller has made sure that nobody
+ * refers to the ledger any more (invariant 4); `refusal` judges the very metadata that are deleted. Rejects with its
+ * error, or with `store_unavailable` (retryable) where a store has to be asked again. Idempotent.
  */
-export async function deleteLedger(context: LedgerContext, ledgerId: bigint): Promise<void> {
-  let owed: Set<string>
-  try {
-    owed = new Set(allMembers((await context.metadata.read(ledgerId)).metadata.ensembles))
-  } catch (error) {
-    if (!isStratalogError(error, 'ledger_not_found')) throw error
-    // An earlier attempt came as far as that: whoever is here must have forgotten it, too.
-    owed = new Set(context.stores.all().map((store) => store.id))
+export async function deleteLedger(
+  context: LedgerContext,
+  ledgerId: bigint,
+  refusal: DeleteRefusal = () => null,
+): Promise<void> {
+  for (let round = 1; ; round += 1) {
+    const found = await foundMetadata(context, ledgerId)
+    const refused = found === null ? null : refusal(found.metadata)
+    if (refused !== null) throw refused
+    if (context.stores.namedByMetadata !== true)
+      await deleteCopies(context, ledgerId, found?.metadata ?? null)
+    if (found === null) return
+    try {
+      return await context.metadata.delete(ledgerId, found.version)
+    } catch (error) {
+      // A repair or a recovery was at it: what it made of the ledger is looked at again.
+      if (!isStratalogError(error, 'conflict') || round === DELETE_ROUNDS_MAX) throw error
+    }
   }
+}
+
+/** Null: an earlier attempt came as far as that. */
+async function foundMetadata(
+  { metadata }: LedgerContext,
+  ledgerId: bigint,
+): Promise<VersionedLedgerMetadata | null> {
+  try {
+    return await metadata.read(ledgerId)
+  } catch (error) {
+    if (isStratalogError(error, 'ledger_not_found')) return null
+    throw error
+  }
+}
+
+async function deleteCopies(
+  context: LedgerContext,
+  ledgerId: bigint,
+  metadata: LedgerMetadata | null,
+): Promise<void> {
+  const all = context.stores.all().map((store) => store.id)
+  // Whoever deleted the metadata must have forgotten it, too.
+  const owed = new Set(metadata === null ? all : allMembers(metadata.ensembles))
   // A store that was replaced before it held anything acknowledged is in no ensemble and may hold some bytes all the
   // same: it is asked too, but what never counted must not keep a ledger from going.
-  const ids = new Set([...owed, ...context.stores.all().map((store) => store.id)])
+  const ids = new Set([...owed, ...all])
   const failed: unknown[] = []
   const forget = async (id: string): Promise<void> => {
     try {
@@ -357,15 +404,10 @@ export async function deleteLedger(context: LedgerContext, ledgerId: bigint): Pr
     }
   }
   await Promise.all([...ids].map(forget))
-  if (failed.length > 0) {
-    throw new StratalogError(
-      'store_unavailable',
-      `ledger ${ledgerId} could not be deleted on ${failed.length} stores: it is tried again`,
-      {
-        cause: failed[0],
-        retryable: true,
-      },
-    )
-  }
-  await context.metadata.delete(ledgerId)
+  if (failed.length === 0) return
+  throw new StratalogError(
+    'store_unavailable',
+    `ledger ${ledgerId} could not be deleted on ${failed.length} stores: it is tried again`,
+    { cause: failed[0], retryable: true },
+  )
 }

@@ -6,7 +6,7 @@ import { type Ensemble, ensembleAt, type LedgerMetadata, lastEnsemble } from '..
 import { writeSet } from '../model/quorum.js'
 import type { VersionedLedgerMetadata } from '../ports/ledger-metadata.js'
 import type { LedgerHeader, LedgerSeal, SegmentStore } from '../ports/segment-store.js'
-import { type CheckedAnswer, checked, covered, type LedgerEntry } from './answers.js'
+import { type CheckedAnswer, checked, covered, digestKey, type LedgerEntry } from './answers.js'
 import { ask, type LedgerContext } from './context.js'
 import { allMembers, withEnsemble } from './ensembles.js'
 import { spareStores } from './placement.js'
@@ -132,7 +132,7 @@ async function recoverClaimed(recovery: Recovery): Promise<LedgerSeal> {
   for (let entryId = lac + 1n; ; entryId += 1n) {
     const found = await recoveryRead(recovery, entryId, recovery.metadata.ackQuorum - 1)
     if (found === null) break
-    await readd(recovery, found, last?.entryId ?? lac)
+    await readd(recovery, found, lac)
     last = found
   }
   if (last === null && lac >= 0n) {
@@ -209,12 +209,16 @@ async function recoveryRead(
 /**
  * Writes a found entry to its whole write set again, so that it is on Qa stores before the ledger ends behind it. A
  * store that does not take it is replaced from this entry on, while there are others; that counts once the ledger is
- * closed with it (FORMATS.md §4.5), so another recoverer may choose differently.
+ * closed with it (FORMATS.md §4.5), so another recoverer may choose differently. That is why the copies carry the LAC
+ * that was found and not one that grows with what this recovery writes (Java's does): if this one fails, the next would
+ * begin above entries whose copies only this one's ensembles know of, and leave them on fewer than Qa stores
+ * (invariant 1).
  */
 async function readd(recovery: Recovery, entry: LedgerEntry, lac: bigint): Promise<void> {
   const { ledgerId, metadata } = recovery
   const { entryId, payload, lengthBytes } = entry
-  const bytes = packageEntry(payload, metadata.digestType, ledgerId, entryId, lac, lengthBytes)
+  const key = digestKey(metadata)
+  const bytes = packageEntry(payload, metadata.digestType, ledgerId, entryId, lac, lengthBytes, key)
   const packaged = new PackagedEntry(bytes)
   const indexes = writeSet(entryId, metadata.ensembleSize, metadata.writeQuorum)
   const held = new Set<string>()
@@ -275,10 +279,11 @@ async function replaceMembers(
     ...allMembers(recovery.ensembles),
     ...refusals.keys(),
   ])
-  const spare = await spareStores(context, taken, places.length)
+  const members = [...ensembleAt(recovery, entryId)]
+  const beside = members.filter((_, place) => !places.includes(place))
+  const spare = await spareStores(context, taken, places.length, { beside })
   const header = spare.length > 0 ? await headerOf(recovery) : null
   if (header === null) return false
-  const members = [...ensembleAt(recovery, entryId)]
   spare.forEach((store, at) => {
     members[present(places[at], 'a place')] = store.id
   })
@@ -296,20 +301,31 @@ async function replaceMembers(
   return true
 }
 
-/** What the ledger's stores were told when it began; null where none of them can say. */
+/**
+ * What the ledger's stores were told when it began; null where none of them can say. Bookies keep no headers and need
+ * none: there it is made of the metadata.
+ */
 async function headerOf({ context, ledgerId, metadata }: Recovery): Promise<LedgerHeader | null> {
+  let needed = true
   const found = await Promise.all(
     lastEnsemble(metadata).members.map(async (id) => {
       try {
         const [ledger] = await ask(context, id, (store) => store.listLedgers(ledgerId - 1n, 1))
         return ledger?.ledgerId === ledgerId ? ledger.header : null
       } catch (error) {
+        if (isStratalogError(error, 'unsupported')) needed = false
         context.logger.debug({ err: error, ledger: ledgerId.toString(), store: id }, 'store can not be asked')
         return null
       }
     }),
   )
-  return found.find((header) => header !== null) ?? null
+  return found.find((header) => header !== null) ?? (needed ? null : bareHeader(ledgerId, metadata))
+}
+
+function bareHeader(ledgerId: bigint, metadata: LedgerMetadata): LedgerHeader {
+  const { digestType, ensembleSize, writeQuorum, ackQuorum } = metadata
+  const shape = { digestType, ensembleSize, writeQuorum, ackQuorum }
+  return { ...shape, ledgerId, ...lastEnsemble(metadata), segment: null, preceding: null }
 }
 
 function stillRecovering(ledgerId: bigint, why: string, errors: readonly unknown[]): StratalogError {

@@ -1,3 +1,4 @@
+import { type EntryHeader, entryHeaderBytes } from '../format/ledger-digest.js'
 import { PackagedEntry } from '../format/packaged-entry.js'
 import { assert, present } from '../model/assert.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
@@ -7,8 +8,9 @@ import type { Timer } from '../ports/clock.js'
 import type { VersionedLedgerMetadata } from '../ports/ledger-metadata.js'
 import type { LedgerHeader, LedgerSeal, SegmentStore } from '../ports/segment-store.js'
 import { AddQueue, type EntryAck, type EntryWaiter, PendingAdd } from './add-queue.js'
-import type { LedgerContext } from './context.js'
+import type { LedgerContext, PlacementWish, WriterDigest } from './context.js'
 import { changeOwnLedger, withEnsemble } from './ensembles.js'
+import { segmentLabel } from './label.js'
 import { mayHaveSpare, placeLedger, spareStores } from './placement.js'
 import { ADD_TIMEOUT_MS, asError, Replica, type ReplicaEvents } from './replica.js'
 import { sealOnStores } from './sealing.js'
@@ -42,10 +44,11 @@ export interface NewLedger {
  */
 export class LedgerWriter {
   readonly ledgerId: bigint
-  readonly digestType = 'CRC32C' as const
+  readonly digestType: WriterDigest
   readonly #context: LedgerContext
   readonly #header: LedgerHeader
   readonly #lagBytesMax: number
+  readonly #group: string | undefined
   #current: VersionedLedgerMetadata
   /** By ensemble index. */
   readonly #replicas: Replica[]
@@ -74,12 +77,15 @@ export class LedgerWriter {
     header: LedgerHeader,
     stores: readonly SegmentStore[],
     lagBytesMax: number,
+    group: string | undefined,
   ) {
     this.ledgerId = created.ledgerId
+    this.digestType = context.digestType ?? 'CRC32C'
     this.#context = context
     this.#current = created
     this.#header = header
     this.#lagBytesMax = lagBytesMax
+    this.#group = group
     this.#used = new Set(header.members)
     this.#replicas = stores.map((store, index) => this.#replica(store, index))
   }
@@ -93,7 +99,7 @@ export class LedgerWriter {
     const lagBytesMax = Math.min(REPLICA_LAG_BYTES_MAX, options.replicaLagBytesMax ?? REPLICA_LAG_BYTES_MAX)
     const stores = await placeLedger(context, quorum)
     const shape = {
-      digestType: 'CRC32C',
+      digestType: context.digestType ?? 'CRC32C',
       ensembleSize: stores.length,
       writeQuorum: Math.min(quorum.copies, stores.length),
       ackQuorum: quorum.ack,
@@ -109,11 +115,11 @@ export class LedgerWriter {
       ensembles: [{ firstEntryId: 0n, members }],
       password: new Uint8Array(0),
       ctimeMs: BigInt(context.clock.nowMs()),
-      customMetadata: new Map(),
+      customMetadata: segmentLabel(context.stores.namedByMetadata === true ? segment : null),
       cToken: 0n,
     })
     const header = { ...shape, ledgerId, members, firstEntryId: 0n, segment, preceding }
-    const writer = new LedgerWriter(context, created, header, stores, lagBytesMax)
+    const writer = new LedgerWriter(context, created, header, stores, lagBytesMax, quorum.group)
     for (const replica of writer.#replicas) writer.#open(replica, header)
     return writer
   }
@@ -148,8 +154,8 @@ export class LedgerWriter {
   }
 
   /**
-   * Sends an entry. `buffer` has `entryHeaderBytes(digestType)` free bytes in front of the payload, which this fills
-   * in; it belongs to the ledger from here on, also after the acknowledgement (a slower store may still write it):
+   * Sends an entry. `buffer` ends with the payload and has at least `entryHeaderBytes(digestType)` free bytes in front of
+   * it, which this fills in; it belongs to the ledger from here on, also after the acknowledgement (a slower store may still write it):
    * see `EntryWaiter.released`.
    * Resolves in entry order; rejects with the ledger's failure.
    */
@@ -171,7 +177,7 @@ export class LedgerWriter {
     const entryId = this.#queue.nextEntryId
     const lengthBytes = BigInt(this.#queue.pushedBytes + payloadBytes)
     const { ledgerId, lac } = this
-    const entry = PackagedEntry.inPlace(buffer, { ledgerId, entryId, lac, lengthBytes })
+    const entry = this.#packaged(buffer, payloadBytes, { ledgerId, entryId, lac, lengthBytes })
     const sentMs = this.#context.clock.monotonicMs()
     const add = new PendingAdd(entryId, entry, payloadBytes, sentMs, waiter)
     this.#queue.push(add)
@@ -230,6 +236,15 @@ export class LedgerWriter {
   /** Gives the ledger up without closing it: what is pending fails. Recovery closes it later. */
   abandon(cause: StratalogError): void {
     this.#fail(cause)
+  }
+
+  #packaged(buffer: Buffer, payloadBytes: number, header: EntryHeader): PackagedEntry {
+    // A batch leaves room for the largest header there is, whatever ledger it is for in the end.
+    const spare = buffer.length - payloadBytes - entryHeaderBytes(this.digestType)
+    const exact = spare === 0 ? buffer : buffer.subarray(spare)
+    return this.digestType === 'CRC32C'
+      ? PackagedEntry.inPlace(exact, header)
+      : PackagedEntry.inPlaceWithCrc32(exact, header)
   }
 
   #replica(store: SegmentStore, index: number): Replica {
@@ -350,12 +365,18 @@ export class LedgerWriter {
     }
   }
 
+  /** Where copies would be apart from those that stay, in the group that the ledger is kept in. */
+  #wish(): PlacementWish {
+    const beside = this.#replicas.flatMap(({ out, store }) => (out === null ? store.id : []))
+    return { beside, ...(this.#group === undefined ? {} : { group: this.#group }) }
+  }
+
   /** False: nothing is left to be replaced, or no store to replace it. */
   async #replaceSome(): Promise<boolean> {
     const outs = () => this.#replicas.filter((replica) => replica.out !== null).length
     const over = () => this.#failure !== null || (this.#closing && this.inFlight === 0)
     if (outs() === 0 || over()) return false
-    const spare = await spareStores(this.#context, this.#used, outs())
+    const spare = await spareStores(this.#context, this.#used, outs(), this.#wish())
     if (spare.length === 0 || over()) return false
     this.#lacHeld = true
     try {

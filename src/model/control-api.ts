@@ -5,6 +5,7 @@
  */
 
 import type { ArchiveApi, ColdScrubDto } from './control-archive.js'
+import type { BookkeeperApi } from './control-bookkeeper.js'
 import type { CloneApi } from './control-clone.js'
 import type { DoctorApi } from './control-doctor.js'
 import type { KeysApi } from './control-keys.js'
@@ -12,6 +13,7 @@ import type { LivesApi } from './control-lives.js'
 import type { MigrateApi } from './control-migrate.js'
 import type { PolicyApi, PolicyOutcome, PolicySource } from './control-policy.js'
 import type { ReadApi } from './control-read.js'
+import type { SegmentsApi } from './control-segments.js'
 import type { ArchiveStatusDto, ForecastDto, StalledDto, StatusApi, ThawingDto } from './control-status.js'
 import type { TieringApi, TierOrdersDto } from './control-tiering.js'
 
@@ -287,6 +289,8 @@ export type StoreWorkPart =
 
 /** How the scrub of the hot copies is getting on. */
 export interface ScrubDto {
+  /** BookKeeper keeps the copies: no pass is ever begun here, and what reads find amiss is asked for there. */
+  readonly elsewhere: boolean
   /** Null: no pass has begun yet. */
   readonly passStartedMs: number | null
   readonly passEndsMs: number | null
@@ -395,6 +399,7 @@ export interface PolicyTestDto extends PolicyShowDto, PolicyOutcome {}
 /** The verbs. Every method rejects with `stream_not_found` for an unknown stream unless it says otherwise. */
 export interface ControlApi
   extends ArchiveApi,
+    BookkeeperApi,
     CloneApi,
     DoctorApi,
     KeysApi,
@@ -402,6 +407,7 @@ export interface ControlApi
     MigrateApi,
     PolicyApi,
     ReadApi,
+    SegmentsApi,
     StatusApi,
     TieringApi {
   ping(): Promise<PingDto>

@@ -94,6 +94,8 @@ export interface OrphanTallyDto {
   readonly foreign: number
   /** Files of interrupted uploads that were removed. */
   readonly leftovers: number
+  /** Summaries of nothing but trimmed segments that were deleted. */
+  readonly summaries: number
   readonly skipped: readonly { readonly stream: string; readonly error: string }[]
 }
 

@@ -4,7 +4,13 @@ import type { PolicyField } from './policy.js'
 
 /** A setting that was changed and takes effect when the log is opened again. */
 export interface RestartSetting {
-  readonly setting: 'archive' | 'stores' | 'cache.disk' | 'cache.index' | `s3.${string}` | `hdfs.${string}`
+  readonly setting:
+    | 'archive'
+    | 'metadata'
+    | 'stores'
+    | 'cache.disk'
+    | 'cache.index'
+    | `${'s3' | 'hdfs' | 'zookeeper' | 'bookkeeper'}.${string}`
   /** Who says it now. */
   readonly origin: string
 }

@@ -98,10 +98,10 @@ export interface HistoryDto {
 export interface EventDto {
   readonly sequence: number
   readonly atMs: number
-  readonly type: 'step' | 'archive' | 'slow'
+  readonly type: 'step' | 'archive' | 'scrub' | 'slow'
   /** `step`: seal, copy, evict, trim, drop. */
   readonly kind: string | null
-  /** `step`: done, failed, stalled. `archive`: its state. `slow`: begun, ended. */
+  /** `step`: done, failed, stalled. `archive`: its state. `scrub`: mended, alarm. `slow`: begun, ended. */
   readonly phase: string
   readonly stream: string | null
   readonly segment: string | null

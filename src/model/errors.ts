@@ -20,6 +20,7 @@ export const ERROR_CODES = [
   'usage',
   'not_found',
   'refused',
+  'stream_replaced',
   // who may write
   'fenced',
   'closed',
@@ -37,6 +38,7 @@ export const ERROR_CODES = [
   'entry_missing',
   'backpressure',
   'timeout',
+  'metadata_unavailable',
   // the disk
   'disk_full',
   'io_failed',

@@ -38,6 +38,8 @@ export interface PolicyInput {
     readonly copies?: number
     readonly ack?: number
     readonly min?: number
+    /** `any`: whatever bookies there are. */
+    readonly group?: string
   }
   /** When the open segment is sealed: whichever comes first. */
   readonly roll?: { readonly size?: SizeInput; readonly age?: DurationInput; readonly idle?: DurationInput }

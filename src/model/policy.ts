@@ -31,6 +31,8 @@ export interface Policy {
     readonly copies: number
     readonly ack: number
     readonly min: number | null
+    /** The isolation group of bookies that hold it; null or absent: any may. */
+    readonly group?: string | null
   }
   readonly roll: { readonly sizeBytes: number; readonly ageMs: number; readonly idleMs: number }
   readonly copy: { readonly afterMs: number; readonly window: CopyWindow | null }
@@ -67,7 +69,7 @@ export interface Policy {
 /** DESIGN.md §8 and EXPERIENCE.md: what holds where nobody said anything. */
 export const BUILT_IN_POLICY: Policy = {
   create: 'allow',
-  quorum: { ensemble: null, copies: 3, ack: 2, min: null },
+  quorum: { ensemble: null, copies: 3, ack: 2, min: null, group: null },
   roll: { sizeBytes: 64 * 2 ** 20, ageMs: 3_600_000, idleMs: 600_000 },
   copy: { afterMs: 0, window: null },
   hot: { forMs: 24 * 3_600_000, maxBytes: null },
@@ -89,6 +91,7 @@ export type PolicyField =
   | 'quorum.copies'
   | 'quorum.ack'
   | 'quorum.min'
+  | 'quorum.group'
   | 'roll.size'
   | 'roll.age'
   | 'roll.idle'

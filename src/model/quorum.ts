@@ -15,6 +15,8 @@ export interface Quorum {
   readonly ack: number
   /** minWriteQuorum: with fewer writable stores than `copies` the log goes on down to this many copies. */
   readonly min: number
+  /** The isolation group of stores that hold it; absent: any may. */
+  readonly group?: string
 }
 
 /** Fills and checks a quorum for `stores` stores. Throws `config_invalid`. */
@@ -29,7 +31,7 @@ export function quorumOf(
     min: asked.min ?? asked.ack,
   }
   const bad = (why: string) =>
-    new StratalogError('config_invalid', `quorum ${JSON.stringify(quorum)} does not fit: ${why}`, {
+    new StratalogError('config_invalid', `a quorum of ${quorumText(quorum)} does not fit: ${why}`, {
       found: quorum,
     })
   for (const [key, value] of Object.entries(quorum)) {
@@ -47,13 +49,21 @@ export function quorumOf(
   return quorum
 }
 
+/** `3 copies, 2 to acknowledge`; what follows from those two is left out. */
+function quorumText({ ensemble, copies, ack, min }: Quorum): string {
+  const spread = ensemble === copies ? '' : ` over ${ensemble} stores`
+  const least = min === ack ? '' : `, ${min} at least`
+  return `${copies} ${copies === 1 ? 'copy' : 'copies'}${spread}, ${ack} to acknowledge${least}`
+}
+
 /** The quorum a policy asks for, checked against the stores there are. Throws `config_invalid`. */
 export function policyQuorum(policy: Pick<Policy, 'quorum'>, stores: number): Quorum {
-  const { ensemble, copies, ack, min } = policy.quorum
-  return quorumOf(
+  const { ensemble, copies, ack, min, group = null } = policy.quorum
+  const quorum = quorumOf(
     { copies, ack, ...(ensemble === null ? {} : { ensemble }), ...(min === null ? {} : { min }) },
     stores,
   )
+  return group === null ? quorum : { ...quorum, group }
 }
 
 /** Ensemble indexes that hold entry `entryId`: round-robin striping (FORMATS.md §4.1). */

@@ -14,16 +14,25 @@ export interface ArchiveSettings {
 
 /** What a configuration says of engines, as they take it: files of the file start at `root`, others where we run. */
 export function archiveSettings(root: string, config: ResolvedConfig): ArchiveSettings {
-  const of = (engine: EngineName) => {
-    const kinds = new Map(Object.values(ENGINE_SETTINGS[engine]).map(({ field, kind }) => [field, kind]))
-    return Object.fromEntries(
-      Object.entries(config.engines[engine]).map(([field, { value, layer }]) => [
-        field,
-        kinds.get(field) === 'file' ? resolve(layer === 'file' ? root : process.cwd(), String(value)) : value,
-      ]),
-    )
+  return {
+    s3: engineSettings(root, config, 's3') as S3Settings,
+    hdfs: engineSettings(root, config, 'hdfs') as HdfsSettings,
   }
-  return { s3: of('s3') as S3Settings, hdfs: of('hdfs') as HdfsSettings }
+}
+
+/** What is said of one engine, by the names of its settings; files are absolute. */
+export function engineSettings(
+  root: string,
+  config: ResolvedConfig,
+  engine: EngineName,
+): Readonly<Record<string, unknown>> {
+  const kinds = new Map(Object.values(ENGINE_SETTINGS[engine]).map(({ field, kind }) => [field, kind]))
+  return Object.fromEntries(
+    Object.entries(config.engines[engine]).map(([field, { value, layer }]) => [
+      field,
+      kinds.get(field) === 'file' ? resolve(layer === 'file' ? root : process.cwd(), String(value)) : value,
+    ]),
+  )
 }
 
 /** The same for an archive that is opened by itself: from that file, else from stratalog.yaml where we run. */

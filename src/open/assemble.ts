@@ -1,14 +1,15 @@
 import { TieringAgent } from '../../tiering/agent.js'
+import type { ColdScrubEvent } from '../../tiering/cold-scrub.js'
 import type { TieringContext } from '../../tiering/context.js'
 import { SegmentRecoverer } from '../../tiering/recoverer.js'
-import { readStoreFacts, type StoreFactsKeeper } from '../../tiering/store-facts.js'
 import { Upkeep } from '../../tiering/upkeep.js'
 import { withUploadLimit } from '../../tiering/upload-limit.js'
 import type { SegmentContext } from '../append/segment-writer.js'
+import { TakenBytes } from '../append/taken-bytes.js'
 import { WriterHub } from '../append/writer-hub.js'
-import type { ResolvedConfig } from '../config/resolve.js'
 import { nearest } from '../config/suggest.js'
 import type { LedgerContext } from '../ledger/context.js'
+import { RepairMarks } from '../ledger/repair-marks.js'
 import { RepairQueue } from '../ledger/repair-queue.js'
 import { StoreHealth } from '../ledger/store-health.js'
 import { StoreRoom } from '../ledger/store-room.js'
@@ -16,71 +17,32 @@ import { Log } from '../log.js'
 import type { LogParts } from '../log-parts.js'
 import { StratalogError } from '../model/errors.js'
 import { policyQuorum } from '../model/quorum.js'
-import type { SegmentRow, StreamRow } from '../model/segment.js'
-import type { FilledOptions, OpenOptions, SystemPorts } from '../options.js'
+import type { SegmentRow } from '../model/segment.js'
 import type { ColdSource } from '../read/cold.js'
 import { HotSource } from '../read/source.js'
-import { StoreAdmin } from '../stores/admin.js'
-import { LocalDirectory } from '../stores/directory.js'
-import { archiveSettings } from './archive-settings.js'
-import { type ArchiveOpener, archiveOpener, checkArchive } from './archives.js'
+import { Bookkeeper } from '../stores/cluster.js'
 import { ColdTier, type ColdTierParts } from './cold-tier.js'
-import {
-  CONFIG_FILE,
-  checkQuorums,
-  policiesUnder,
-  policyResolver,
-  storeDirectories,
-  storesNeeded,
-} from './configuration.js'
+import { CONFIG_FILE, isDistributed, policiesUnder, policyResolver, storesNeeded } from './configuration.js'
 import { nodeChecks, ringChecks } from './doctor.js'
-import { readIdentity, writeIdentity } from './identity.js'
-import { type OpenIndex, openIndex } from './index-open.js'
-import { ringsOf } from './key-rings.js'
-import type { LiveConfig } from './live-config.js'
+import { foreignChecks } from './foreign-doctor.js'
+import type { Ground, Opening } from './ground.js'
 import { LivePolicies } from './live-policies.js'
-import { storeFactsFile } from './store-facts-file.js'
-import { StreamArchives } from './stream-archives.js'
+import { openLocalGround } from './local-ground.js'
 
 /** A segment that was begun or sealed is looked at by the agent after this long: several often change together. */
 const CHANGE_WAKES_MS = 200
-
-/** A log on its way: its directory is locked, its options are checked. */
-export interface Opening {
-  readonly root: string
-  readonly options: OpenOptions
-  readonly filled: FilledOptions
-  readonly system: SystemPorts
-  readonly config: ResolvedConfig
-  /** The same, as it follows its file. */
-  readonly live: LiveConfig
-  /** What is open so far, to be closed in reverse. */
-  readonly closers: (() => Promise<void> | void)[]
-  readonly close: () => Promise<void>
-}
-
-/** What a log stands on: its stores, its index, its archive. The engines are in here, and nowhere above. */
-interface Ground extends OpenIndex {
-  readonly logId: string
-  readonly directories: readonly string[]
-  readonly keeper: StoreFactsKeeper
-  readonly stores: LocalDirectory
-  readonly archive: ArchiveOpener | null
-  /** That and those which some streams have to themselves; null: there is none. */
-  readonly ownArchives: StreamArchives | null
-}
+/** Record bytes taken and not yet durable from which appends count as waiting for their stores. */
+const APPENDS_WAIT_BYTES = 512 * 1024
 
 /** Puts a log together from the ground up: engines, then the two tiers, then what writes, tiers, keeps and reads. */
 export async function assemble(opening: Opening): Promise<Log> {
   const { root, filled, system, closers, close } = opening
-  const ground = await openGround(opening)
-  const { index, keeper, metadata, logId, archive, ownArchives, directories, stores } = ground
-  const cold = await coldTier(
-    opening,
-    ground,
-    () => hub.takenBytes,
-    (stream) => live.of(stream),
-  )
+  const ground = await groundOf(opening)
+  const { index, keeper, coordination, logId, archive, ownArchives, stores, shared } = ground
+  const storeCount = () => stores.all().length
+  const taken = new TakenBytes(filled.allTakenBytesMax)
+  const appendsWait = (): boolean => taken.bytes >= APPENDS_WAIT_BYTES
+  const cold = await coldTier(opening, ground, appendsWait, (stream) => live.of(stream))
   const { segments, repairs } = tiersOf(opening, ground, cold)
   const { ledger, openCold } = segments
 
@@ -88,20 +50,25 @@ export async function assemble(opening: Opening): Promise<Log> {
   const live = new LivePolicies(index, policies.resolve, system.logger)
   closers.push(() => live.close())
   const policy = (stream: Parameters<LivePolicies['of']>[0]) => live.of(stream)
-  const hub = new WriterHub(segments, metadata.coordination, async (stream) => {
-    const followed = await live.follow(stream, () => agent.wake(CHANGE_WAKES_MS))
-    const quorum = () => policyQuorum(followed(), directories.length)
-    return {
-      policy: followed,
-      quorum,
-      slowMs: () => agent.slowMs(followed(), quorum(), stream.incarnation),
-      inFlightBytesMax: filled.inFlightBytesMax,
-      takenBytesMax: filled.takenBytesMax,
-    }
-  })
+  const hub = new WriterHub(
+    segments,
+    coordination,
+    async (stream) => {
+      const followed = await live.follow(stream, () => agent.wake(CHANGE_WAKES_MS))
+      const quorum = () => policyQuorum(followed(), storeCount())
+      return {
+        policy: followed,
+        quorum,
+        slowMs: () => agent.slowMs(followed(), quorum(), stream.incarnation),
+        inFlightBytesMax: filled.inFlightBytesMax,
+        takenBytesMax: filled.takenBytesMax,
+        taken,
+      }
+    },
+    shared !== null,
+  )
   const open = archive?.open ?? null
   const openFor = ownArchives && ((incarnation: string) => ownArchives.of(incarnation))
-  const { coordination } = metadata
   const { random, clock, logger } = system
   const tiering: TieringContext = {
     logId,
@@ -111,25 +78,35 @@ export async function assemble(opening: Opening): Promise<Log> {
     random,
     archive: openFor && withUploadLimit(openFor, { index, ledger }),
     ...(ownArchives === null ? {} : { own: ownArchives }),
+    ledgersAreShared: shared !== null,
+    evictsByPolicy: shared?.evicts ?? true,
+    ...(shared === null ? {} : { foreign: shared.foreign }),
     writers: hub,
     policy,
+    appendsWait,
   }
   const agent: TieringAgent = new TieringAgent(tiering)
-  const upkeep = new Upkeep({ ledger, index, keeper, archive: openFor, policy, repairs, tiering })
-  const admin = new StoreAdmin({
-    keeper,
+  const onColdScrub = (event: ColdScrubEvent) => agent.events.addScrub(event)
+  const upkeep = new Upkeep({
     ledger,
-    directory: stores,
-    storesNeeded: () => storesNeeded(index, policies.resolve),
+    index,
+    keeper,
+    archive: openFor,
+    policy,
+    repairs,
+    tiering,
+    copiesAreKept: shared !== null,
+    onColdScrub,
   })
-  await admin.remember()
+  const needed = () => storesNeeded(index, policies.resolve)
+  const keeping = await ground.keeping(ledger, needed)
   const recoverer = new SegmentRecoverer({ hub, index, clock, logger })
   closers.push(() => hub.close())
   closers.push(() => recoverer.close())
   closers.push(() => agent.close())
   closers.push(() => upkeep.close())
   opening.live.use({
-    policies: (config) => policiesUnder(config, index, directories.length),
+    policies: (config) => policiesUnder(config, index, storeCount()),
     changed: () => {
       live.refresh()
       agent.wake(0)
@@ -145,7 +122,15 @@ export async function assemble(opening: Opening): Promise<Log> {
     agent,
     tiering,
     upkeep,
-    stores: admin,
+    stores: keeping,
+    bookkeeper:
+      ground.cluster === undefined
+        ? null
+        : new Bookkeeper({
+            ...{ cluster: ground.cluster, ledger, index, nearest },
+            quorum: () => opening.live.current.policyFor('').policy.quorum,
+            needed,
+          }),
     random,
     archive: open,
     get archiveLocation() {
@@ -170,69 +155,26 @@ export async function assemble(opening: Opening): Promise<Log> {
     surroundings: async () => [
       ...nodeChecks(),
       ...(await ringChecks(root, opening.live.current.keyRings, random)),
+      ...(await ground.checks()),
+      ...(await foreignChecks(tiering)),
     ],
     close,
   }
   return new Log(parts)
 }
 
-/** Opens the stores, then the index, which is checked against them, then what leads to the archive. */
-async function openGround({
-  root,
-  options,
-  filled,
-  system,
-  config,
-  live,
-  closers,
-}: Opening): Promise<Ground> {
-  const identity = await readIdentity(root)
-  const { logId } = identity
-  const settings = archiveSettings(root, config)
-  if (typeof options.archive !== 'object') await checkArchive(config.archive.value ?? '', settings)
-  const directories = storeDirectories(root, config)
-  checkQuorums(config, directories.length)
-  const keeper = storeFactsFile(root, system.disk)
-  const stores = await LocalDirectory.open(directories, {
-    ...system,
-    logId,
-    fileBytes: filled.storeFileBytes,
-    indexBytesMax: config.cache.indexBytes.value,
-    create: identity.created,
-    remembered: await readStoreFacts(keeper),
-  })
-  closers.push(() => stores.close())
-  const opened = await openIndex({ root, logId, stores, options, config, system }, identity)
-  closers.push(() => opened.metadata.close())
-  if (identity.created) await writeIdentity(root, logId, 'ready')
-  const abort = new AbortController()
-  const { index } = opened
-  const current = () => live.current
-  const rings = ringsOf(root, options, current, system, async (incarnation) => {
-    const stream = await index.stream(incarnation)
-    if (stream === null) return null
-    const override = await index.policyOverride(incarnation)
-    return policyResolver(current).resolve(stream.name, override).policy.encryption?.ring ?? null
-  })
-  const user = { logId, index, system, signal: abort.signal, rings, settings }
-  const archive = archiveOpener(root, options, config, user)
-  const policies = policyResolver(current)
-  const policy = async (stream: StreamRow) =>
-    policies.resolve(stream.name, await index.policyOverride(stream.incarnation))
-  const ownArchives = archive && new StreamArchives({ root, log: archive, user, index, policy })
-  closers.push(async () => {
-    abort.abort(new StratalogError('closed', 'the log is closed'))
-    await ownArchives?.close()
-    if (archive !== null) await (await archive.opened())?.close()
-  })
-  return { ...opened, logId, directories, keeper, stores, archive, ownArchives }
+/** Where engines are chosen: a log is in its directory alone, or in a cluster. */
+async function groundOf(opening: Opening): Promise<Ground> {
+  if (!isDistributed(opening.config)) return openLocalGround(opening)
+  const { openClusterGround } = await import('./cluster-ground.js')
+  return openClusterGround(opening)
 }
 
 /** Null: there is no archive, so nothing is cold. */
 async function coldTier(
   { root, system, config, filled, closers }: Opening,
   { index, archive, ownArchives }: Ground,
-  takenBytes: ColdTierParts['takenBytes'],
+  appendsWait: ColdTierParts['appendsWait'],
   policy: ColdTierParts['policy'],
 ): Promise<ColdTier | null> {
   if (archive === null || ownArchives === null) return null
@@ -243,7 +185,7 @@ async function coldTier(
     openArchive: (incarnation) => ownArchives.of(incarnation),
     archiveLocation: archive.location,
     diskCacheBytes: filled.diskCacheBytes ?? config.cache.diskBytes.value,
-    takenBytes,
+    appendsWait,
     policy,
   })
   closers.push(() => cold.close())
@@ -253,13 +195,13 @@ async function coldTier(
 /** The hot tier, which mends what its readers find damaged, and the way to the cold one. */
 function tiersOf(
   { root, system }: Opening,
-  { stores, ledgers, index }: Ground,
+  { stores, ledgers, index, digestType, shared }: Ground,
   cold: ColdTier | null,
 ): {
   readonly segments: SegmentContext & {
     openCold(row: SegmentRow, signal?: AbortSignal, ahead?: boolean): Promise<ColdSource>
   }
-  readonly repairs: RepairQueue
+  readonly repairs: RepairQueue | RepairMarks
 } {
   const { clock, logger } = system
   const ledger: LedgerContext = {
@@ -270,13 +212,15 @@ function tiersOf(
     health: new StoreHealth(clock, logger),
     room: new StoreRoom(stores, clock, logger),
     damaged: (copy) => repairs.damaged(copy),
+    ...(digestType === undefined ? {} : { digestType }),
   }
-  const repairs = new RepairQueue(ledger)
+  const repairs = shared === null ? new RepairQueue(ledger) : new RepairMarks(shared.askForCopies, logger)
   const openCold = async (row: SegmentRow, signal?: AbortSignal, ahead?: boolean) => {
     if (cold === null) throw archiveNeeded(root)
     return cold.source(row, signal, ahead)
   }
-  return { segments: { ledger, index, openCold }, repairs }
+  // What is shared lies in DistributedLog's tree, whose readers wait for the record.
+  return { segments: { ledger, index, openCold, endRecords: shared !== null }, repairs }
 }
 
 function archiveNeeded(root: string): StratalogError {

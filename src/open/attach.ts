@@ -23,9 +23,9 @@ import { StoreAdmin } from '../stores/admin.js'
 import { LocalDirectory } from '../stores/directory.js'
 import { archiveSettings } from './archive-settings.js'
 import { openArchive } from './archives.js'
-import type { Opening } from './assemble.js'
 import { ColdTier } from './cold-tier.js'
 import { policyResolver } from './configuration.js'
+import type { Opening } from './ground.js'
 import { ringsOf } from './key-rings.js'
 
 /** The cache of an attached archive: what its names say, so that a start does not list all of them again. */
@@ -76,7 +76,7 @@ export async function assembleAttached(opening: Opening): Promise<Log> {
     openArchive: () => Promise.resolve(archive),
     archiveLocation: archive.location,
     diskCacheBytes: filled.diskCacheBytes ?? config.cache.diskBytes.value,
-    takenBytes: () => 0,
+    appendsWait: () => false,
     policy,
   })
   closers.push(() => cold.close())

@@ -14,8 +14,6 @@ import { thawingAdvice } from '../read/thawing.js'
 
 /** The disk cache of an archive that is further away than a directory, where nobody says how large it is to be. */
 const REMOTE_CACHE_BYTES = 256 * 2 ** 20
-/** Record bytes taken and not yet durable from which appends count as waiting for their stores. */
-const APPENDS_WAIT_BYTES = 512 * 1024
 /** How long a stream's limit is used before its policy is looked up again. */
 const LIMIT_MS = 2_000
 /** Streams whose limit is remembered. */
@@ -34,8 +32,8 @@ export interface ColdTierParts {
   readonly archiveLocation: string
   /** null: as much as suits the archive. */
   readonly diskCacheBytes: number | null
-  /** Record bytes of all streams taken and not yet durable. */
-  readonly takenBytes: () => number
+  /** Whether records wait for their stores. */
+  readonly appendsWait: () => boolean
   readonly policy: (stream: StreamRow) => Promise<ResolvedPolicy>
 }
 
@@ -58,7 +56,7 @@ export class ColdTier {
     this.reads = new ColdReads({
       clock: parts.system.clock,
       disk,
-      appendsWait: () => parts.takenBytes() >= APPENDS_WAIT_BYTES,
+      appendsWait: parts.appendsWait,
     })
   }
 

@@ -1,5 +1,5 @@
 import { lstat, readFile } from 'node:fs/promises'
-import { delimiter, join, resolve } from 'node:path'
+import { delimiter, isAbsolute, join, resolve } from 'node:path'
 import process from 'node:process'
 import { decodePolicyOverride, encodePolicyOverride } from '../config/code.js'
 import { parseEnvironment } from '../config/env.js'
@@ -34,15 +34,21 @@ export function configSource(root: string, options: OpenOptions): ConfigSource {
     ...(options.stores === undefined ? {} : { stores: options.stores }),
     ...(options.s3 === undefined ? {} : { s3: options.s3 }),
     ...(options.hdfs === undefined ? {} : { hdfs: options.hdfs }),
+    ...(options.metadata === undefined ? {} : { metadata: options.metadata }),
+    ...(options.zookeeper === undefined ? {} : { zookeeper: options.zookeeper }),
+    ...(options.bookkeeper === undefined ? {} : { bookkeeper: options.bookkeeper }),
   }
   // Nothing said needs no checking, and to compile the schema takes half as long as all else an open does.
   const code = Object.keys(said).length > 0 ? said : null
   const baseOf = (layer: LayerName) => (layer === 'file' ? root : process.cwd())
   const place: PlaceArchive = (value, layer) => archiveLocation(value, baseOf(layer))
   const checked = (config: ResolvedConfig) => {
+    checkSize(config)
     const { value, layer } = config.archive
     const engine = typeof options.archive === 'object' ? options.archive.name : null
-    return checkOwnArchives(config, engine ?? (value && archiveLocation(value, baseOf(layer))))
+    const archive = engine ?? (value && archiveLocation(value, baseOf(layer)))
+    checkPlaces(root, config, archive)
+    return checkOwnArchives(config, archive)
   }
   if (options.config === 'none')
     return { file: null, read: async () => null, resolve: () => checked(resolveConfig({ code }, place)) }
@@ -54,6 +60,66 @@ export function configSource(root: string, options: OpenOptions): ConfigSource {
     read: () => readConfigFile(path, options.config === undefined),
     resolve: (text) =>
       checked(resolveConfig({ code, env, file: text === null ? null : parseConfig(text, name) }, place)),
+  }
+}
+
+/** Whether the log is one of a cluster: its metadata in ZooKeeper, its hot tier on bookies. */
+export function isDistributed(config: ResolvedConfig): boolean {
+  return config.metadata.value !== null
+}
+
+/** Metadata of one size with stores of another would be neither: two processes would write one store. */
+function checkSize({ metadata, stores }: ResolvedConfig): void {
+  const onBookies = stores.value === 'bookkeeper'
+  if (onBookies === (metadata.value !== null)) return
+  const why = onBookies
+    ? `${stores.origin}: stores: bookkeeper needs the namespace of its cluster: add metadata: zk://host:2181/path`
+    : `${metadata.origin}: metadata: ${metadata.value} goes with the bookies of that cluster: add stores: bookkeeper`
+  throw new StratalogError('config_invalid', why, { found: onBookies ? null : stores.value })
+}
+
+/** Directories that a log makes in its own: what is in the cache is deleted as it likes. */
+const KEPT_IN_LOG: readonly string[] = ['cache', 'stores']
+
+/**
+ * Refuses stores and archives that lie in one another: an archive within a store is lost with it, a store is emptied
+ * before it is replaced, and what an archive lists must be its own.
+ */
+function checkPlaces(root: string, config: ResolvedConfig, logArchive: string | null): void {
+  const { stores, archive } = config
+  const directories = isDistributed(config) ? [] : storeDirectories(root, config)
+  const refuse = (origin: string, why: string) => new StratalogError('config_invalid', `${origin}: ${why}`)
+  for (const [at, store] of directories.entries()) {
+    const other = directories.slice(0, at).find((one) => one === store || isNested(one, store))
+    if (other === undefined) continue
+    const why =
+      other === store ? `name one directory, ${store}, twice` : `${other} and ${store} lie in one another`
+    throw refuse(stores.origin, `stores: ${why}: give each a directory of its own, best on a disk of its own`)
+  }
+  const archives = [
+    { value: logArchive, origin: archive.origin },
+    ...config.ownArchives.filter(({ value }) => value !== 'none'),
+  ]
+  for (const { value, origin } of archives) {
+    if (value === null || !isAbsolute(value)) continue
+    if (value === root || isWithin(root, value))
+      throw refuse(
+        origin,
+        `archive: ${value} holds the log itself: give it a directory of its own, as ${join(value, 'archive')}`,
+      )
+    const store = directories.find((one) => one === value || isNested(one, value))
+    if (store !== undefined) {
+      const why = `archive: ${value} and the store ${store} lie in one another`
+      throw refuse(origin, `${why}: put the archive beside the stores, best on a disk of its own`)
+    }
+    const kept = KEPT_IN_LOG.map((name) => join(root, name)).find(
+      (one) => one === value || isWithin(value, one),
+    )
+    if (kept !== undefined)
+      throw refuse(
+        origin,
+        `archive: ${kept} is the log's own: give the archive a directory of its own, as ${join(root, 'archive')}`,
+      )
   }
 }
 
@@ -76,10 +142,13 @@ function checkOwnArchives(config: ResolvedConfig, logArchive: string | null): Re
 
 /** Each would list the other's objects. */
 function isNested(one: string, other: string): boolean {
-  const [short = '', long = ''] = [one, other]
-    .map((location) => `${location.replace(/\/+$/, '')}/`)
-    .sort((a, b) => a.length - b.length)
-  return short !== long && long.startsWith(short)
+  return isWithin(one, other) || isWithin(other, one)
+}
+
+/** Whether a place lies below another, by their names. */
+export function isWithin(inner: string, outer: string): boolean {
+  const ended = (location: string) => `${location.replace(/\/+$/, '')}/`
+  return ended(inner) !== ended(outer) && ended(inner).startsWith(ended(outer))
 }
 
 async function readConfigFile(file: string, mayBeAbsent: boolean): Promise<string | null> {
@@ -100,7 +169,7 @@ async function readConfigFile(file: string, mayBeAbsent: boolean): Promise<strin
 /** Where the stores are: as configured, else three below the log. */
 export function storeDirectories(root: string, config: ResolvedConfig): string[] {
   const named = config.stores.value
-  if (named === null)
+  if (named === null || named === 'bookkeeper')
     return Array.from({ length: STORES_DEFAULT }, (_, i) => join(root, 'stores', String(i + 1)))
   // Relative directories of the file are relative to it; code's and environment's to where the program runs.
   const base = config.stores.layer === 'file' ? root : process.cwd()

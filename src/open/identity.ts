@@ -115,3 +115,16 @@ export function indexMissing(root: string): StratalogError {
     { found: root },
   )
 }
+
+/** Makes a directory the cache of a log whose name comes from elsewhere. `refused` where it is that of another. */
+export async function holdIdentity(root: string, logId: string): Promise<void> {
+  if (!existsSync(join(root, 'log.json')) && !existsSync(join(root, 'index.db')))
+    return writeIdentity(root, logId, 'ready')
+  const found = await readIdentity(root)
+  if (found.logId === logId) return
+  throw new StratalogError(
+    'refused',
+    `${root} belongs to log ${found.logId}, and "metadata" leads to ${logId}: use another directory, or put "metadata" back`,
+    { expected: logId, found: found.logId },
+  )
+}

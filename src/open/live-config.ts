@@ -224,6 +224,7 @@ function engineSettings(
 function needsRestart(opened: ResolvedConfig, now: ResolvedConfig): RestartSetting[] {
   const pairs = [
     ['archive', opened.archive, now.archive],
+    ['metadata', opened.metadata, now.metadata],
     ['stores', opened.stores, now.stores],
     ['cache.disk', opened.cache.diskBytes, now.cache.diskBytes],
     ['cache.index', opened.cache.indexBytes, now.cache.indexBytes],

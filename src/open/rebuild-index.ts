@@ -34,6 +34,8 @@ export type RebuildWishes = Pick<RebuildOptions, 'acceptLoss' | 'signal' | 'onPr
 export interface RebuiltIndex extends RebuildReport {
   readonly file: string
   readonly keptAs: string | null
+  /** The log is a namespace of a cluster: the file is a cache, and only what it says was read anew. */
+  readonly cluster: boolean
 }
 
 /** A database is up to three files. */
@@ -65,7 +67,7 @@ export async function makeIndex(log: IndexlessLog, wishes: RebuildWishes): Promi
   await disk.rename(fresh, file)
   await disk.syncDirectory(root)
   logger.warn({ file, keptAs, segments: report.segments }, 'the index was made again from stores and archive')
-  return { ...report, file, keptAs }
+  return { ...report, file, keptAs, cluster: false }
 }
 
 async function fill(

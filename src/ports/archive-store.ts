@@ -16,6 +16,17 @@ export interface ArchivedKey {
   readonly sizeBytes: number
 }
 
+/** Bytes of an object that are read in order, a piece at a time. */
+export interface ReadInOrder {
+  /**
+   * Exactly the next bytes, as many as are asked for, which are the caller's. One call at a time, never beyond what was
+   * opened. Fails as `readRange` does; after a failure the same bytes are next.
+   */
+  next(lengthBytes: number): Promise<Uint8Array>
+  /** Lets go of what it holds, read to the end or not. Idempotent. */
+  close(): void
+}
+
 /** What an engine can do; the contract suite probes what these claim. */
 export interface ArchiveCapabilities {
   /** `native`: the store refuses a taken key atomically. `none`: unique attempt ids are the only guard. */
@@ -65,7 +76,15 @@ export interface ArchiveStore {
   head(key: string, signal?: AbortSignal): Promise<ArchivedKey | null>
   /** Exactly the bytes [offset, offset + length), fewer only where the object ends. Owned by the caller. `object_not_found`. */
   readRange(key: string, offset: number, lengthBytes: number, signal?: AbortSignal): Promise<Uint8Array>
-  /** Keys strictly above `after` in byte order, with prefix `prefix`, at most `limit`. Strongly consistent. */
+  /**
+   * The bytes [offset, offset + length), all of which must be there, in order. Present where one request for all of them
+   * costs much less than one for each piece; bounded in memory like `readRange` of a piece. Must be closed.
+   */
+  readInOrder?(key: string, offset: number, lengthBytes: number, signal?: AbortSignal): ReadInOrder
+  /**
+   * Keys strictly above `after` in byte order, with prefix `prefix`, at most `limit`, and fewer only where no more follow.
+   * Strongly consistent.
+   */
   listFrom(prefix: string, after: string, limit: number, signal?: AbortSignal): Promise<ArchivedKey[]>
   /** Idempotent: an absent key is fine. */
   delete(key: string, signal?: AbortSignal): Promise<void>

@@ -20,5 +20,7 @@ export interface Coordination {
     name: string,
     options: { readonly holder: string; readonly waitMs: number; readonly signal?: AbortSignal },
   ): Promise<Lease>
+  /** How the one that has the lease now calls itself; null: nobody has. Absent where one process has them all. */
+  holder?(name: string): Promise<string | null>
   close(): Promise<void>
 }

@@ -24,8 +24,11 @@ export interface LedgerMetadataStore {
     expectedVersion: number,
     metadata: LedgerMetadata,
   ): Promise<VersionedLedgerMetadata>
-  /** Idempotent. */
-  delete(ledgerId: bigint): Promise<void>
+  /**
+   * Deletes what has version `expectedVersion`; one that is gone is fine, `conflict` if it changed: whoever decided that a
+   * ledger may go decided it of what was read.
+   */
+  delete(ledgerId: bigint, expectedVersion: number): Promise<void>
   /** Ids above `after`, ascending, at most `limit`. */
   list(after: bigint, limit: number): Promise<bigint[]>
 }

@@ -1,4 +1,5 @@
 import type { PackagedEntry } from '../format/packaged-entry.js'
+import type { StratalogError } from '../model/errors.js'
 import type { DigestType } from '../model/ledger.js'
 import type { Incarnation } from '../model/segment.js'
 
@@ -161,8 +162,11 @@ export interface SegmentStore {
   listControls(): Promise<ControlFrame[]>
 
   status(): Promise<StoreStatus>
-  /** Ends cleanly: what was accepted is durable, and a later start knows that nothing is suspect. */
-  close(): Promise<void>
+  /**
+   * Ends cleanly: what was accepted is durable, and a later start knows that nothing is suspect. What is asked
+   * afterwards fails with `reason`, where the store takes one; else with `closed`.
+   */
+  close(reason?: StratalogError): Promise<void>
 }
 
 export interface LedgerSummary {

@@ -3,7 +3,7 @@ import { decodeRecords } from '../format/record.js'
 import type { Dlsn } from '../model/dlsn.js'
 import { isClosed, type SegmentRow, type StreamRow } from '../model/segment.js'
 import type { ReadContext } from './context.js'
-import { openSource } from './reader.js'
+import { openSource } from './open-source.js'
 import type { SegmentSource } from './source.js'
 
 /** The last entry that a reader may see of a segment. */

@@ -6,11 +6,12 @@ import { Dlsn } from '../model/dlsn.js'
 import { isStratalogError } from '../model/errors.js'
 import { isClosed, isHot, type SegmentRow, type StreamRow } from '../model/segment.js'
 import { formatTime } from '../model/units.js'
+import { checkInRange } from './bounds.js'
 import { ColdSource } from './cold.js'
 import type { ReadContext, ReadRange } from './context.js'
 import { endOfStream, recordsBefore } from './counting.js'
 import { locate } from './locate.js'
-import { checkInRange, locating } from './reader.js'
+import { locating } from './open-source.js'
 import type { SegmentSource } from './source.js'
 
 /** Rows looked up at a time, and segments told one by one. */

@@ -4,10 +4,11 @@ import type { Dlsn } from '../model/dlsn.js'
 import { isStratalogError } from '../model/errors.js'
 import type { Position } from '../model/position.js'
 import { isClosed, isHot, type SegmentRow, type StreamRow } from '../model/segment.js'
+import { checkInRange } from './bounds.js'
 import { ColdSource } from './cold.js'
 import type { ReadContext } from './context.js'
 import { locate } from './locate.js'
-import { checkInRange, locating, openSource } from './reader.js'
+import { locating, openSource } from './open-source.js'
 import { type SegmentSource, userRecords } from './source.js'
 
 /** Where the first record at or beyond a position lies: segment, ledger, object, entry and block. Reads one entry. */

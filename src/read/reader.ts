@@ -2,13 +2,13 @@ import { setMaxListeners } from 'node:events'
 import { present } from '../model/assert.js'
 import { Dlsn } from '../model/dlsn.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
-import type { Position } from '../model/position.js'
 import type { Gap, LogRecord } from '../model/record.js'
 import { isClosed, isHot, type SegmentRow, type StreamRow } from '../model/segment.js'
 import { SegmentAhead } from './ahead.js'
+import { type Bounds, resolveBounds } from './bounds.js'
 import { Changed } from './changed.js'
 import type { ReadContext, ReadCounts, ReadRange } from './context.js'
-import { type LocateContext, locate, timeOf } from './locate.js'
+import { openSource } from './open-source.js'
 import { type SegmentSource, type SourceEntry, userRecords } from './source.js'
 
 /** Bytes of entries fetched at a time, and held while the consumer works on the ones before. */
@@ -45,138 +45,6 @@ export async function* readBatches(
     }
     throw error
   }
-}
-
-/** What looking positions up needs of a reader's world. */
-export function locating(context: ReadContext, signal: AbortSignal | undefined): LocateContext {
-  return {
-    index: context.index,
-    nowMs: () => context.clock.nowMs(),
-    openSource: (row, avoid) => openSource(context, row, avoid, signal),
-    recover: (row) => context.recover?.(row, signal) ?? Promise.resolve(),
-    signal,
-  }
-}
-
-interface Bounds {
-  from: Dlsn
-  readonly until: Dlsn | null
-  /** A txid that ends the read even where its DLSN is not known yet. */
-  readonly untilTxid: bigint | null
-  readonly untilSequenceId: bigint | null
-  /** Records below are passed over: the start lies beyond the end as it was, and only a follower gets there. */
-  readonly fromTxid: bigint | null
-  readonly fromSequenceId: bigint | null
-  left: number
-  /** The caller named a position that may lie below what is kept. */
-  readonly explicit: boolean
-}
-
-async function resolveBounds(context: ReadContext, stream: StreamRow, range: ReadRange): Promise<Bounds> {
-  if (range.from !== undefined && range.after !== undefined) {
-    throw new StratalogError(
-      'invalid_argument',
-      'a read takes either from (inclusive) or after (exclusive), not both',
-    )
-  }
-  const left = range.limit ?? Number.POSITIVE_INFINITY
-  if (left !== Number.POSITIVE_INFINITY && (!Number.isSafeInteger(left) || left < 0)) {
-    throw new StratalogError('invalid_argument', `limit ${left} is not a count: use a whole number from 0`, {
-      found: left,
-    })
-  }
-  range.signal?.throwIfAborted()
-  const located = locating(context, range.signal)
-  const start = range.after ?? range.from ?? 'earliest'
-  const from = await locate(located, stream, start, range.after !== undefined)
-  await checkInRange(context, stream, start, from, range.follow ?? false)
-  const { until } = range
-  const open = {
-    from,
-    left,
-    explicit: start instanceof Dlsn,
-    untilTxid: null,
-    untilSequenceId: null,
-    ...lowerBound(stream, start, range, located.nowMs()),
-  }
-  if (until === undefined || until === 'earliest') {
-    return { ...open, until: until === undefined ? null : from }
-  }
-  // A position beyond the present end has no DLSN yet: such a read ends by what the records say.
-  if (typeof until === 'object' && !(until instanceof Dlsn)) {
-    if ('txid' in until) return { ...open, until: null, untilTxid: until.txid }
-    if ('sequenceId' in until) return { ...open, until: null, untilSequenceId: until.sequenceId }
-  }
-  return untilTime(located, stream, until, open)
-}
-
-/** A DLSN or sequenceId beyond the end is a mistake of the caller's, unless the end is still to come. */
-export async function checkInRange(
-  context: ReadContext,
-  stream: StreamRow,
-  start: Position,
-  from: Dlsn,
-  follow: boolean,
-): Promise<void> {
-  if (follow || typeof start !== 'object' || 'txid' in start || 'time' in start) return
-  const newest = await context.index.newestSegment(stream.incarnation)
-  const out = (found: string, end: string) =>
-    new StratalogError(
-      'position_out_of_range',
-      `${found} lies beyond the end of ${stream.name} (${end}): read from "latest" or follow`,
-      { expected: end, found },
-    )
-  if (start instanceof Dlsn) {
-    const last = newest?.segment ?? 0n
-    if (start.segment < 1n || from.compare(new Dlsn(last + 1n, 0n, 0n)) > 0)
-      throw out(start.toString(), `segment ${last}`)
-  } else if (newest !== null && isClosed(newest.state)) {
-    const end = newest.startSequenceId + newest.recordCount
-    if (start.sequenceId > end) throw out(`seq:${start.sequenceId}`, `seq:${end}`)
-  } else if (newest === null && start.sequenceId > 0n) throw out(`seq:${start.sequenceId}`, 'seq:0')
-}
-
-function lowerBound(
-  stream: StreamRow,
-  start: Position,
-  range: ReadRange,
-  nowMs: number,
-): { fromTxid: bigint | null; fromSequenceId: bigint | null } {
-  const none = { fromTxid: null, fromSequenceId: null }
-  if (typeof start !== 'object' || start instanceof Dlsn) return none
-  const beyond = range.after === undefined ? 0n : 1n
-  if ('sequenceId' in start) return { ...none, fromSequenceId: start.sequenceId + beyond }
-  if ('txid' in start) return { ...none, fromTxid: start.txid + beyond }
-  return stream.txidMode === 'ms' ? { ...none, fromTxid: BigInt(timeOf(start.time, nowMs)) + beyond } : none
-}
-
-async function untilTime(
-  located: Parameters<typeof locate>[0],
-  stream: StreamRow,
-  until: Position,
-  open: Omit<Bounds, 'until'>,
-): Promise<Bounds> {
-  if (typeof until === 'object' && 'time' in until && stream.txidMode === 'ms') {
-    return { ...open, until: null, untilTxid: BigInt(Math.max(0, timeOf(until.time, located.nowMs()))) }
-  }
-  return { ...open, until: await locate(located, stream, until, false) }
-}
-
-/** Hot is preferred; `avoid` names the tier that just failed. */
-export async function openSource(
-  context: ReadContext,
-  row: SegmentRow,
-  avoid: 'hot' | 'cold' | null,
-  signal?: AbortSignal,
-  ahead = false,
-): Promise<SegmentSource> {
-  const hot = isHot(row)
-  const cold = row.object !== null
-  if (hot && !(avoid === 'hot' && cold)) return context.openHot(row)
-  if (cold) return context.openCold(row, signal, ahead)
-  throw new StratalogError('internal', `segment ${row.segment} is ${row.state} and in no tier`, {
-    found: row.state,
-  })
 }
 
 class SegmentWalk {
@@ -283,7 +151,10 @@ class SegmentWalk {
 
   /** Moves on to what is there, with a gap where the caller asked for what is not. */
   async *#skipTo(row: SegmentRow): AsyncGenerator<Gap, void, undefined> {
-    const lost = isLost(row)
+    // What lies below a gap and has no row any more was trimmed: the gap's reason is not its own.
+    const forgotten = row.state === 'gap' && row.segment > this.#at.segment
+    const isGap = row.state === 'gap' && !forgotten
+    const lost = isLost(row) && !forgotten
     const whole = this.#at.entry === 0n && this.#at.slot === 0n
     const trimmed = await this.#trimmed()
     let until = lost ? new Dlsn(row.segment + 1n, 0n, 0n) : new Dlsn(row.segment, 0n, 0n)
@@ -292,14 +163,13 @@ class SegmentWalk {
     // Above everything there is: the position lies in a number that is not written yet, nothing is lost.
     const beyond = !lost && row.segment > this.#at.segment && this.#at.compare(trimmed) >= 0
     // What is trimmed is history that ended: who asks for the earliest there is wants what is left. A hole is told of.
-    if (!beyond && (row.state === 'gap' || this.#bounds.explicit || !this.#first)) {
+    if (!beyond && (isGap || this.#bounds.explicit || !this.#first)) {
       yield {
-        gap: row.state === 'gap' ? (row.gapReason ?? 'corrupt') : 'trimmed',
+        gap: isGap ? (row.gapReason ?? 'corrupt') : 'trimmed',
         from: this.#at,
         until,
         // In the middle of a segment nobody knows any more how many records there were before.
-        firstSequenceId:
-          row.state === 'gap' && whole && row.segment === this.#at.segment ? row.startSequenceId : null,
+        firstSequenceId: isGap && whole ? row.startSequenceId : null,
         lastSequenceId: next[0] === undefined ? null : next[0].startSequenceId - 1n,
       }
     }

@@ -2,19 +2,21 @@ import { bindingFact, locationsIn, OWN_ARCHIVES_FACT } from '../../archive/bindi
 import { DELETIONS_FACT } from '../../archive/control-objects.js'
 import type { ListedSegment } from '../../archive/listing.js'
 import { openSegmentObject } from '../../archive/segment-reader.js'
-import type { DecidedGap } from '../format/control-frame.js'
+import type { DecidedGap, DecidedTrim } from '../format/control-frame.js'
 import type { LedgerContext } from '../ledger/context.js'
 import { isStratalogError, StratalogError } from '../model/errors.js'
 import type { SegmentRow } from '../model/segment.js'
+import { sideBySide } from '../model/side-by-side.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import type { SegmentIndex } from '../ports/segment-index.js'
 import { type DecidedState, foldDecisions, readDecisions, spreadDecisions } from './decisions.js'
+import { withoutEmpty } from './empty-ledgers.js'
 import { type FoundLedgers, findLedgers, metadataOf } from './found-ledgers.js'
 import { MARK_FACT, SEQUENCE_FACT } from './recorded-index.js'
 import { emptyReport, noteLoss, noteOrphan, type RebuildReport } from './report.js'
 import { type PlannedSegment, planSegments, type SegmentLedger } from './segment-plan.js'
 import { coldRow, gapRow, hotRow, openRow, type StreamEnd, trimmedRow } from './segment-rows.js'
-import { type StreamSource, streamSources } from './stream-sources.js'
+import { STREAMS_AT_ONCE, type StreamSource, streamSources } from './stream-sources.js'
 
 /** Rows that are adopted in one transaction. */
 const ADOPTED_AT_ONCE = 1_000
@@ -72,11 +74,12 @@ export async function rebuildIndex(options: RebuildOptions): Promise<RebuildRepo
   const sources = await streamSources(decided, found.ledgers.values(), archives, report, signal)
   const used = new Set<bigint>()
   await createMetadata(options, found, sources, report)
-  for (const source of sources) {
+  // Streams are told apart by everything they have: one waits for its archive while the next one is written.
+  await sideBySide(sources, STREAMS_AT_ONCE, async (source) => {
     signal?.throwIfAborted()
     await new StreamRebuild(options, source, report, used).run()
     report.streams += 1
-  }
+  })
   noteOrphans(found, used, sources, report)
   for (const [name, value] of decided.facts) await target.index.setFact(name, value)
   await bindFound(options, sources)
@@ -206,9 +209,10 @@ class StreamRebuild {
     }
     for (const of of candidates.values()) for (const { segment } of of) this.#sawEpoch(segment.epoch)
     const first = trim?.below.segment ?? 1n
+    const filled = await withoutEmpty(this.#options.ledger, candidates)
     let segments = 0
     let open: SegmentLedger | null = null
-    for await (const planned of planSegments(first, candidates, objects(first))) {
+    for await (const planned of planSegments(first, filled, objects(first))) {
       this.#options.signal?.throwIfAborted()
       const dropped = this.#source.givenUp(planned.segment)?.reason === 'dropped'
       if (planned.kind === 'hot' && planned.newest && planned.from.end === null && !dropped)
@@ -367,16 +371,31 @@ class StreamRebuild {
   async #keepNumbers(): Promise<void> {
     const { stream, trim } = this.#source
     if (trim === null || this.#newestRow !== null || trim.below.segment <= 1n) return
-    if (trim.tail === null) {
-      if (stream.parent === null)
-        noteLoss(
-          this.#report,
-          `stream ${stream.name}: all of it is trimmed and nothing says where its sequence ids go on; they begin anew`,
-        )
-      return
+    const last = trim.below.segment - 1n
+    const tail = trim.tail ?? (await this.#tailOf(last))
+    if (tail !== null) {
+      await this.#options.target.adoptSegments([trimmedRow(stream.incarnation, last, tail, stream.createdMs)])
+    } else if (stream.parent === null) {
+      noteLoss(
+        this.#report,
+        `stream ${stream.name}: all of it is trimmed and nothing says where its sequence ids go on; they begin anew`,
+      )
     }
-    const row = trimmedRow(stream.incarnation, trim.below.segment - 1n, trim.tail, stream.createdMs)
-    await this.#options.target.adoptSegments([row])
+  }
+
+  /**
+   * What a trimmed segment leaves to go on from, where no decision says it: a trim that a crash stopped between its
+   * marker in the archive and its decision on the stores deleted nothing yet.
+   */
+  async #tailOf(segment: bigint): Promise<DecidedTrim['tail']> {
+    const { candidates, objects } = this.#source
+    for await (const planned of planSegments(segment, candidates, objects(segment))) {
+      if (planned.segment !== segment || planned.kind === 'missing') break
+      const row = await this.#row(planned, null)
+      if (typeof row === 'string') break
+      return { nextSequenceId: row.startSequenceId + row.recordCount, lastTxid: row.lastTxid }
+    }
+    return null
   }
 
   /** The open segment last, under the epoch it was opened with; then the stream goes above all it ever had. */

@@ -54,8 +54,8 @@ export class RecordedLedgers implements LedgerMetadataStore {
     return this.#ledgers.compareAndSet(ledgerId, expectedVersion, metadata)
   }
 
-  delete(ledgerId: bigint): Promise<void> {
-    return this.#ledgers.delete(ledgerId)
+  delete(ledgerId: bigint, expectedVersion: number): Promise<void> {
+    return this.#ledgers.delete(ledgerId, expectedVersion)
   }
 
   list(after: bigint, limit: number): Promise<bigint[]> {

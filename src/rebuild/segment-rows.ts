@@ -43,13 +43,18 @@ export async function hotRow(
   if (seal.lastEntryId < 0n) {
     throw new StratalogError('entry_missing', `ledger ${ledgerId} holds no entry of segment ${open.segment}`)
   }
+  const end = await readSegmentEnd(context, ledgerId, seal.lastEntryId)
+  if (end === null) {
+    const what = `ledger ${ledgerId} holds no record in ${seal.lastEntryId + 1n} entries of segment ${open.segment}`
+    throw new StratalogError('corrupt', what)
+  }
   return {
     ...open,
     state: 'sealed',
     lastEntryId: seal.lastEntryId,
     lengthBytes: seal.lengthBytes,
     sealedMs: sealedMs(open.openedMs),
-    ...(await readSegmentEnd(context, ledgerId, seal.lastEntryId)),
+    ...end,
   }
 }
 

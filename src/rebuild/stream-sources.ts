@@ -1,16 +1,20 @@
 import { bindingFact, LOG_ARCHIVE } from '../../archive/bindings.js'
 import { bindingOf, type ControlObject, readControls, trimmedBelow } from '../../archive/control-objects.js'
-import { gapsOf, policyOf, standingHolds } from '../../archive/decisions.js'
+import { endOf, gapsOf, policyOf, standingHolds } from '../../archive/decisions.js'
 import { type ChosenSegment, chooseSegments, listIncarnations } from '../../archive/listing.js'
 import { listHistory } from '../../archive/shared.js'
 import type { DecidedGap, DecidedStream, DecidedTrim } from '../format/control-frame.js'
 import type { KeptHold } from '../model/hold.js'
 import type { Incarnation } from '../model/segment.js'
+import { sideBySide } from '../model/side-by-side.js'
 import type { ArchiveStore } from '../ports/archive-store.js'
 import { type DecidedState, gapAt, recalledUntil } from './decisions.js'
 import type { FoundLedger } from './found-ledgers.js'
 import { noteLoss, type RebuildReport } from './report.js'
 import { candidatesOf, type SegmentLedger } from './segment-plan.js'
+
+/** Streams of which stores and archive are asked side by side. */
+export const STREAMS_AT_ONCE = 8
 
 /** Everything that tells of one stream. */
 export interface StreamSource {
@@ -98,8 +102,7 @@ export async function streamSources(
   const ours = new Set([...decided.streams.keys(), ...byStream.keys()])
   if (!decided.facts.has('archive-taken-over'))
     for (const incarnation of archived.keys()) ours.add(incarnation)
-  const byName = new Map<string, StreamSource>()
-  for (const incarnation of ours) {
+  const sources = await sideBySide([...ours], STREAMS_AT_ONCE, async (incarnation) => {
     const of = byStream.get(incarnation) ?? []
     // What a clone shares is there, though nothing of its own may be yet.
     const parent = decided.streams.get(incarnation)?.parent ?? null
@@ -107,9 +110,12 @@ export async function streamSources(
     const own = boundTo(decided, incarnation) ?? archived.get(shared ?? incarnation) ?? null
     const there = archived.has(incarnation) || shared !== null
     const place = { own, archive: there ? archiveAt(archives, own) : null }
-    const source = await sourceOf(incarnation, decided, of, place, report, signal)
+    return sourceOf(incarnation, decided, of, place, report, signal)
+  })
+  const byName = new Map<string, StreamSource>()
+  for (const source of sources) {
     if (source === null) continue
-    const { name } = source.stream
+    const { name, incarnation } = source.stream
     const other = byName.get(name)
     // Decisions are older first: of two that hold nothing the later one is the stream, the other one was never made.
     if (other === undefined || !other.held) byName.set(name, source)
@@ -148,8 +154,8 @@ async function sourceOf(
     archive,
     own,
     trim: trimOf(incarnation, decided, controls),
-    finishedMs: decided.finished.get(incarnation) ?? null,
     // The stores' decision comes first; where they lost it the archive may have been told of it.
+    finishedMs: decided.finished.get(incarnation) ?? endOf(controls)?.atMs ?? null,
     policy: decided.policies.has(incarnation)
       ? (decided.policies.get(incarnation) ?? null)
       : policyOf(controls),

@@ -23,6 +23,7 @@ import type {
   TierStatusDto,
 } from '../model/control-api.js'
 import type { ArchiveApi } from '../model/control-archive.js'
+import type { BookkeeperApi, ImpactPart } from '../model/control-bookkeeper.js'
 import type { ClonedDto, CloneRequestDto } from '../model/control-clone.js'
 import type { DoctorReport } from '../model/control-doctor.js'
 import type { ReencryptedDto, RotatedDto, StreamEncryptionDto } from '../model/control-keys.js'
@@ -30,6 +31,7 @@ import type { ArchiveOwnerDto, BegunArchiveDto, RenamedDto } from '../model/cont
 import type { MigrateApi } from '../model/control-migrate.js'
 import type { PolicyReload } from '../model/control-policy.js'
 import type { ExplainRequest, LocatedPosition, ReadExplanation } from '../model/control-read.js'
+import type { SegmentsApi } from '../model/control-segments.js'
 import type { EventDto, HistoryDto } from '../model/control-status.js'
 import type {
   EvictPart,
@@ -71,6 +73,7 @@ import { abortMigration, migrate } from './migrate.js'
 import { showPolicy } from './policy-show.js'
 import { explainRead, locatePosition } from './read-verbs.js'
 import { dumpSegment } from './segment-dump.js'
+import { sealSegment } from './segments.js'
 import { eventDtos, statusDto } from './status.js'
 import { drainStore, replaceStore } from './stores.js'
 import { TieringVerbs } from './tiering-verbs.js'
@@ -106,6 +109,16 @@ export class LocalControl implements ControlApi {
   archiveResolve: ArchiveApi['archiveResolve'] = (request) => this.#archive.archiveResolve(request)
   archiveScrub: ArchiveApi['archiveScrub'] = (signal) => this.#archive.archiveScrub(signal)
   fsck: ArchiveApi['fsck'] = (request, signal) => this.#archive.fsck(request, signal)
+
+  sealSegment: SegmentsApi['sealSegment'] = (name) => sealSegment(this.#log, name)
+
+  bookkeeperStatus: BookkeeperApi['bookkeeperStatus'] = async () => this.#log.bookkeeper.status()
+  async *checkImpact(
+    { bookie }: Parameters<BookkeeperApi['checkImpact']>[0],
+    signal?: AbortSignal,
+  ): AsyncGenerator<ImpactPart, void, undefined> {
+    yield* this.#log.bookkeeper.checkImpact(bookie, signal === undefined ? {} : { signal })
+  }
 
   migrate: MigrateApi['migrate'] = (request, signal) => migrate(this.#log, request, signal)
   abortMigration: MigrateApi['abortMigration'] = (request) => abortMigration(this.#log, request)

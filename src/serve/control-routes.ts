@@ -19,6 +19,7 @@ import {
 import { errorBody } from '../model/error-body.js'
 import { type ErrorCode, StratalogError } from '../model/errors.js'
 import { archiveRoutes } from './routes-archive.js'
+import { bookkeeperRoutes } from './routes-bookkeeper.js'
 import { cloneRoutes } from './routes-clone.js'
 import { doctorRoutes } from './routes-doctor.js'
 import { keyRoutes } from './routes-keys.js'
@@ -26,6 +27,7 @@ import { livesRoutes } from './routes-lives.js'
 import { migrateRoutes } from './routes-migrate.js'
 import { policyRoutes } from './routes-policy.js'
 import { readRoutes } from './routes-read.js'
+import { segmentRoutes } from './routes-segments.js'
 import { statusRoutes } from './routes-status.js'
 import { tieringRoutes } from './routes-tiering.js'
 import { sendParts } from './send-parts.js'
@@ -123,6 +125,8 @@ export function controlRoutes(app: FastifyInstance, api: ControlApi, ending: Abo
   keyRoutes(app, api, ending, sendParts)
   migrateRoutes(app, api, ending, sendParts)
   doctorRoutes(app, api, ending)
+  segmentRoutes(app, api)
+  bookkeeperRoutes(app, api, ending, sendParts)
 }
 
 function logRoutes(app: FastifyInstance, api: ControlApi): void {
@@ -252,6 +256,7 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
   key_wrong: 403,
   stream_exists: 409,
   stream_finished: 409,
+  stream_replaced: 409,
   txid_not_monotonic: 409,
   conflict: 409,
   config_invalid: 409,

@@ -2,6 +2,7 @@ import { rememberedHolds } from '../../tiering/drop.js'
 import type { Log } from '../log.js'
 import type { HistoryDto, HistoryTier } from '../model/control-status.js'
 import { isStratalogError } from '../model/errors.js'
+import { TXID_MAX } from '../model/record.js'
 import type { SegmentRow, StreamRow } from '../model/segment.js'
 
 /** Pieces a history is told in: as many look-ups, however long it is. */
@@ -51,7 +52,7 @@ function beginsMs(stream: StreamRow, row: SegmentRow): number {
 }
 
 function endsMs(stream: StreamRow, row: SegmentRow): number {
-  return stream.txidMode === 'ms' && row.lastTxid >= 0n
+  return stream.txidMode === 'ms' && row.lastTxid >= 0n && row.lastTxid < TXID_MAX
     ? Number(row.lastTxid)
     : (row.sealedMs ?? row.openedMs)
 }

@@ -74,6 +74,10 @@ function eventDto(event: LogEvent): EventDto {
       error: event.error,
       ...(event.own === undefined ? {} : { archive: event.own }),
     }
+  if (event.type === 'scrub') {
+    const { kind, stream, segment, error } = event
+    return { ...none, sequence, atMs, type, phase: kind, stream, segment: segment.toString(), error }
+  }
   const { kind, phase, stream, segment, bytes, error } = event
   return { sequence, atMs, type, kind, phase, stream, segment: segment.toString(), bytes, error }
 }
@@ -98,9 +102,14 @@ function archiveDto({ archive, streams }: TierStatus): ArchiveStatusDto {
   }
 }
 
-function scrubDto({ scrub, onRead }: UpkeepState): ScrubDto {
+function scrubDto({ scrub, onRead, copiesAreKept: elsewhere }: UpkeepState): ScrubDto {
   const { after: _, unrepairable, ...rest } = scrub
-  return { ...rest, repairedOnRead: onRead.repaired, unrepairable: unrepairable.map(unrepairableDto) }
+  return {
+    elsewhere,
+    ...rest,
+    repairedOnRead: onRead.repaired,
+    unrepairable: unrepairable.map(unrepairableDto),
+  }
 }
 
 async function streamTiersDto(log: Log, tiers: StreamTiers): Promise<StreamTiersDto> {

@@ -22,6 +22,8 @@ export interface LocalDirectoryOptions extends SystemPorts {
   readonly create: boolean
   /** What is remembered of the places (tiering/store-facts.ts). @default nothing */
   readonly remembered?: Pick<StoreFacts, 'places' | 'retired' | 'out'>
+  /** What to do where none of them is left, for the message that says so. */
+  readonly allLost?: string
 }
 
 /** Where a store is or would be, as the configuration names it. */
@@ -96,6 +98,11 @@ export class LocalDirectory implements StoreDirectory {
       return new LocalDirectory([...there, ...absent], options)
     }
     await Promise.allSettled(opened.map((store) => store.close()))
+    if (!create && opened.length === 0 && lost.every(({ error }) => mayBeAbsent(error)))
+      throw noneLeft(
+        lost.map(({ error }) => error as StratalogError),
+        options.allLost ?? null,
+      )
     if (fatal !== undefined) throw fatal.error
     throw sameDirectory(directories)
   }
@@ -229,6 +236,16 @@ async function storeIdAt(directory: string, { disk }: LocalDirectoryOptions): Pr
     if (!isStratalogError(error)) throw error
     return null
   }
+}
+
+/** One code says what happened to all of them, where that is the same. */
+function noneLeft(errors: readonly StratalogError[], remedy: string | null): StratalogError {
+  const [first] = errors
+  const { code, message } = present(first, 'error of a store')
+  const all =
+    errors.length === 1 ? 'its only store is not there' : `none of its ${errors.length} stores is there`
+  const mend = remedy === null ? '' : `. If their disks are lost: ${remedy}`
+  return new StratalogError(code, `the log can't be opened, ${all}: ${message}${mend}`, { cause: first })
 }
 
 function sameDirectory(directories: readonly string[]): StratalogError {

@@ -12,7 +12,7 @@ import { present } from '../../src/model/assert.js'
 import { isStratalogError } from '../../src/model/errors.js'
 import { PRODUCERS_MAX } from '../../src/model/producer.js'
 import { type Ack, ENTRY_BYTES_MAX, type LogRecord, PAYLOAD_BYTES_MAX } from '../../src/model/record.js'
-import type { SegmentRow } from '../../src/model/segment.js'
+import type { GapReason, SegmentRow } from '../../src/model/segment.js'
 import { ManualClock } from '../helpers/manual-clock.js'
 import { failure, Gate } from '../helpers/memory-store.js'
 import { newLedger, type Outcome, quiet, watched } from '../helpers/protocol.js'
@@ -370,6 +370,82 @@ describe('producers', () => {
       crash()
       world.adoptCold(second)
       assert.ok((await append('p', 1)).duplicate)
+    })
+
+    /** Given up for good, as tiering does it. */
+    const giveUp = async (row: SegmentRow | undefined, gapReason: GapReason = 'dropped') => {
+      const { index } = world.world.metadata
+      await index.updateSegment(present(row, 'row'), { state: 'gap', gapReason, ledgerId: null })
+    }
+
+    for (const reason of ['dropped', 'corrupt', 'purged'] as const) {
+      test(`in a gap (${reason}): what is older counts, what was in it may come again, and nobody is stuck`, async () => {
+        await append('p', 1)
+        const writer = await world.hub.writer(await world.row())
+        await writer.roll()
+        await append('p', 2)
+        await append('q', 1)
+        await world.hub.close()
+        await giveUp((await world.segments()).at(-1), reason)
+        crash()
+        assert.ok(
+          (await append('p', 1)).duplicate,
+          'nothing that can be read is appended again (invariant 2)',
+        )
+        assert.equal((await append('p', 2)).duplicate, false, 'its original can be read by nobody')
+        assert.equal((await append('q', 1)).duplicate, false)
+        assert.ok((await append('q', 1)).duplicate, 'from there on each is known again')
+        crash()
+        for (const [id, sequence] of [
+          ['p', 1],
+          ['p', 2],
+          ['q', 1],
+        ] as const)
+          assert.ok((await append(id, sequence)).duplicate, `${id}/${sequence} by the process after that`)
+        await checkControlRulesOfHot()
+      })
+    }
+
+    test('in a gap between segments that only point back: the older one is found all the same', async () => {
+      await append('p', 1)
+      const writer = await world.hub.writer(await world.row())
+      await writer.roll()
+      await append('p', 2)
+      await world.hub.close()
+      const [oldest, between] = await world.segments()
+      await world.evict(await world.archive(present(oldest, 'oldest')))
+      const first = world
+      crash()
+      world.adoptCold(first)
+      await giveUp(between)
+      world.failing.cold = failure('store_unavailable', 'the archive is down')
+      await world.stream().append('plain')
+      await assert.rejects(append('p', 1), code('store_unavailable'), 'unknown is not missing')
+      const second = world
+      crash()
+      world.adoptCold(second)
+      assert.ok((await append('p', 1)).duplicate)
+      assert.equal((await append('p', 2)).duplicate, false)
+    })
+
+    test('a stream of nothing but gaps begins without producers, and says so once for each writer', async () => {
+      await append('p', 1)
+      await world.hub.close()
+      await giveUp((await world.segments()).at(-1))
+      crash()
+      const { context } = world.process
+      const warned: unknown[] = []
+      const warn = context.logger.warn.bind(context.logger)
+      context.logger.warn = (fields: unknown, message?: string) => {
+        warned.push(fields)
+        warn(fields as object, message ?? '')
+      }
+      assert.equal((await append('p', 1)).duplicate, false)
+      await append('p', 2)
+      assert.deepEqual(
+        warned.map((fields) => (fields as { segments?: unknown }).segments),
+        [['1 (dropped)']],
+      )
     })
 
     test('a Java writer took over in between: said so, and not guessed; others go on', async () => {

@@ -3,6 +3,7 @@ import { Buffer } from 'node:buffer'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { openWriter } from '../../src/append/open-writer.js'
 import type { StreamWriter } from '../../src/append/stream-writer.js'
+import { TakenBytes } from '../../src/append/taken-bytes.js'
 import { LedgerReader } from '../../src/ledger/reader.js'
 import { present } from '../../src/model/assert.js'
 import { isStratalogError } from '../../src/model/errors.js'
@@ -173,6 +174,40 @@ describe('appending', () => {
       await quiet()
       assert.ok(outcomes.slice(0, 2).every(({ value }) => value !== undefined))
       assert.equal((await stream.append('more')).sequenceId, 3n)
+    })
+
+    test('all streams together have a bound, and one that has nothing under way goes on (invariant 11)', async () => {
+      const taken = new TakenBytes(100_000)
+      world.taken = taken
+      const names = ['a', 'b', 'c', 'd']
+      for (const name of names) await world.stream(name).append('first')
+      assert.equal(taken.bytes, 0)
+      const gate = hold()
+      const append = (name: string, bytes = 40_000) => watched(world.stream(name).append(Buffer.alloc(bytes)))
+      const first = names.map((name) => append(name))
+      const more = names.map((name) => append(name, 1))
+      await quiet()
+      // Each had nothing under way, so each took one, and not another byte.
+      assert.ok(first.every(({ settled }) => !settled))
+      assert.ok(more.every(({ error }) => code('backpressure')(error)))
+      assert.match(String(more[0]?.error), /all streams together/)
+      gate.open()
+      await quiet()
+      assert.ok(first.every(({ value }) => value !== undefined))
+      assert.equal(taken.bytes, 0)
+      // What a writer gave up is no longer waited for: others have the room.
+      for (const store of world.stores) {
+        store.fault = {
+          before: (call) => {
+            if (call === 'addEntry') throw failure('fenced', 'another writer took over')
+            return undefined
+          },
+        }
+      }
+      const fenced = [append('a'), append('a')]
+      await quiet()
+      assert.ok(fenced.every(({ error }) => code('fenced')(error)))
+      assert.equal(taken.bytes, 0)
     })
   })
 

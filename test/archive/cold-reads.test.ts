@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { setImmediate } from 'node:timers/promises'
 import fc from 'fast-check'
+import { BlockCache } from '../../archive/block-cache.js'
 import { ColdReads, type ColdReadsOptions } from '../../archive/cold-reads.js'
 import { DiskCache } from '../../archive/disk-cache.js'
 import { DownloadLimit } from '../../archive/download-limit.js'
@@ -272,6 +273,29 @@ describe('cold reads of a log', () => {
   })
 })
 
+describe('blocks in memory', () => {
+  test('those of one request leave together, the one that was used longest ago first; what is under way stays', async () => {
+    const cache = new BlockCache(4)
+    const request = { live: true, hold: () => () => undefined }
+    const requests = [1, 2, 3].map(() => ({ ...request }))
+    const block = Promise.resolve({ firstEntryId: 0n, raw: new Uint8Array(1), offsets: [0, 1] })
+    for (const [i, one] of requests.slice(0, 2).entries())
+      for (const id of ['a', 'b']) cache.put(`${i}${id}`, block, 1, one)
+    await setImmediate()
+    cache.hold('0b')
+    const late = new Promise<Awaited<typeof block>>(() => undefined)
+    cache.put('2a', late, 1, present(requests[2], 'request'))
+    const here = ['0a', '0b', '1a', '1b', '2a'].filter((id) => cache.has(id))
+    assert.deepEqual(here, ['0a', '0b', '2a'])
+    cache.put('2b', late, 3, present(requests[2], 'request'))
+    assert.deepEqual(
+      ['0a', '0b', '2a', '2b'].map((id) => cache.has(id)),
+      [false, false, true, true],
+    )
+    assert.equal(cache.sizeBytes, 4)
+  })
+})
+
 describe('fetch window', () => {
   /** A store with a latency and a bandwidth, in virtual time. */
   async function run(latencyMs: number, bytesPerMs: number, rounds: number): Promise<FetchWindow> {
@@ -308,7 +332,19 @@ describe('fetch window', () => {
     assert.ok(far.bytes > product, `${far.bytes} of ${product}`)
     assert.ok(far.bytes < 8 * product, `${far.bytes} of ${product}`)
     const near = await run(1, 50_000, 14)
-    assert.ok(near.bytes <= 4 * MIB, `${near.bytes}`)
+    assert.ok(near.bytes <= 8 * MIB, `${near.bytes}`)
+  })
+
+  test('a fast connection is asked for large ranges, a slow one for small ones, and several fit the window', async () => {
+    const slow = await run(1, 50_000, 14)
+    assert.equal(slow.requestBytes, 2.5 * MIB)
+    const fast = await run(1, 2_000_000, 14)
+    assert.equal(fast.requestBytes, 8 * MIB)
+    assert.ok(fast.bytes >= 3 * fast.requestBytes, `${fast.bytes}`)
+    // What is asked for in vain costs as much as it is large.
+    const fail = () => Promise.reject(new StratalogError('archive_unavailable', 'SlowDown'))
+    for (let i = 0; i < 4; i += 1) await assert.rejects(fast.run(fail, true, new AbortController().signal))
+    assert.equal(fast.requestBytes, 2.5 * MIB)
   })
 
   test('an error halves window and connections; both come back', async () => {

@@ -57,6 +57,17 @@ const REMOTE = {
     's3.memory',
   ],
   hdfs: ['hdfs.copy', 'hdfs.read'],
+  'java-clients': [
+    'bk.add.raw',
+    'bk.add.raw.cpu',
+    'bk.add.plain',
+    'bk.latency',
+    'bk.latency.p99',
+    'bk.append.1',
+    'bk.cpu',
+    'bk.append.100',
+    'bk.read',
+  ],
 }
 
 const directory = mkdtempSync(join(tmpdir(), 'stratalog-bench-test-'))
@@ -81,6 +92,7 @@ describe('the benchmarks', () => {
         ...NAMES,
         ...((await skipWithout('versitygw')) === false ? REMOTE.versitygw : []),
         ...((await skipWithout('hdfs')) === false ? REMOTE.hdfs : []),
+        ...((await skipWithout('java-clients')) === false ? REMOTE['java-clients'] : []),
       ],
     )
     for (const one of results) {

@@ -19,7 +19,7 @@ describe('policies from programs', () => {
   test('every key, camelCase, numbers as bytes and milliseconds', () => {
     const input: PolicyInput = {
       create: 'refuse',
-      quorum: { ensemble: 5, copies: 3, ack: 2, min: 2 },
+      quorum: { ensemble: 5, copies: 3, ack: 2, min: 2, group: 'gold' },
       roll: { size: 1 << 20, age: 60_000, idle: '5s' },
       copy: { after: '1m', window: { cron: '0 1 * * *', zone: 'America/New_York' } },
       hot: { for: '1h', max: '1 GiB' },
@@ -36,7 +36,7 @@ describe('policies from programs', () => {
     const { policy, origins } = resolveConfig({ code: input }).policyFor('a')
     assert.deepEqual(policy, {
       create: 'refuse',
-      quorum: { ensemble: 5, copies: 3, ack: 2, min: 2 },
+      quorum: { ensemble: 5, copies: 3, ack: 2, min: 2, group: 'gold' },
       roll: { sizeBytes: 1 << 20, ageMs: 60_000, idleMs: 5_000 },
       copy: { afterMs: 60_000, window: { cron: '0 1 * * *', zone: 'America/New_York' } },
       hot: { forMs: 3_600_000, maxBytes: 2 ** 30 },

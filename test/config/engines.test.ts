@@ -47,7 +47,7 @@ const WHOLE = [
   '  allowed-hosts: ["*.example.org", 10.2.0.0/16]',
   '  replication: 2',
   '  block-size: 64 MiB',
-  '  namenode-timeout: 1500',
+  '  namenode-timeout: 1500ms',
 ]
 
 describe('sections of engines', () => {

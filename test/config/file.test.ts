@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { Ajv } from 'ajv'
 import fc from 'fast-check'
+import { parseEnvironment } from '../../src/config/env.js'
 import { parseConfig } from '../../src/config/file.js'
 import { resolveConfig } from '../../src/config/resolve.js'
 import { EXPECTS, schemaText } from '../../src/config/schema.js'
@@ -198,9 +199,18 @@ describe('the configuration file', () => {
   test('values that would never do what was meant', () => {
     refuses('version: 1\ndefaults: { keep: { for: 0s } }\n', /keep\.for: "0s" is too small/)
     refuses('version: 1\ndefaults: { keep: { max: 0 } }\n', /keep\.max: 0 is too small/)
-    refuses('version: 1\ndefaults: { roll: { size: 100 } }\n', /roll\.size: 100 is too small/)
+    refuses('version: 1\ndefaults: { roll: { size: 100 B } }\n', /roll\.size: "100 B" is too small/)
     refuses('version: 1\ndefaults: { roll: { size: 9999999 TiB } }\n', /it is too large/)
     assert.deepEqual(problemsOf('version: 1\ndefaults: { hot: { for: 0s }, evict: { lag: 0s } }\n'), [])
+  })
+
+  test('a number without its unit: ninety of what is not guessed, for it would be milliseconds', () => {
+    refuses('version: 1\ndefaults: { keep: { for: 90 } }\n', /keep\.for: 90 is not a duration: .*as 90s/)
+    refuses('version: 1\ndefaults: { keep: { for: "90" } }\n', /keep\.for: "90" is not a duration/)
+    refuses('version: 1\ndefaults: { keep: { max: 20 } }\n', /keep\.max: 20 is not a size: .*as 64 MiB/)
+    refuses('version: 1\ns3: { total-timeout: 60 }\n', /total-timeout: 60 is not a duration/)
+    assert.throws(() => parseEnvironment({ STRATALOG_KEEP__FOR: '90' }, ':'), /"90" is not a duration/)
+    assert.deepEqual(problemsOf('version: 1\ndefaults: { hot: { for: 0 }, evict: { lag: "0" } }\n'), [])
   })
 
   test('CRLF and a byte order mark change nothing', () => {

@@ -22,7 +22,7 @@ describe('resolving', () => {
     const { policy, origins } = config.policyFor('a')
     assert.deepEqual(policy, BUILT_IN_POLICY)
     assert.ok(Object.values(origins).every((origin) => origin === 'built-in'))
-    assert.equal(Object.keys(origins).length, 28)
+    assert.equal(Object.keys(origins).length, 29)
     assert.deepEqual(config.archive, { value: null, origin: 'built-in', layer: 'built-in' })
     assert.equal(config.stores.value, null)
     assert.deepEqual(config.losers('a'), [])

@@ -14,6 +14,8 @@ export interface OpenedArchive {
 export interface ArchiveContractOptions {
   /** Names that are made and listed in pages: more than one answer of the store holds. @default 2500 */
   readonly names?: number
+  /** Names that are listed by prefixes, in pages of several sizes. @default 300 */
+  readonly listed?: number
   /** Sizes of bodies, the last of which is also read in ranges. @default 0, 1, 5 MiB + 1 */
   readonly bodyBytes?: readonly number[]
 }
@@ -43,7 +45,7 @@ export function archiveContract(
     races(store)
     failures(store)
     cancellations(store)
-    listings(store)
+    listings(store, options.listed ?? 300)
     manyNames(store, options.names ?? 2500)
     deletions(store)
   })
@@ -97,6 +99,27 @@ function objects(store: Store): void {
       const found = await store().readRange('objects/a', offset, length)
       assert.ok(data.subarray(offset, offset + length).equals(found), `${length} at ${offset}`)
     }
+  })
+
+  test('in order, in pieces of any size, a part of it or all, let go of at any time', async () => {
+    const open = (offset: number, length: number) => store().readInOrder?.('objects/order', offset, length)
+    const data = bytes(300_001)
+    await store().putIfAbsent('objects/order', body(data))
+    for (const [offset, pieces] of [
+      [0, [1, 65_536, 234_464]],
+      [7, [100_000, 3]],
+      [300_000, [1]],
+    ] as const) {
+      const reading = open(offset, data.length - offset)
+      let at = offset
+      for (const piece of reading === undefined ? [] : pieces) {
+        assert.ok(data.subarray(at, at + piece).equals((await reading?.next(piece)) ?? Buffer.alloc(0)))
+        at += piece
+      }
+      reading?.close()
+      reading?.close()
+    }
+    open(0, 10)?.close()
   })
 
   test('a range ends where the object ends', async () => {
@@ -309,9 +332,9 @@ function failures(store: Store): void {
   })
 }
 
-function listings(store: Store): void {
+function listings(store: Store, count: number): void {
   const keys = [
-    ...Array.from({ length: 300 }, (_, i) => `list/many/${String(i).padStart(4, '0')}`),
+    ...Array.from({ length: count }, (_, i) => `list/many/${String(i).padStart(4, '0')}`),
     ...[
       'list/a',
       'list/a-b',
@@ -351,8 +374,9 @@ function listings(store: Store): void {
         const paged: string[] = []
         for (;;) {
           const next = await page(prefix, paged.at(-1) ?? '', limit)
-          if (next.length === 0) break
           paged.push(...next)
+          // Whoever lists takes a page that is not full for the last one.
+          if (next.length < limit) break
         }
         assert.deepEqual(paged, wanted, `${prefix} in pages of ${limit}`)
       }
@@ -392,8 +416,8 @@ function manyNames(store: Store, count: number): void {
     for (;;) {
       const next = await store().listFrom('names/', paged.at(-1) ?? '', 999)
       assert.ok(next.length <= 999)
-      if (next.length === 0) break
       paged.push(...next.map(({ key }) => key))
+      if (next.length < 999) break
     }
     assert.deepEqual(paged, keys)
     for (const at of [0, 998, 1000, count - 3].filter((i) => i >= 0 && i < count)) {

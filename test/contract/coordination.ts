@@ -36,6 +36,16 @@ export function coordinationContract(name: string, open: () => Promise<OpenedCoo
       await take('another', 'second')
     })
 
+    test('who holds a lease is told to whoever asks, where an engine can', async () => {
+      const { holder } = coordination
+      if (holder === undefined) return
+      assert.equal(await coordination.holder?.('agent'), null)
+      const lease = await take('agent', 'first')
+      assert.match((await coordination.holder?.('agent')) ?? '', /first/)
+      await lease.release()
+      assert.equal(await coordination.holder?.('agent'), null)
+    })
+
     test('of many that ask at once, one gets it', async () => {
       const results = await Promise.allSettled(Array.from({ length: 6 }, (_, i) => take('agent', `h${i}`)))
       assert.equal(results.filter((result) => result.status === 'fulfilled').length, 1)

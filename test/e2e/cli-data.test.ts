@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -186,6 +186,9 @@ describe('append, read, tail, import', () => {
     const beyond = await cli(['read', 'pos', '--from', '99:0:0'])
     assert.deepEqual([beyond.code, beyond.out], [3, ''])
     assert.match(beyond.err, /99:0:0 lies beyond the end of pos/)
+    const first = await cli(['read', 'pos', '--from', '0:0:0'])
+    assert.equal(first.code, 3)
+    assert.match(first.err, /0:0:0 lies before the first position there can be, 1:0:0: .*"earliest"/)
     const unknown = await cli(['read', 'po'])
     assert.equal(unknown.code, 3)
     assert.match(unknown.err, /there is no stream po: did you mean pos\?/)
@@ -259,5 +262,78 @@ describe('append, read, tail, import', () => {
       assert.match(result.err, message, name)
       assert.equal(result.code, 2, name)
     }
+  })
+
+  test('export: import of it gives the same records, or it is refused', async () => {
+    const raw = new Uint8Array([0xff, 0xfe, 10, 0, 0x22])
+    await ok(['append', 'ex', '--txid', '1000', '--message', '\ufeff "ü" \\'])
+    await ok(['append', 'ex', '--txid', '2000'], raw)
+    await ok(['append', 'ex', '--txid', '3000', '--message', ''])
+    await ok(['append', 'ex', '--txid', '9007199254740993', '--message', 'two\nlines'])
+    const shown = (out: string) =>
+      values(out).map(({ txid, payload, payloadBase64 }) => [txid, payload, payloadBase64])
+    const piped = await ok(['export', 'ex'])
+    await ok(['import', 'ex-copy', '-'], piped)
+    const original = await ok(['read', 'ex', '--json'])
+    assert.deepEqual(shown(await ok(['read', 'ex-copy', '--json'])), shown(original))
+    assert.equal(await ok(['export', 'ex-copy']), piped)
+    await ok(['import', 'ex-read', '-'], original)
+    assert.equal(await ok(['export', 'ex-read']), piped)
+
+    // Each format gives back the payloads it took, and the name of the file says which it is.
+    const rows = '{"a":1,"b":"x, \\"y\\"\\nz"}\n{"a":"007","b":""}\n{"a":2.5,"b":"\\r"}\n'.split('\n')
+    const kept: readonly (readonly [string, string])[] = [
+      ['ndjson', '{"m":1}\n [2] \n"\\n"\n'],
+      ['json', '{"m":1}\n[2]\n"]"\n'],
+      ['csv', `${rows[0]}\n${rows[1]}\n`],
+      ['txt', 'x\n\ny\r\n'],
+    ]
+    for (const [extension, text] of kept) {
+      await ok(['append', `ex-${extension}`], text)
+      const out = join(place.base, `exported.${extension}`)
+      assert.match(await ok(['export', `ex-${extension}`, '--out', out]), /^\d records, \d+ B of ex-/)
+      await ok(['import', `ex-${extension}-copy`, out])
+      assert.equal(await ok(['read', `ex-${extension}-copy`, '--raw']), text, extension)
+    }
+
+    // What a format can't keep is refused, and leaves no file.
+    await ok(['append', 'ex-rows', '--message', rows[2] ?? ''])
+    await ok(['append', 'ex-fields', '--message', '{"a":1}'])
+    await ok(['append', 'ex-fields', '--message', '{"b":1}'])
+    const out = join(place.base, 'none.out')
+    for (const [stream, format, message] of [
+      ['ex', 'lines', /the record at 1:\d+:0 has a line feed within.*--format records/],
+      ['ex', 'ndjson', /1:0:0 is not JSON/],
+      ['ex-rows', 'csv', /is no flat object/],
+      ['ex-ndjson', 'csv', /is no flat object/],
+      ['ex-ndjson', 'json', /white space/],
+      ['ex-fields', 'csv', /other fields than the first record \(a\)/],
+    ] as const) {
+      const result = await cli(['export', stream, '--format', format, '--out', out])
+      assert.match(result.err, message)
+      assert.equal(result.code, 2)
+      assert.deepEqual(
+        readdirSync(place.base).filter((name) => name.startsWith('none.out')),
+        [],
+      )
+    }
+
+    // A range, JSON for programs, and a file that is there.
+    const file = join(place.base, 'range.records')
+    const range = ['export', 'ex', '--from', 'txid:2000', '--limit', '1', '--out', file]
+    const [done] = values(await ok([...range, '--json']))
+    assert.deepEqual([done?.records, done?.bytes, done?.format, done?.gaps], [1, 2, 'records', []])
+    const before = readFileSync(file, 'utf8')
+    const again = await cli([...range.slice(0, 2), '--out', file])
+    assert.match(again.err, /range\.records exists.*--force/)
+    assert.equal(again.code, 4)
+    assert.equal(readFileSync(file, 'utf8'), before)
+    await ok([...range.slice(0, 2), '--out', file, '--force'])
+    assert.equal(readFileSync(file, 'utf8'), piped)
+    assert.match((await cli(['export', 'ex', '--json'])).err, /--out FILE/)
+    assert.match((await cli(['export', 'nothing-there'])).err, /nothing-there/)
+    assert.match((await cli(['import', 'x', '-'], 'plain\n')).err, /stdin line 1 is not JSON/)
+    assert.match((await cli(['import', 'x', '-'], '{"gap":"corrupt"}\n')).err, /is a gap of the stream/)
+    assert.match((await cli(['import', 'x', '-'], '{"a":1}\n')).err, /--format lines/)
   })
 })

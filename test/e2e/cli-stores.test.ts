@@ -98,4 +98,22 @@ describe('stratalog store', () => {
     assert.match(await place.ok(['store', 'replace', store('4')]), /nothing to copy/)
     assert.equal((await place.cli(['store', 'list', '--check'])).code, 0)
   })
+
+  test('with all stores lost it says what brings back what was archived', async () => {
+    const archive = join(place.base, 'the-archive')
+    const stores = ['7', '8', '9'].map(store)
+    const refused = async (text: string) => {
+      await writeFile(
+        join(place.dir, 'stratalog.yaml'),
+        `version: 1\nstores: ${JSON.stringify(stores)}\n${text}`,
+      )
+      const { code, err } = await place.cli(['read', 'a'])
+      assert.equal(code, 3)
+      assert.match(err, /none of its 3 stores is there: there is no store in \S+7: is its disk mounted/)
+      return err
+    }
+    assert.match(await refused(''), /this log has no archive, so only a backup/)
+    const err = await refused(`archive: ${JSON.stringify(archive)}\n`)
+    assert.ok(err.includes(`"stratalog restore --from ${archive} --into NEW_DIRECTORY"`), err)
+  })
 })

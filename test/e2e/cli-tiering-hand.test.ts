@@ -50,6 +50,11 @@ describe('holds, trims, recalls, evictions and orders by hand', () => {
         await fails(['hold', 'release', 'a', 'case-2'], 3, /what stands: case-1/)
         await fails(['hold', 'ad', 'a'], 2, /Did you mean "hold add"\?/)
         await fails(['hold', 'list', 'b'], 3, /no stream b/)
+        assert.match(await place.ok(['hold', 'list']), /^STREAM +ID .*\na +case-1 +hold /)
+        assert.deepEqual(
+          values(await place.ok(['hold', 'list', '--json'])).map(({ stream, id }) => [stream, id]),
+          [['a', 'case-1']],
+        )
         await fails(
           ['hold', 'add', 'a', '--id', 'r', '--from', DAY(3), '--until', DAY(2)],
           2,
@@ -79,7 +84,11 @@ describe('holds, trims, recalls, evictions and orders by hand', () => {
         assert.match(await place.ok(['recall', 'a', '--for', '7d']), /^recalled 1 segment of a/)
         assert.match(await place.ok(['segment', 'list', 'a']), /archived, recalled until 20/)
         await fails(['recall', 'a'], 2, /--for/)
-        await fails(['recall', 'a', '--for', '7d', '--from', '3:0:0', '--until', '2:0:0'], 2, /is empty/)
+        await fails(
+          ['recall', 'a', '--for', '7d', '--from', '3:0:0', '--until', '2:0:0'],
+          2,
+          /--until 2:0:0 lies before --from 3:0:0: turn from and until round/,
+        )
         assert.match(await place.ok(['evict', 'a']), /^evicted 2 segments of a/)
         assert.equal((await place.ok(['read', 'a', '--raw'])).split('\n').length, 5)
 

@@ -36,6 +36,8 @@ export class RemoteLoad {
   reads = 0
   /** Readers that were told to come again. */
   refused = 0
+  /** What the last of them was told. */
+  refusal = ''
   /** The longest that an append took. */
   slowestMs = 0
   /** How the archive was, each change of it. */
@@ -213,7 +215,10 @@ export class RemoteLoad {
     } catch (error) {
       const away = AWAY.some((code) => isStratalogError(error, code as never))
       if (!away && !isStratalogError(error, 'stream_not_found')) throw error
-      if (away) this.refused += 1
+      if (away) {
+        this.refused += 1
+        this.refusal = String(error)
+      }
     }
     await sleep(READ_PAUSE_MS)
   }

@@ -11,6 +11,8 @@ export interface ArchiveFaults {
   /** The object is there, and the caller never hears of it. */
   afterPut?: (key: string) => void
   read?: (key: string, bytes: Uint8Array) => Uint8Array
+  /** Waited for before anything is read: an archive that is slow to read. */
+  readWaits?: (key: string) => Promise<void>
   beforeDelete?: (key: string) => void
   list?: () => void
 }
@@ -45,6 +47,7 @@ function wrap(store: ArchiveStore, faults: ArchiveFaults): ArchiveStore {
       return store.head(key, signal)
     },
     readRange: async (key, offset, lengthBytes, signal) => {
+      await faults.readWaits?.(key)
       const bytes = await store.readRange(key, offset, lengthBytes, signal)
       return faults.read?.(key, bytes) ?? bytes
     },

@@ -70,13 +70,18 @@ export class FaultyMetadata implements LedgerMetadataStore {
     return this.#store.read(ledgerId)
   }
 
-  delete(ledgerId: bigint): Promise<void> {
-    return this.#store.delete(ledgerId)
+  delete(ledgerId: bigint, expectedVersion: number): Promise<void> {
+    return this.#store.delete(ledgerId, expectedVersion)
   }
 
   list(after: bigint, limit: number): Promise<bigint[]> {
     return this.#store.list(after, limit)
   }
+}
+
+/** Deletes the metadata of a ledger, whatever they are. */
+export async function dropMetadata(metadata: LedgerMetadataStore, ledgerId: bigint): Promise<void> {
+  await metadata.delete(ledgerId, (await metadata.read(ledgerId)).version)
 }
 
 /** One process's view of the world: its own ways to the replicas and to the same metadata. */

@@ -1,3 +1,4 @@
+import type { TakenBytes } from '../../src/append/taken-bytes.js'
 import { WriterHub } from '../../src/append/writer-hub.js'
 import { LedgerReader } from '../../src/ledger/reader.js'
 import { present } from '../../src/model/assert.js'
@@ -7,11 +8,12 @@ import { BUILT_IN_POLICY, type Policy } from '../../src/model/policy.js'
 import type { SegmentRow, StreamRow, TxidMode } from '../../src/model/segment.js'
 import type { Clock } from '../../src/ports/clock.js'
 import type { Coordination } from '../../src/ports/coordination.js'
+import type { SegmentIndex } from '../../src/ports/segment-index.js'
 import type { ReadContext } from '../../src/read/reader.js'
 import { HotSource, type SegmentSource, type SourceEntry, userRecords } from '../../src/read/source.js'
 import { Stream, type StreamServices } from '../../src/stream.js'
 import type { MemoryStore } from './memory-store.js'
-import { type Process, World } from './protocol.js'
+import { dropMetadata, type Process, World } from './protocol.js'
 
 const bytes: Codec<Uint8Array | string> = { encode: (value) => value, decode: (payload) => payload }
 
@@ -82,6 +84,8 @@ export class StreamWorld {
   policy: Policy
   inFlightBytesMax: number = 8 * 2 ** 20
   takenBytesMax: number = 64 * 2 ** 20
+  /** What all streams of this process share; null: nothing. */
+  taken: TakenBytes | null = null
   /** Throws instead of opening a tier, while set. */
   failing: { hot?: Error; cold?: Error } = {}
   readonly #cold = new Map<string, readonly SourceEntry[]>()
@@ -91,23 +95,33 @@ export class StreamWorld {
 
   /**
    * `coordination`: that of the world, by which its processes share their leases; `ungoverned()` for a process that
-   * takes a stream over from one that believes it still has it.
+   * takes a stream over from one that believes it still has it. `endRecords`: as in DistributedLog's tree. `index`: this
+   * process's way to that of the world.
    */
-  constructor(clock: Clock, shared: World = new World(clock, 3), coordination?: Coordination) {
+  constructor(
+    clock: Clock,
+    shared: World = new World(clock, 3),
+    coordination?: Coordination,
+    {
+      endRecords = false,
+      index: ownIndex,
+    }: { readonly endRecords?: boolean; readonly index?: SegmentIndex } = {},
+  ) {
     this.world = shared
     this.process = this.world.process()
     this.policy = { ...BUILT_IN_POLICY, quorum: { ensemble: 3, copies: 3, ack: 2, min: 2 } }
-    const { index } = this.world.metadata
+    const index = ownIndex ?? this.world.metadata.index
     const openCold = async (row: SegmentRow) => {
       if (this.failing.cold !== undefined) throw this.failing.cold
       return new FakeCold(present(this.#cold.get(`${row.incarnation}/${row.segment}`), 'cold copy'))
     }
-    const segments = { ledger: this.process.context, index, openCold }
+    const segments = { ledger: this.process.context, index, openCold, endRecords }
     this.hub = new WriterHub(segments, coordination ?? this.world.metadata.coordination, async () => ({
       policy: () => this.policy,
       quorum: () => ({ ensemble: 3, copies: 3, ack: 2, min: 2 }),
       inFlightBytesMax: this.inFlightBytesMax,
       takenBytesMax: this.takenBytesMax,
+      ...(this.taken === null ? {} : { taken: this.taken }),
     }))
     this.read = {
       index,
@@ -205,7 +219,7 @@ export class StreamWorld {
   async evict(row: SegmentRow): Promise<SegmentRow> {
     const { ledgerId } = row
     const cold = await this.world.metadata.index.updateSegment(row, { state: 'cold', evictedMs: 2 })
-    await this.process.context.metadata.delete(present(ledgerId, 'ledger'))
+    await dropMetadata(this.process.context.metadata, present(ledgerId, 'ledger'))
     for (const store of this.stores) await store.deleteLedger(present(ledgerId, 'ledger'))
     return this.world.metadata.index.updateSegment(cold, { ledgerId: null })
   }

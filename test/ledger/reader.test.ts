@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { Buffer } from 'node:buffer'
+import process from 'node:process'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { openEntry } from '../../src/format/ledger-digest.js'
 import { deleteLedger, LedgerReader } from '../../src/ledger/reader.js'
@@ -382,5 +383,42 @@ describe('ledger reader', () => {
       await assert.rejects(reader.waitAbove(0n, abort.signal), /enough/)
       await assert.rejects(reader.readEntries(0n, 0n, 1, abort.signal), /enough/)
     })
+  })
+
+  test('a ledger on many stores is followed and read without warnings of listeners', async () => {
+    const wide = new World(clock, 14)
+    const warnings: Error[] = []
+    const warned = (warning: Error) => warnings.push(warning)
+    process.on('warning', warned)
+    try {
+      const { context, stores } = wide.process()
+      const writer = await newLedger(context, { ensemble: 14, copies: 14, ack: 8, min: 8 })
+      await appendText(writer, 'one')
+      const reader = await LedgerReader.open(context, writer.ledgerId)
+      const stop = new AbortController()
+      const waiting = watched(reader.waitAbove(0n, stop.signal))
+      await quiet()
+      stop.abort(new Error('enough'))
+      await quiet()
+      assert.equal(waiting.settled, true)
+      // None answers, so that each is asked in its turn.
+      for (const store of stores)
+        store.fault = {
+          before: (call) => (call === 'readEntries' ? new Promise<void>(() => undefined) : undefined),
+        }
+      const giveUp = new AbortController()
+      const reading = watched(reader.readEntries(0n, 0n, 1, giveUp.signal))
+      for (let asked = 0; asked < stores.length; asked += 1) {
+        await clock.advance(1_000)
+        await quiet()
+      }
+      giveUp.abort(new Error('enough'))
+      await quiet()
+      assert.equal(reading.settled, true)
+      assert.deepEqual(warnings, [])
+    } finally {
+      process.off('warning', warned)
+      await wide.end()
+    }
   })
 })

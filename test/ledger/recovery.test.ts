@@ -8,6 +8,7 @@ import { recoverLedger } from '../../src/ledger/recovery.js'
 import type { LedgerWriter } from '../../src/ledger/writer.js'
 import { present } from '../../src/model/assert.js'
 import { isStratalogError } from '../../src/model/errors.js'
+import { ensembleAt } from '../../src/model/ledger.js'
 import type { Quorum } from '../../src/model/quorum.js'
 import { ManualClock } from '../helpers/manual-clock.js'
 import { failure, Gate, type MemoryReplica } from '../helpers/memory-store.js'
@@ -258,6 +259,36 @@ describe('ledger recovery', () => {
     await assert.rejects(recover(writer), code('ledger_recovering'))
     for (const store of two.stores) store.fault = {}
     assert.deepEqual(await recover(writer), { lastEntryId: 1n, lengthBytes: 2 })
+  })
+
+  test('what a recovery that failed put on stores of its own choice is put where others look (invariant 1)', async () => {
+    const writer = await crashed(['a', 'b'], { ensemble: 3, copies: 2, ack: 2, min: 2 })
+    await strand(writer, 2n, 'c', 3n, [0])
+    await strand(writer, 3n, 'd', 4n, [0])
+    // The first recoverer puts entry 2 on a store outside of the ensemble, entry 3 where it belongs, and then can't
+    // tell whether there is an entry 4. Nobody learns of the store that it chose.
+    present(two.stores[2], 'store').state = 'unreachable'
+    present(two.stores[1], 'store').fault = {
+      before: (call) => {
+        if (call === 'readEntry') throw failure('io_failed', 'EIO')
+      },
+    }
+    await assert.rejects(recover(writer), code('ledger_recovering'))
+    assert.equal(copiesOf(writer, 2n), 2, 'the first recoverer did what this test is about')
+
+    assert.deepEqual(await recoverLedger(world.process().context, writer.ledgerId), {
+      lastEntryId: 3n,
+      lengthBytes: 4,
+    })
+    const { metadata } = await two.context.metadata.read(writer.ledgerId)
+    for (const entryId of [2n, 3n]) {
+      const holding = ensembleAt(metadata, entryId).filter((id) =>
+        replica(Number(id.slice(1)))
+          .ledger(writer.ledgerId)
+          .entries.has(entryId),
+      )
+      assert.ok(holding.length >= 2, `entry ${entryId} is on ${holding} of its ensemble`)
+    }
   })
 
   test('a store that has too much to do for a while gets its copy all the same', async () => {

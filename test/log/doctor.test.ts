@@ -61,6 +61,31 @@ describe('doctor', () => {
     assert.match(bad(await log.doctor())[0]?.text ?? '', /gave back other bytes/)
   })
 
+  test("another log's archive is bad, and nothing is written there; policies that contradict are told", async () => {
+    {
+      await using other = await place.open()
+      await fillSegments(other, 'theirs', 1)
+      await other.tier.run()
+    }
+    const before = readdirSync(place.archive, { recursive: true, encoding: 'utf8' })
+    rmSync(place.directory, { recursive: true })
+    place.faults.beforePut = (key) => assert.fail(`${key} was written to another log's archive`)
+    const defaults = { hot: { for: '1d' }, keep: { for: '1h' }, evict: { lag: '4h' } } as const
+    await using log = await place.open({ defaults })
+    await fillSegments(log, 'a', 1)
+    await fillSegments(log, 'b', 1)
+    const report = await log.doctor()
+    const [found] = bad(report)
+    assert.match(found?.text ?? '', /belongs to log [0-9a-f]{32} .*archive own --take-over/)
+    assert.deepEqual(readdirSync(place.archive, { recursive: true, encoding: 'utf8' }), before)
+    const [policy] = report.checks.filter(({ name }) => name === 'policy')
+    assert.deepEqual(
+      [policy?.state, policy?.text],
+      ['note', 'a and 1 more: keep.for 1h is not longer than evict.lag 4h'],
+    )
+    assert.match(policy?.mend ?? '', /the archive frees no disk\. Raise keep\.for/)
+  })
+
   test('a ring that others may read, or that is not there, is bad and names no key', async () => {
     const ring = join(place.root, 'ring')
     const random = realRandom()

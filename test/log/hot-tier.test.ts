@@ -12,6 +12,7 @@ import { realClock } from '../../src/system/clock.js'
 import { realDisk } from '../../src/system/disk.js'
 import { silentLogger } from '../../src/system/logger.js'
 import { realRandom } from '../../src/system/random.js'
+import { dropMetadata } from '../helpers/protocol.js'
 import { methodsOf } from '../helpers/store.js'
 
 let root = ''
@@ -87,7 +88,7 @@ describe('an older index that was put back', () => {
       const { index, ledger } = log.parts.segments
       const stream = await log.streams.find('a')
       const [row] = await index.listSegments(stream?.incarnation ?? '', 0n, 1)
-      await ledger.metadata.delete(row?.ledgerId ?? -1n)
+      await dropMetadata(ledger.metadata, row?.ledgerId ?? -1n)
     }
     await using log = await open()
     assert.equal((await log.stream('a').append('three')).dlsn.segment, 3n)

@@ -254,6 +254,12 @@ describe('a directory that can not be opened says why, and nothing is lost', () 
       code: 'invalid_argument',
       message: /achive/,
     })
+    for (const allTakenBytesMax of [0, 1.5, Number.NaN]) {
+      await assert.rejects(open({ allTakenBytesMax }), {
+        code: 'invalid_argument',
+        message: /allTakenBytesMax/,
+      })
+    }
     await using log = await open({ archive: 's3://bucket/prefix', defaults: { hot: { for: 0 } } })
     await log.stream('a').append('x')
     await log.stream('a').seal()

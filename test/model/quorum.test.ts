@@ -21,13 +21,21 @@ describe('quorums', () => {
 
   test('what does not fit is config_invalid with the reason', () => {
     const wrong: readonly (readonly [Parameters<typeof quorumOf>[0], number, RegExp])[] = [
-      [{ copies: 3, ack: 2 }, 2, /there are 2/],
+      [
+        { copies: 3, ack: 2 },
+        2,
+        /^a quorum of 3 copies, 2 to acknowledge does not fit: it needs 3 .* there are 2/,
+      ],
       [{ copies: 2, ack: 2 }, 1, /there is 1/],
       [{ copies: 1, ack: 1 }, 0, /there are 0/],
       [{ copies: 2, ack: 3 }, 3, /ack must not be above copies/],
       [{ ensemble: 2, copies: 3, ack: 2 }, 3, /copies must not be above ensemble/],
       [{ copies: 3, ack: 2, min: 1 }, 3, /min must lie/],
-      [{ copies: 3, ack: 2, min: 4 }, 4, /min must lie/],
+      [
+        { ensemble: 4, copies: 3, ack: 2, min: 4 },
+        4,
+        /^a quorum of 3 copies over 4 stores, 2 to acknowledge, 4 at least.*min must lie/,
+      ],
       [{ copies: 0, ack: 0 }, 3, /at least 1/],
       [{ copies: 1.5, ack: 1 }, 3, /copies must be a whole number|ensemble must be a whole number/],
       [{ copies: 3, ack: -1 }, 3, /ack must be a whole number/],

@@ -253,6 +253,13 @@ describe('reading', () => {
       assert.deepEqual(await withGaps({ from: { txid: 40n } }), [lost, ...names(9, 12)])
       assert.deepEqual(await withGaps({ from: { sequenceId: 6n } }), [lost, ...names(9, 12)])
       assert.deepEqual(await read({ from: { sequenceId: 9n } }), names(9, 12))
+      const trimmed = 'trimmed 1:0:0 2:0:0'
+      assert.deepEqual(await withGaps({ from: { sequenceId: 0n } }), [trimmed, lost, ...names(9, 12)])
+      await assert.rejects(read({ from: { sequenceId: 0n } }), code('gap'), 'as for a DLSN')
+      const [gone] = await world.segments()
+      await world.world.metadata.index.removeSegment(present(gone, 'one'))
+      assert.deepEqual(await withGaps({ from: { sequenceId: 0n } }), [trimmed, lost, ...names(9, 12)])
+      assert.deepEqual(await withGaps({ after: { sequenceId: 1n } }), [trimmed, lost, ...names(9, 12)])
     })
 
     test('what is lost behind the end of a read is nothing to it', async () => {

@@ -2,13 +2,20 @@ import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
+import { putControl } from '../../archive/control-objects.js'
+import { encodeEnvelope } from '../../src/format/entry.js'
 import { entryHeaderBytes } from '../../src/format/ledger-digest.js'
+import { controlRecord } from '../../src/format/record.js'
 import { LedgerReader } from '../../src/ledger/reader.js'
 import { LedgerWriter } from '../../src/ledger/writer.js'
 import type { Log } from '../../src/log.js'
 import { present } from '../../src/model/assert.js'
 import { isStratalogError } from '../../src/model/errors.js'
 import { rebuildLogIndex as rebuild } from '../../src/open/rebuild-log.js'
+import { openArchive } from '../../src/open.js'
+import { foldDecisions } from '../../src/rebuild/decisions.js'
+import { emptyReport } from '../../src/rebuild/report.js'
+import { streamSources } from '../../src/rebuild/stream-sources.js'
 import { silentLogger } from '../../src/system/logger.js'
 import { decisions, everything, idsAndEpochs, Lives } from './helpers.js'
 
@@ -115,6 +122,33 @@ describe('index.db deleted while stopped (invariant 12)', () => {
     assert.equal(objects.filter((name) => /\/s[0-9a-v]{13}-/.test(name)).length, 1, 'no second object')
   })
 
+  test('a crash between the marker of a trim and its decision: numbers go on from what is left (invariant 12)', async () => {
+    for (const hot of ['0ms', '1h']) {
+      lives.options = { archive: join(lives.root, `archive-${hot}`) }
+      const stream = `trimmed-${hot}`
+      await lives.life(async (log) => {
+        await log.streams.create(stream)
+        await log.stream(stream).setPolicy({ hot: { for: hot }, evict: { lag: 0 } })
+        for (let segment = 0; segment < 2; segment += 1) {
+          await append(log, stream, segment * 5, 5)
+          await log.stream(stream).seal()
+        }
+        await log.tier.run()
+        const { incarnation } = present(await log.parts.segments.index.streamByName(stream), 'stream')
+        const archive = await present(log.parts.archive, 'archive')()
+        // A policy ends all of it, and the process dies before the stores are told.
+        await putControl(archive, incarnation, 90n, 'trim', { below: '3:0:0' }, log.parts.random)
+      })
+      lives.dropIndex()
+      await lives.life(async (log) => {
+        assert.deepEqual(await everything(log), [])
+        const { sequenceId, dlsn } = await log.stream(stream).append('on')
+        assert.deepEqual([sequenceId, dlsn.segment], [10n, 3n])
+      })
+      rmSync(lives.directory, { recursive: true })
+    }
+  })
+
   test('a stream that was finished stays finished, also where its stores were not told of the last seal', async () => {
     const log = await lives.open()
     await append(log, 'ended', 0, 5)
@@ -140,6 +174,29 @@ describe('index.db deleted while stopped (invariant 12)', () => {
         await assert.rejects(again.stream(name).append('more'), { code: 'stream_finished' })
       for await (const row of again.segments('ended')) assert.equal(row.state, 'sealed')
     })
+  })
+
+  test('where the stores lost that a stream was finished, the archive says so: nothing is appended to it again', async () => {
+    const location = join(lives.root, 'archive')
+    lives.options = { archive: location }
+    const finished = await lives.life(async (log) => {
+      for (const name of ['ended', 'goes-on']) await append(log, name, 0, 2)
+      await log.stream('ended').finish()
+      await log.stream('goes-on').seal()
+      await log.tier.run()
+      return present(await log.streams.find('ended'), 'ended').finishedMs
+    })
+    const archive = await openArchive(location)
+    const archives = { log: archive, own: new Map() }
+    const sources = await streamSources(foldDecisions([]), [], archives, emptyReport())
+    await archive.close()
+    assert.deepEqual(
+      sources.map(({ stream, finishedMs }) => [stream.name, finishedMs]),
+      [
+        ['ended', finished],
+        ['goes-on', null],
+      ],
+    )
   })
 
   test('a kill: the open segment is fenced and recovered, every acknowledged record is there (invariant 1)', async () => {
@@ -288,6 +345,47 @@ describe('what is missing is never guessed (invariant 8)', () => {
       assert.deepEqual(await everything(log), before)
       for await (const { segment, state } of log.segments('a'))
         assert.equal(`${segment} ${state}`, `${segment} cold`)
+    })
+  })
+
+  test('ledgers of control records alone are no loss: recovery removed their rows, and their numbers are used again', async () => {
+    const before = await lives.life(async (log) => {
+      for (let segment = 0; segment < 2; segment += 1) {
+        await append(log, 'a', segment, 1)
+        await log.stream('a').seal()
+      }
+      const { ledger } = log.parts.segments
+      const { incarnation, epoch } = present(await log.streams.find('a'), 'stream')
+      // Of a writer that died before its first record: one under a number that was used again, one behind the last.
+      for (const segment of [2n, 3n]) {
+        const writer = await LedgerWriter.create(ledger, {
+          quorum: { ensemble: 3, copies: 3, ack: 2, min: 2 },
+          segment: {
+            incarnation,
+            stream: 'a',
+            segment,
+            epoch,
+            openedMs: 0,
+            firstTxid: 0n,
+            startSequenceId: 1n,
+          },
+          preceding: null,
+        })
+        const payload = encodeEnvelope(controlRecord(0, 0n), 'none')
+        await writer.append(
+          Buffer.concat([Buffer.alloc(entryHeaderBytes(writer.digestType)), payload]),
+          payload.length,
+        )
+        await writer.close()
+      }
+      return everything(log)
+    })
+    const report = await rebuildLogIndex()
+    assert.deepEqual([report.lossCount, report.segments, report.orphanCount], [0, 2, 2])
+    await lives.life(async (log) => {
+      assert.deepEqual(await everything(log), before)
+      const { dlsn, sequenceId } = await log.stream('a').append('on')
+      assert.deepEqual([dlsn.segment, sequenceId], [3n, 2n])
     })
   })
 

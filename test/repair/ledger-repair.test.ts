@@ -15,7 +15,7 @@ import type { Quorum } from '../../src/model/quorum.js'
 import { realClock } from '../../src/system/clock.js'
 import { MemoryDisk } from '../helpers/memory-disk.js'
 import { failure, type MemoryStore } from '../helpers/memory-store.js'
-import { appendText, newLedger, QUORUM_322, World } from '../helpers/protocol.js'
+import { appendText, dropMetadata, newLedger, QUORUM_322, World } from '../helpers/protocol.js'
 import { afterPowerCut, entryOf, openStore, header as storeHeader } from '../helpers/store.js'
 
 /** Invariant 9: a corrupt copy is repaired where another is good. Invariant 1: repair and rebuild lose nothing. */
@@ -413,7 +413,7 @@ describe('another store in the place of a lost one (invariant 1)', () => {
     await writer.close()
     store(4).fault = {
       before: async (call) => {
-        if (call === 'sealLedger') await context.metadata.delete(writer.ledgerId)
+        if (call === 'sealLedger') await dropMetadata(context.metadata, writer.ledgerId)
       },
     }
     assert.equal((await replaceMember(context, writer.ledgerId, { from: 's1', to: 's4' })).outcome, 'gone')
@@ -427,7 +427,7 @@ describe('another store in the place of a lost one (invariant 1)', () => {
       before: async (call) => {
         if (call === 'addEntry') written = true
         if (call !== 'readEntries' || !written) return
-        await context.metadata.delete(ledgerId)
+        await dropMetadata(context.metadata, ledgerId)
         throw new StratalogError('store_unavailable', 'cut off')
       },
     }

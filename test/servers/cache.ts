@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import process from 'node:process'
 
 /** A server that tests run against. */
-export type ServerName = 'versitygw' | 'hdfs' | 'ceph'
+export type ServerName = 'versitygw' | 'hdfs' | 'bookkeeper' | 'java-clients' | 'ceph'
 
 /** Either where a server's program is, or why it can't be had here. */
 export type Prepared = { readonly path: string } | { readonly why: string }

@@ -79,10 +79,16 @@ function hdfsSite(layout: HdfsLayout): Properties {
     'dfs.blocksize': layout.blockBytes,
     'dfs.namenode.fs-limits.min-block-size': 4096,
     'dfs.webhdfs.enabled': true,
+    // A page of a listing: several of them with few files.
+    'dfs.ls.limit': 50,
     'dfs.namenode.safemode.extension': 0,
     // A DataNode is dead after 2 × recheck + 10 × heartbeat: 14 s, the least that 3.4 allows with whole seconds.
     'dfs.heartbeat.interval': 1,
     'dfs.namenode.heartbeat.recheck-interval': 2000,
+    // One that was not heard of for 3 s is the last to be given anything, as docs/archives/hdfs.md advises.
+    'dfs.namenode.stale.datanode.interval': 3000,
+    'dfs.namenode.avoid.read.stale.datanode': true,
+    'dfs.namenode.avoid.write.stale.datanode': true,
     'dfs.namenode.datanode.registration.ip-hostname-check': false,
     'dfs.datanode.hostname': '127.0.0.1',
     'dfs.client.block.write.replace-datanode-on-failure.policy': 'NEVER',

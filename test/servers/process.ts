@@ -46,6 +46,11 @@ export class Daemon {
     return this.#child.exitCode === null && this.#child.signalCode === null
   }
 
+  /** What it ended with; null while it runs, and when a signal ended it. */
+  get exitCode(): number | null {
+    return this.#child.exitCode
+  }
+
   /** Sends a signal to the whole process group; nothing if it has ended. */
   signal(name: NodeJS.Signals): void {
     if (this.running) process.kill(-this.pid, name)

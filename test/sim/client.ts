@@ -1,6 +1,7 @@
 import { directoryArchive } from '../../archive/directory/store.js'
 import { ArchiveKeys, attachKeys } from '../../archive/keys.js'
 import type { AppendConditions } from '../../src/append/refusals.js'
+import { TakenBytes } from '../../src/append/taken-bytes.js'
 import { WriterHub } from '../../src/append/writer-hub.js'
 import type { LedgerContext, StoreDirectory } from '../../src/ledger/context.js'
 import { RepairQueue } from '../../src/ledger/repair-queue.js'
@@ -219,8 +220,10 @@ export class Client {
     const resolved = policyOf(options)
     const policy = async () => resolved
     const archive = this.#archiveOpener()
+    const taken = new TakenBytes(1 << 22)
+    const appendsWait = (): boolean => taken.bytes > 0
     const hub: WriterHub = new WriterHub(
-      { ledger, index, openCold: (row) => openCold(row) },
+      { ledger, index, openCold: (row) => openCold(row), endRecords: options.zookeeper === true },
       coordination,
       async ({ incarnation }) => ({
         policy: () => resolved.policy,
@@ -228,9 +231,11 @@ export class Client {
         slowMs: () => agent.slowMs(resolved.policy, options.quorum, incarnation),
         inFlightBytesMax: 4_096,
         takenBytesMax: 1 << 20,
+        taken,
       }),
+      options.zookeeper === true,
     )
-    const openCold = this.#coldOpener(ledger, index, archive, () => hub.takenBytes, resolved)
+    const openCold = this.#coldOpener(ledger, index, archive, appendsWait, resolved)
     const tiering: TieringContext = {
       logId: '5'.repeat(32),
       ledger,
@@ -240,6 +245,8 @@ export class Client {
       archive: archive === null ? null : () => archive(true),
       writers: hub,
       policy,
+      appendsWait,
+      ledgersAreShared: options.zookeeper === true,
     }
     const agent = new TieringAgent(tiering)
     const { keeper } = this.#around
@@ -278,7 +285,7 @@ export class Client {
     ledger: LedgerContext,
     index: ReadContext['index'],
     archive: ArchiveOpener | null,
-    takenBytes: () => number,
+    appendsWait: () => boolean,
     policy: ResolvedPolicy,
   ): (row: SegmentRow, signal?: AbortSignal, ahead?: boolean) => Promise<ColdSource> {
     const { clock, logger } = ledger
@@ -292,7 +299,7 @@ export class Client {
         openArchive: () => archive(false),
         archiveLocation: ARCHIVE_ROOT,
         diskCacheBytes: this.#around.options.cacheBytes,
-        takenBytes,
+        appendsWait,
         policy: async () => policy,
       }).catch((error: unknown) => {
         tier = null

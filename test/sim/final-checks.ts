@@ -30,6 +30,8 @@ export async function finalChecks(world: SimWorld, cutPower: boolean): Promise<v
   for (const node of nodes) if (!node.host.up) node.start()
   // A store whose superblock was hit by rot stays away: its copies are unreachable.
   await scheduler.wait(5_000)
+  // One that died right before the end was to come back soon after.
+  for (const one of clients) one.kill('it came back into the end')
   const client = present(clients[0], 'a client')
   client.clock.skewMs = 0
   client.start([])
@@ -70,7 +72,7 @@ async function checkReplaced(world: SimWorld, client: Client, node: StoreNode, f
     const { upkeep, hub, tiering } = present(client.running, 'a client that runs')
     // What is open comes when it is closed.
     for (const stream of world.streams) {
-      const newest = await world.metadata.sqlite.index.newestSegment(stream.incarnation)
+      const newest = await world.metadata.index.newestSegment(stream.incarnation)
       if (newest !== null && !isClosed(newest.state)) await hub.seal(stream, newest.segment)
     }
     // What a crash left between a ledger and its row would stay open for ever: nobody else closes it.
@@ -135,7 +137,7 @@ async function checkRead(world: SimWorld, client: Client, stream: StreamRow): Pr
   const { trace, metadata, oracle } = world
   const read = await retried(world, async () => {
     const records = await client.readAll(stream)
-    oracle.checkHistory(present(await metadata.sqlite.index.stream(stream.incarnation), 'stream'), records)
+    oracle.checkHistory(present(await metadata.index.stream(stream.incarnation), 'stream'), records)
   })
   if (read !== null) trace.violate(1, `${stream.name} can't be read: ${read}`)
 }
@@ -144,7 +146,7 @@ async function checkRead(world: SimWorld, client: Client, stream: StreamRow): Pr
 async function checkRows(world: SimWorld, stream: StreamRow): Promise<void> {
   const { metadata, oracle, trace } = world
   let missing: bigint | null = null
-  for (const row of await metadata.sqlite.index.listSegments(stream.incarnation, 0n, ROWS_MAX)) {
+  for (const row of await metadata.index.listSegments(stream.incarnation, 0n, ROWS_MAX)) {
     if (row.state === 'archived' || row.state === 'cold') {
       if (missing !== null) trace.violate(5, `segment ${row.segment} is archived and ${missing} is not`)
       try {

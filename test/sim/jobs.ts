@@ -1,7 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { join } from 'node:path'
 import process from 'node:process'
-import { optionsOf, type PlantedBug } from './options.js'
+import { optionsOf, type PlantedBug, zooKeeperOptionsOf } from './options.js'
 import { count, describe, emptyTally, merge, type Tally } from './report.js'
 import { shrink } from './shrink.js'
 import { simulate } from './world.js'
@@ -20,6 +20,8 @@ export interface Job {
   readonly bug: PlantedBug | null
   readonly trace: number
   readonly shrink: boolean
+  /** The world with ZooKeeper. */
+  readonly zookeeper?: boolean
 }
 
 /** The job of this process if it is one of several; null: it is the first. */
@@ -32,7 +34,7 @@ export function jobGiven(): Job | null {
 export async function runJob(job: Job): Promise<Tally> {
   const tally = emptyTally()
   for (let seed = job.seed; seed < job.seed + job.seeds; seed += job.step) {
-    const result = await simulate(optionsOf(seed, job.bug))
+    const result = await simulate((job.zookeeper === true ? zooKeeperOptionsOf : optionsOf)(seed, job.bug))
     count(tally, result)
     if (result.violations.length === 0 || tally.violations > SHOWN_MAX) continue
     process.stdout.write(`${describe(result, job.trace)}\n`)

@@ -2,15 +2,16 @@ import { availableParallelism } from 'node:os'
 import process from 'node:process'
 import { parseArgs } from 'node:util'
 import { type Job, jobGiven, runJob, runJobs } from './jobs.js'
-import { PLANTED_BUGS } from './options.js'
+import { PLANTED_BUGS, ZK_PLANTED_BUGS } from './options.js'
 
-const USAGE = `npm run sim -- [--seeds N] [--seed S] [--jobs J] [--bug NAME] [--trace LINES] [--no-shrink]
+const USAGE = `npm run sim -- [--seeds N] [--seed S] [--jobs J] [--bug NAME] [--trace LINES] [--no-shrink] [--zookeeper]
   --seeds N      runs, with the seeds S, S + 1, …          (1000)
   --seed S       the first seed; alone it is the only one  (1)
   --jobs J       processes that share the work             (one a core)
-  --bug NAME     plants a bug: ${PLANTED_BUGS.join(', ')}
+  --bug NAME     plants a bug: ${PLANTED_BUGS.join(', ')}; with ZooKeeper ${ZK_PLANTED_BUGS.join(', ')}
   --trace LINES  lines of the trace shown with a failure   (40)
   --no-shrink    shows failures as they were found
+  --zookeeper    the metadata are in ZooKeeper instead of SQLite
 `
 function jobOf(argv: readonly string[]): Job & { readonly jobs: number } {
   const { values } = parseArgs({
@@ -22,10 +23,11 @@ function jobOf(argv: readonly string[]): Job & { readonly jobs: number } {
       bug: { type: 'string' },
       trace: { type: 'string', default: '40' },
       'no-shrink': { type: 'boolean', default: false },
+      zookeeper: { type: 'boolean', default: false },
     },
   })
   const seeds = Number(values.seeds ?? (values.seed === undefined ? 1_000 : 1))
-  const bug = PLANTED_BUGS.find((name) => name === values.bug) ?? null
+  const bug = [...PLANTED_BUGS, ...ZK_PLANTED_BUGS].find((name) => name === values.bug) ?? null
   const numbers = [seeds, Number(values.seed ?? 1), Number(values.jobs ?? 1), Number(values.trace)]
   if (numbers.some((number) => !Number.isSafeInteger(number) || number < 0) || (values.bug ?? null) !== bug)
     throw new TypeError('an option has a value it can not have')
@@ -36,6 +38,7 @@ function jobOf(argv: readonly string[]): Job & { readonly jobs: number } {
     bug,
     trace: Number(values.trace),
     shrink: !values['no-shrink'],
+    zookeeper: values.zookeeper,
     jobs: Math.max(1, Math.min(Number(values.jobs ?? availableParallelism()), seeds)),
   }
 }
@@ -43,6 +46,9 @@ function jobOf(argv: readonly string[]): Job & { readonly jobs: number } {
 async function main(): Promise<void> {
   const given = jobGiven()
   if (given !== null) {
+    // Nobody would hear of what it finds.
+    process.on('disconnect', () => process.exit(1))
+    process.channel?.unref()
     process.send?.(await runJob(given))
     return
   }

@@ -121,6 +121,20 @@ export class MetadataService {
     return this.#sqlite
   }
 
+  /** Past all processes and wires, for who prepares a run and looks at it. */
+  get index(): SegmentIndex {
+    return this.sqlite.index
+  }
+
+  /** Before the first process starts, in a world that needs it. */
+  async prepare(): Promise<void> {}
+
+  /** Tells of the next change that is made of several, right before it is sent, where there are such. */
+  atNextMulti(_: (from: Host) => void): void {}
+
+  /** Ends the session of a process that is well, where there are sessions to end. */
+  expire(_: Host): void {}
+
   #empty(): SqliteMetadata {
     const sqlite = emptyIndex(join(this.#directory, `index-${this.#all.length}.db`), {
       clock: new HostClock(this.#scheduler, this.host),

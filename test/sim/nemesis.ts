@@ -4,7 +4,7 @@ import type { Client } from './client.js'
 import type { SimDisk } from './disk.js'
 import type { MetadataService } from './metadata.js'
 import type { Network } from './network.js'
-import { FAULT_KINDS, type FaultKind, type SimOptions } from './options.js'
+import { FAULT_KINDS, type FaultKind, type SimOptions, ZK_FAULT_KINDS } from './options.js'
 import type { Oracle } from './oracle.js'
 import { SimRandom } from './random.js'
 import type { Scheduler } from './scheduler.js'
@@ -30,7 +30,7 @@ export interface Victims {
   /** Runs something within moments of the next acknowledgement: where it hurts most. */
   readonly atNextAck: (attack: () => void) => void
   /** Makes several processes append to the streams that this one writes. */
-  readonly contend: (client: Client) => void
+  readonly contend: (client: Client, when?: 'at once') => void
 }
 
 /** Deaths and cuts come right behind an acknowledgement as often as at any other moment. */
@@ -40,6 +40,7 @@ const HURTS_AFTER_ACK: readonly FaultKind[] = [
   'power-cut',
   'blackout',
   'pause',
+  'session-expiry',
 ]
 
 /** Free bytes of 2 GiB at which appends go on, and something has to be done about it (disk-watch.ts). */
@@ -185,6 +186,25 @@ const ATTACKS: Readonly<Partial<Record<FaultKind, Attack>>> = {
       for (const { disk } of nodes) disk.faults.freeBytes = null
     })
   },
+  // A process is cut off right as it sends a change: it came there or not, and by the time it may ask its session is over.
+  'multi-cut'({ clients, metadata, network, scheduler, trace, contend }, random) {
+    metadata.atNextMulti((host) => {
+      trace.fault('multi-cut', host.name)
+      const cut = (): void => network.cut(host, metadata.host, true)
+      if (random.chance(0.5)) cut()
+      else scheduler.after(random.between(0.05, 0.6), null, cut)
+      const client = clients.find((one) => one.host === host)
+      if (client !== undefined) contend(client)
+      scheduler.after(random.between(5_000, 14_000), null, () => network.cut(host, metadata.host, false))
+    })
+  },
+  // The server ends a session: nobody tells the process, which may be appending.
+  'session-expiry'({ clients, metadata, contend }, random) {
+    const client = random.pick(clients)
+    if (!client.host.up) return
+    metadata.expire(client.host)
+    contend(client, 'at once')
+  },
   'step-death'({ steps }, random) {
     // Many points are not come by in a run: whoever comes to one of these first dies there.
     for (let i = 0; i < 6; i += 1) steps.arm(random.pick(MORTAL), random.chance(0.5) ? 'before' : 'after')
@@ -207,7 +227,7 @@ export function planAttacks(victims: Victims, options: SimOptions): void {
     const attack = ATTACKS[kind]
     if (attack === undefined) continue
     // Each kind draws from numbers of its own: the shrinker takes one away and leaves the others as they are.
-    const own = new SimRandom(options.seed * 101 + FAULT_KINDS.indexOf(kind))
+    const own = new SimRandom(options.seed * 101 + [...FAULT_KINDS, ...ZK_FAULT_KINDS].indexOf(kind))
     for (let i = 0; i < count; i += 1) {
       const begin = (): void => attack(victims, own)
       const waits = HURTS_AFTER_ACK.includes(kind) && own.chance(0.5)

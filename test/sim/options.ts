@@ -51,7 +51,10 @@ export const FAULT_KINDS = [
   'step-death',
 ] as const
 
-export type FaultKind = (typeof FAULT_KINDS)[number]
+/** Kinds of a world with ZooKeeper: others never draw them. */
+export const ZK_FAULT_KINDS = ['session-expiry', 'multi-cut'] as const
+
+export type FaultKind = (typeof FAULT_KINDS)[number] | (typeof ZK_FAULT_KINDS)[number]
 
 /** Kinds of tiering: a seed draws them from numbers of their own. */
 const TIERING_KINDS: readonly FaultKind[] = FAULT_KINDS.slice(FAULT_KINDS.indexOf('archive-delay'))
@@ -75,7 +78,10 @@ export const PLANTED_BUGS = [
   'absence-is-proof',
 ] as const
 
-export type PlantedBug = (typeof PLANTED_BUGS)[number]
+/** Wrong steps of a client of ZooKeeper. */
+export const ZK_PLANTED_BUGS = ['zk-acknowledges-after-expiry', 'zk-lost-is-done', 'zk-blind-retry'] as const
+
+export type PlantedBug = (typeof PLANTED_BUGS)[number] | (typeof ZK_PLANTED_BUGS)[number]
 
 /** One run, drawn from a seed; the shrinker makes smaller ones. */
 export interface SimOptions {
@@ -119,6 +125,8 @@ export interface SimOptions {
   /** Faults that may happen, each as many times as it says or with that chance for each message. */
   readonly faults: Readonly<Partial<Record<FaultKind, number>>>
   readonly bug: PlantedBug | null
+  /** The metadata are in ZooKeeper, in DistributedLog's tree; absent: in SQLite. */
+  readonly zookeeper?: true
 }
 
 const QUORUMS: readonly Quorum[] = [
@@ -207,8 +215,10 @@ function tieringOf(
   if (options.archive && archiveDown !== 'hold') faults['disk-short'] = 1 + random.below(2)
   const hotMaxBytes = random.chance(0.2) ? rollBytes * (1 + random.below(4)) : null
   // An object that rots while its hot copy is there can be mended; nothing may make it the only one before that.
-  // Disks that are nearly full have verified hot copies given up before their time.
+  // Disks that are full, or nearly, have verified hot copies given up before their time. There are few such runs: they
+  // rather do without the full disks, of which others have plenty.
   const staysHot = options.hotForMs === LONG_MS && hotMaxBytes === null && faults['disk-short'] === undefined
+  if (staysHot && faults['archive-rot'] !== undefined) delete faults['disk-full']
   if (!staysHot) delete faults['archive-rot']
   return {
     faults,
@@ -218,5 +228,22 @@ function tieringOf(
     cacheBytes: random.chance(0.2) ? random.pick([16_384, 262_144]) : 0,
     byHand: random.chance(0.4) ? 5 + random.below(15) : 0,
     encrypted: random.chance(0.2),
+  }
+}
+
+/** The same world with ZooKeeper in place of SQLite, and what only happens there. There is no archive in it. */
+export function zooKeeperOptionsOf(seed: number, bug: PlantedBug | null = null): SimOptions {
+  const options = optionsOf(seed, bug)
+  const random = new SimRandom(seed * 419 + 3)
+  const faults = { ...options.faults }
+  for (const kind of [...LOSSES, ...TIERING_KINDS]) delete faults[kind]
+  for (const kind of ['archive-down', 'archive-power-cut'] as const) delete faults[kind]
+  for (const kind of ZK_FAULT_KINDS) if (random.chance(0.5)) faults[kind] = 1 + random.below(3)
+  if (random.chance(0.5)) faults['metadata-lost-answer'] = random.pick([0.02, 0.05, 0.1])
+  return {
+    ...options,
+    ...{ faults, zookeeper: true, archive: false, archiveDown: 'hold', byHand: 0, upkeep: false },
+    ...{ keepForMs: null, keepMaxBytes: null, hotMaxBytes: null, cacheBytes: 0, encrypted: false },
+    ...{ restores: false, rebuilds: false },
   }
 }

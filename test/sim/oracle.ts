@@ -14,7 +14,7 @@ import { simulatedRings } from './key-ring.js'
 import type { SimOptions } from './options.js'
 import type { Scheduler } from './scheduler.js'
 import { ARCHIVE_ROOT, TieringOracle } from './tiering-oracle.js'
-import type { Trace } from './trace.js'
+import type { Trace, Work } from './trace.js'
 
 /** Bytes that every longer record has. */
 const CLEAR = 'abcdefghijkl'
@@ -158,9 +158,10 @@ export class Oracle {
   #place(incarnation: string, truth: StreamTruth, n: number, dlsn: Dlsn): void {
     const there = truth.at.get(`${dlsn}`)
     const before = truth.places.get(n)
-    if (before !== undefined && !before.equals(dlsn) && this.#hasEnded(incarnation, before, dlsn)) {
-      // Idempotence lasts as long as the history that shows it: of a record that was trimmed nothing tells any more.
-      this.#trace.worked('records again after a trim')
+    const again = before !== undefined && !before.equals(dlsn) && this.#whyAgain(incarnation, before, dlsn)
+    if (before !== undefined && again) {
+      // Idempotence lasts as long as the history that shows it: of a record that is gone nothing tells any more.
+      this.#trace.worked(again)
       truth.at.set(`${dlsn}`, n)
       if (before.compare(dlsn) < 0) truth.places.set(n, dlsn)
       return
@@ -173,8 +174,11 @@ export class Oracle {
     truth.places.set(n, dlsn)
   }
 
-  #hasEnded(incarnation: string, one: Dlsn, other: Dlsn): boolean {
-    return this.tiering.hasEnded(incarnation, one.compare(other) < 0 ? one : other)
+  /** Why a record may have two places: nobody can be shown the older one any more. */
+  #whyAgain(incarnation: string, one: Dlsn, other: Dlsn): Work | null {
+    const older = one.compare(other) < 0 ? one : other
+    if (this.tiering.hasEnded(incarnation, older)) return 'records again after a trim'
+    return this.tiering.isDropped(incarnation, older.segment) ? 'records again after a gap' : null
   }
 
   // What the metadata service is told.

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { optionsOf, PLANTED_BUGS, type PlantedBug, type SimOptions } from './options.js'
+import { optionsOf, PLANTED_BUGS, type SimOptions } from './options.js'
 import { shrink } from './shrink.js'
 import { type SimResult, simulate } from './world.js'
+
+type Bug = (typeof PLANTED_BUGS)[number]
 
 interface Finding {
   readonly seeds: number
@@ -12,7 +14,7 @@ interface Finding {
 }
 
 /** Seeds within which each bug has to show, and the invariants that may tell of it. */
-const FOUND: Readonly<Record<PlantedBug, Finding>> = {
+const FOUND: Readonly<Record<Bug, Finding>> = {
   'recovery-does-not-fence': {
     seeds: 100,
     by: [1, 3],
@@ -67,7 +69,7 @@ const FOUND: Readonly<Record<PlantedBug, Finding>> = {
   },
 }
 
-async function find(bug: PlantedBug): Promise<SimResult | null> {
+async function find(bug: Bug): Promise<SimResult | null> {
   for (let seed = 1; seed <= FOUND[bug].seeds; seed += 1) {
     const { shape = (options: SimOptions) => options } = FOUND[bug]
     const result = await simulate(shape(optionsOf(seed, bug)))

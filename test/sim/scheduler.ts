@@ -5,7 +5,7 @@ import type { SimRandom } from './random.js'
 /** Events between two looks at the real event loop: microtasks run after each of them all the same. */
 const EVENTS_AT_ONCE = 64
 /** Virtual time begins here, so that txids are plausible milliseconds. */
-const EPOCH_MS = 1_700_000_000_000
+export const EPOCH_MS = 1_700_000_000_000
 
 interface SimEvent {
   readonly dueMs: number

@@ -1,4 +1,4 @@
-import { FAULT_KINDS, type SimOptions } from './options.js'
+import { FAULT_KINDS, type SimOptions, ZK_FAULT_KINDS } from './options.js'
 import { type SimResult, simulate } from './world.js'
 
 /** Runs that shrinking may take. */
@@ -20,12 +20,12 @@ export async function shrink(found: SimResult): Promise<SimResult> {
     best = result
     return true
   }
-  for (const kind of FAULT_KINDS) {
+  for (const kind of [...FAULT_KINDS, ...ZK_FAULT_KINDS]) {
     if (best.options.faults[kind] === undefined) continue
     const { [kind]: _, ...faults } = best.options.faults
     await try_({ ...best.options, faults })
   }
-  for (const kind of FAULT_KINDS) {
+  for (const kind of [...FAULT_KINDS, ...ZK_FAULT_KINDS]) {
     for (let count = best.options.faults[kind] ?? 0; count > 1; ) {
       count -= 1
       if (!(await try_({ ...best.options, faults: { ...best.options.faults, [kind]: count } }))) break

@@ -4,13 +4,12 @@ import process from 'node:process'
 import { describe, test } from 'node:test'
 import { runJobs } from './jobs.js'
 import { FAULT_KINDS, optionsOf } from './options.js'
-import { STEPS } from './steps.js'
+import { STEPS, type Step } from './steps.js'
 import { WORK_KINDS, type Work } from './trace.js'
 import { simulate } from './world.js'
 
-/** From the first to before 863: seeds 331, 462 and 863 fail and are next to be mended (docs/next.md). */
-const FIRST_SEED = 464
-const SEEDS = Number(process.env.TEST_SEEDS ?? 399)
+/** Two minutes of two cores (docs/simulator.md); a machine that somebody waits at runs a few of them. */
+const SEEDS = Number(process.env.TEST_SEEDS ?? (process.env.CI === undefined ? 300 : 1_200))
 
 /** From so many seeds on everything there is has to happen. */
 const MANY = 2_000
@@ -22,11 +21,16 @@ const RARE: readonly Work[] = [
   'segments dropped',
   'gaps read',
   'records again after a trim',
+  'records again after a gap',
 ]
+/** Fewer seeds than that may come by none of the deaths at a step. */
+const SOME = 1_000
+/** Steps that most runs come by. */
+const OFTEN: readonly Step[] = ['copy', 'verify', 'commit', 'check', 'evict']
 
 describe('the simulator', () => {
   test(`${SEEDS} seeds break no invariant, and every kind of fault fires`, async () => {
-    const job = { seed: FIRST_SEED, seeds: SEEDS, step: 1, bug: null, trace: 40, shrink: false }
+    const job = { seed: 1, seeds: SEEDS, step: 1, bug: null, trace: 40, shrink: false }
     const tally = await runJobs(job, Math.min(2, availableParallelism()))
     assert.equal(tally.seeds, SEEDS)
     assert.equal(tally.violations, 0, 'the failures are printed above')
@@ -37,7 +41,7 @@ describe('the simulator', () => {
         `there were no ${work}`,
       )
     // A few hundred seeds don't come by each point of tiering at which a process may die.
-    for (const step of SEEDS < MANY ? [] : STEPS)
+    for (const step of SEEDS < SOME ? [] : SEEDS < MANY ? OFTEN : STEPS)
       for (const side of ['before', 'after'])
         assert.ok((tally.deaths[`${side} ${step}`] ?? 0) > 0, `nobody died ${side} ${step}`)
     // A world in which nothing happens breaks nothing.
@@ -55,7 +59,8 @@ describe('the simulator', () => {
     const drawn = Array.from({ length: 3_000 }, (_, seed) => optionsOf(seed).faults)
     const rots = drawn.filter((faults) => faults['archive-rot'] !== undefined)
     assert.ok(rots.length > 20, `${rots.length} of them have objects rot`)
-    for (const faults of rots) assert.equal(faults['disk-short'], undefined)
+    for (const faults of rots)
+      for (const kind of ['disk-short', 'disk-full'] as const) assert.equal(faults[kind], undefined)
   })
 
   test('the same seed makes the same run, and another one another', async () => {

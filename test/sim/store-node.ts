@@ -197,7 +197,7 @@ export class StoreNode {
     const { bug } = this.#options
     const store = this.served()
     const [ledgerId, entryId] = args as [bigint, bigint]
-    if (bug === 'recovery-does-not-fence') {
+    if (bug === 'recovery-does-not-fence' || bug === 'zk-acknowledges-after-expiry') {
       if (name === 'fence') return store.readLac(ledgerId)
       if (name === 'readEntry') return store.readEntry(ledgerId, entryId)
     }

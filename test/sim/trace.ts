@@ -29,6 +29,7 @@ export const BY_HAND = [
   'segments dropped',
   'gaps read',
   'records again after a trim',
+  'records again after a gap',
   'encrypted objects read',
 ] as const
 

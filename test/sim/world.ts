@@ -17,6 +17,7 @@ import { Scheduler } from './scheduler.js'
 import { Steps } from './steps.js'
 import { StoreNode } from './store-node.js'
 import { Trace, type Violation, type Work } from './trace.js'
+import { ZkMetadataService } from './zk-metadata.js'
 
 /** Far more than any run needs: what exceeds it goes round in circles. */
 const EVENTS_MAX = 400_000
@@ -29,6 +30,8 @@ const CALM_AFTER_SLOWNESS_MS = 45_000
 const SLOW: readonly FaultKind[] = ['delay', 'stall', 'archive-delay', 'archive-late']
 /** Within this time after everything is healed everything has to work. */
 const LIVENESS_MS = 240_000
+/** A writer waits longer for a lock in ZooKeeper than for a lease in SQLite, and a retry may come to the wrong process. */
+const LIVENESS_MS_WITH_ZOOKEEPER = 4 * LIVENESS_MS
 
 /** What came of a run. */
 export interface SimResult {
@@ -104,7 +107,11 @@ export class SimWorld {
     this.oracle = new Oracle(this.scheduler, this.trace, options)
     this.network = new Network(this.scheduler, this.random.fork(), this.trace, options.faults)
     const { scheduler, network, trace, oracle } = this
-    this.metadata = new MetadataService(scheduler, network, this.random.fork(), trace, oracle)
+    const itsRandom = this.random.fork()
+    this.metadata =
+      options.zookeeper === true
+        ? new ZkMetadataService(scheduler, network, itsRandom, trace, oracle, options.bug)
+        : new MetadataService(scheduler, network, itsRandom, trace, oracle)
     this.nodes = Array.from(
       { length: options.stores },
       (_, i) => new StoreNode(`store${i}`, scheduler, this.random.fork(), trace, options),
@@ -145,12 +152,12 @@ export class SimWorld {
   }
 
   /** See `Victims` in nemesis.ts. */
-  readonly contend = (client: Client): void => {
+  readonly contend = (client: Client, when?: 'at once'): void => {
     const stream = this.streams[this.clients.indexOf(client) % this.streams.length]
     const other = this.random.pick(this.clients.filter((one) => one !== client))
     for (let i = 0; i < 3; i += 1) {
       // Its session has ended by now, and it may be the last to hear of that.
-      const ms = this.random.between(4_500, 10_000)
+      const ms = when === 'at once' ? this.random.between(0, 500) : this.random.between(4_500, 10_000)
       this.scheduler.after(ms, null, () => this.#appendBy(other, stream, 1))
       for (let n = 0; n < 4; n += 1)
         this.scheduler.after(ms + this.random.between(-5, 40), null, () => this.#appendBy(client, stream, 1))
@@ -207,6 +214,7 @@ export class SimWorld {
 
   async #script(): Promise<void> {
     const { options, scheduler } = this
+    if (options.zookeeper === true) await this.metadata.prepare()
     for (const node of this.nodes) node.start()
     await Promise.all(this.nodes.map((node) => node.opened()))
     for (let i = 0; i < options.streams; i += 1) await this.#createStream(i)
@@ -226,7 +234,7 @@ export class SimWorld {
   }
 
   async #createStream(i: number): Promise<void> {
-    const stream = await this.metadata.sqlite.index.createStream({
+    const stream = await this.metadata.index.createStream({
       incarnation: `${i + 1}`.padStart(32, '0'),
       name: `s${i}`,
       txidMode: 'ms',
@@ -365,10 +373,11 @@ export class SimWorld {
 
   /** Waits until something holds that has to hold now that everything works. */
   async until(what: string, holds: () => boolean): Promise<void> {
-    const deadlineMs = this.scheduler.nowMs + LIVENESS_MS
+    const withinMs = this.options.zookeeper === true ? LIVENESS_MS_WITH_ZOOKEEPER : LIVENESS_MS
+    const deadlineMs = this.scheduler.nowMs + withinMs
     while (!holds()) {
       if (this.scheduler.nowMs > deadlineMs) {
-        this.trace.violate(0, `liveness: not within ${LIVENESS_MS} ms: ${what}`)
+        this.trace.violate(0, `liveness: not within ${withinMs} ms: ${what}`)
         return
       }
       await this.scheduler.wait(500)

@@ -5,7 +5,9 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { directoryArchive } from '../../archive/directory/store.js'
 import type { Log } from '../../src/log.js'
+import { present } from '../../src/model/assert.js'
 import { Dlsn } from '../../src/model/dlsn.js'
+import { StratalogError } from '../../src/model/errors.js'
 import type { SegmentRow } from '../../src/model/segment.js'
 import { openLog } from '../../src/open.js'
 import type { OpenOptions } from '../../src/options.js'
@@ -360,4 +362,50 @@ describe('tiering agent', () => {
     assert.ok((await rows(log, 'a')).every((row) => row.state === 'cold'))
     assert.equal((await check(log, 'a', 200)).cold, 200)
   })
+})
+
+test('a stream of which nothing can be asked holds up no other: those that others purge are copied in time', async () => {
+  await using log = await open()
+  for (const name of ['a', 'b', 'c']) {
+    await fill(log, name, 10)
+    await log.stream(name).seal()
+  }
+  const { index } = log.parts.segments
+  const { incarnation } = present(await index.streamByName('a'), 'a')
+  const fact = index.fact.bind(index)
+  // As in a cluster, where its nodes were damaged since it was listed.
+  index.fact = async (name) => {
+    if (name === `deleted/${incarnation}`) throw new StratalogError('corrupt', 'a is not readable')
+    return fact(name)
+  }
+  const report = await log.tier.run()
+  assert.deepEqual([...new Set(report.failed.map(({ stream }) => stream))], ['a'])
+  for (const name of ['b', 'c'])
+    assert.deepEqual(
+      (await rows(log, name)).map(({ state }) => state),
+      ['cold'],
+    )
+})
+
+test('where a row begins by a guess no trim is told: what the archive has below stays (invariant 8)', async () => {
+  await using log = await open()
+  for (const _ of [1, 2, 3]) {
+    await fill(log, 'a', 10)
+    await log.stream('a').seal()
+  }
+  await log.tier.run()
+  const { index } = log.parts.segments
+  const stream = present(await index.streamByName('a'), 'a')
+  const { incarnation, version } = stream
+  // As a row of a cluster whose own nodes are lost: Java's purge left the tree beginning there.
+  const trimmedBelow = new Dlsn(3n, 0n, 0n)
+  await index.updateStream(incarnation, version, { trimmedBelow })
+  await index.setFact(`announced/${incarnation}`, '')
+  await fill(log, 'a', 10)
+  await log.stream('a').seal()
+  await log.tier.run()
+  const markers = () =>
+    readdirSync(join(root, 'archive'), { recursive: true }).filter((name) => `${name}`.includes('-trim-'))
+  assert.deepEqual(markers(), [])
+  assert.equal(objects().length, 4)
 })

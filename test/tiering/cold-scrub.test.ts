@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, test } from 'node:test'
+import { after, afterEach, beforeEach, describe, test } from 'node:test'
 import { putControl } from '../../archive/control-objects.js'
 import { holdBody } from '../../archive/decisions.js'
 import { decodeSegmentKey } from '../../src/format/archive-names.js'
@@ -11,6 +11,7 @@ import { present } from '../../src/model/assert.js'
 import { isStratalogError, StratalogError } from '../../src/model/errors.js'
 import type { SegmentRow } from '../../src/model/segment.js'
 import { ColdScrub, coldScrubStatus } from '../../tiering/cold-scrub.js'
+import { dropSegment, freeableRows } from '../../tiering/drop.js'
 import { countingRandom } from '../helpers/archive.js'
 import { ArchivedLog, allOf, checkRead, fill, rowsOf } from '../helpers/archived-log.js'
 import { outage } from '../helpers/faulty-archive.js'
@@ -41,6 +42,10 @@ function flip(key: string): void {
   bytes[at] = (bytes[at] ?? 0) ^ 8
   world.write(key, bytes)
 }
+
+// The scrub's own pauses do not keep a process alive, and in these tests nothing else does.
+const alive = setInterval(() => undefined, 1_000)
+after(() => clearInterval(alive))
 
 describe('scrub of the archive', () => {
   // Invariant 9: repaired where another copy is good.
@@ -91,6 +96,37 @@ describe('scrub of the archive', () => {
       [[2n, present(state.alarms[1], 'alarm').foundMs]],
     )
     assert.deepEqual(coldScrubStatus(again), { percent: 100, repaired: 0, alarms: 1 })
+    const events = log.parts.agent.events.since(0).filter(({ type }) => type === 'scrub')
+    assert.deepEqual(
+      events.map((event) => event.type === 'scrub' && [event.kind, event.stream, event.segment]),
+      [
+        ['alarm', 'a', 1n],
+        ['alarm', 'a', 2n],
+        ['alarm', 'a', 2n],
+      ],
+    )
+  })
+
+  // Invariants 4 and 9: an archive that is down can't be asked, but what is known to be bad there is no second copy.
+  test('what it found to be bad keeps its hot copy, also where room is made without asking the archive', async () => {
+    await using log = await world.open()
+    const rows = await archived(log)
+    const bad = present(rows[0], 'row')
+    await world.rival(log, bad)
+    const state = await log.archive.scrub()
+    assert.deepEqual(
+      state.alarms.map(({ segment, problem }) => [segment, problem]),
+      [[1n, 'conflict']],
+    )
+    const { tiering } = log.parts
+    const stream = present(await tiering.index.streamByName('a'), 'stream')
+    const freeable = await freeableRows(tiering, stream)
+    assert.deepEqual(
+      freeable.map(({ segment }) => segment),
+      rows.flatMap(({ segment, state: now }) => (segment > 1n && now === 'archived' ? [segment] : [])),
+    )
+    assert.equal(await dropSegment(tiering, { stream, row: bad, bytesEach: 1 }), null)
+    assert.equal((await rowsOf(log, 'a'))[0]?.state, 'archived')
   })
 
   // Invariant 8: what can't be read is not missing.

@@ -7,6 +7,7 @@ import { putControl } from '../../archive/control-objects.js'
 import { holdBody } from '../../archive/decisions.js'
 import { decodeSegmentKey, encodeSegmentKey } from '../../src/format/archive-names.js'
 import { encodeBase32 } from '../../src/format/base32.js'
+import { encodeSummaryKey } from '../../src/format/summary-object.js'
 import type { Log } from '../../src/log.js'
 import { present } from '../../src/model/assert.js'
 import { isStratalogError } from '../../src/model/errors.js'
@@ -264,6 +265,33 @@ describe('orphans of the archive', () => {
     const end = (await allOf(log.archive.collect())).at(-1)
     assert.ok(end?.type === 'end' && end.tally.leftovers === 1)
     assert.equal(readdirSync(join(world.archive, directory)).length, 1)
+  })
+
+  test('a summary of nothing but trimmed segments goes, once the archive says that they are', async () => {
+    await using log = await world.open()
+    await archived(log)
+    const [row] = await rowsOf(log, 'a')
+    const { incarnation } = present(row, 'row')
+    const summaries = [1n, 1_001n].map((firstSegment) =>
+      encodeSummaryKey({ incarnation, firstSegment, attempt: '0'.repeat(13) }),
+    )
+    for (const key of summaries) world.write(key, Buffer.from('not even readable'))
+    const deleted = async () => {
+      const end = (await allOf(log.archive.collect())).at(-1)
+      return end?.type === 'end' && end.tally.summaries
+    }
+    assert.equal(await deleted(), 0, 'nothing is trimmed')
+    await put(log, 'trim', { below: '1500:0:0' })
+    await allOf(log.archive.orphans())
+    assert.ok(
+      summaries.every((key) => world.has(key)),
+      'who only looks deletes nothing',
+    )
+    assert.equal(await deleted(), 1)
+    assert.deepEqual(
+      summaries.map((key) => world.has(key)),
+      [false, true],
+    )
   })
 
   test('a stream that another agent is at work on is skipped', async () => {

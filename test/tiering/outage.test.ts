@@ -525,7 +525,7 @@ describe('a log whose archive is down', () => {
       const appends = Promise.all(numbers(44, 200).map((value) => log.stream('slow').append(value)))
       const beganMs = performance.now()
       await log.stream('slow').seal()
-      assert.ok(performance.now() - beganMs < 900)
+      assert.ok(performance.now() - beganMs < 10_000)
       await appends
       assert.deepEqual(await read(log, 'slow'), numbers(0, 200))
       delete faults.beforePut
@@ -533,8 +533,8 @@ describe('a log whose archive is down', () => {
       await log.tier.run()
       assert.equal((await log.tier.status()).archive.slowing, false)
       const beganAgainMs = performance.now()
-      await log.stream('slow').append('200')
-      assert.ok(performance.now() - beganAgainMs < 500)
+      for (const value of numbers(200, 220)) await log.stream('slow').append(value)
+      assert.ok(performance.now() - beganAgainMs < 4_000, 'twenty slowed entries take six seconds')
     })
   })
 

@@ -164,6 +164,35 @@ describe('an archive of their own for some streams', () => {
     assert.deepEqual(await statesOf(log, 'private/a'), ['sealed'])
   })
 
+  test('stores and archives in one another are refused: who empties a store would empty the archive', async () => {
+    const refused = async (stores: string, archive: string, message: RegExp) => {
+      own.configure('policies: []', `stores: [${stores}]\narchive: ${archive}`)
+      await assert.rejects(own.open(), { code: 'config_invalid', message })
+    }
+    await refused('./1, ./2, ./3', './2', /archive: \S+\/2 and the store \S+\/2 lie in one another/)
+    await refused(
+      './1, ./2, ./3',
+      './2/archive',
+      /and the store \S+\/2 lie in one another.*beside the stores/,
+    )
+    await refused('./a/1, ./2, ./3', './a', /and the store \S+\/a\/1 lie in one another/)
+    await refused('./1, ./1/2, ./3', './a', /stores: \S+\/1 and \S+\/1\/2 lie in one another/)
+    await refused('./1, ././1, ./3', './a', /stores: name one directory, \S+\/1, twice/)
+    await refused(
+      './1, ./2, ./3',
+      '.',
+      /holds the log itself: give it a directory of its own, as \S+\/archive/,
+    )
+    await refused('./1, ./2, ./3', '..', /holds the log itself/)
+    await refused('./1, ./2, ./3', './cache', /\/cache is the log's own: .* as \S+\/archive/)
+    await refused('./1, ./2, ./3', './cache/x', /\/cache is the log's own/)
+    own.configure('policies: [{ match: x, archive: ./2/x }]', 'stores: [./1, ./2, ./3]\narchive: ./archive')
+    await assert.rejects(own.open(), {
+      code: 'config_invalid',
+      message: /the store \S+\/2 lie in one another/,
+    })
+  })
+
   test('places that can not be told apart are refused before anything is opened, by the line that names them', async () => {
     own.configure('policies: [{ match: x, archive: ../archive/inner }]')
     await assert.rejects(own.open(), { code: 'config_invalid', message: /yaml:4 .*lie in one another/ })

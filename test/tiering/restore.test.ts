@@ -131,6 +131,36 @@ describe('restore from the archive alone (invariant 7)', () => {
     assert.equal((await attempt()).records, 500n)
   })
 
+  test('what is cut shorter than its own index is missing in the plan already, and in the digest', async () => {
+    await archived()
+    const archive = await openArchive(join(root, 'archive'))
+    truncateSync(segmentFiles()[0] ?? '', 100)
+    const plan = await planRestore(archive)
+    const [gap] = plan.streams.flatMap(({ gaps }) => gaps)
+    assert.match(gap?.why ?? '', /has 100 bytes, fewer than its index alone/)
+    await using log = await openLog(join(root, 'into'), common)
+    const report = await restoreArchive(log, archive, plan)
+    assert.deepEqual([report.gaps.length, report.digest], [1, plan.digest])
+  })
+
+  test('a new name for a stream that is not there is refused: it would be restored under its old one', async () => {
+    await archived()
+    const archive = await openArchive(join(root, 'archive'))
+    for (const [as, hint] of [
+      ['number', /did you mean numbers\?/],
+      ['shallow/', /see the names/],
+    ] as const)
+      await assert.rejects(planRestore(archive, { as: { [as]: 'new', numbers: 'n' } }), {
+        code: 'invalid_argument',
+        message: hint,
+      })
+    const { streams } = await planRestore(archive, { as: { 'deep/': 'new/', numbers: 'n' } })
+    assert.deepEqual(
+      streams.map(({ name }) => name),
+      ['n', 'new/name'],
+    )
+  })
+
   test('lost oldest segments are missing, not a later beginning', async () => {
     await archived()
     const files = segmentFiles()
@@ -171,7 +201,7 @@ describe('restore from the archive alone (invariant 7)', () => {
           contentDigest: 'a'.repeat(64),
           attempt: attemptOf(random.bytes(8)),
         }),
-        bodyOf('x'),
+        bodyOf('x'.repeat(152)),
       )
     await put(1n, 0n)
     await put(2n, 30n)

@@ -46,7 +46,7 @@ describe('objects that are not read at once', () => {
       assert.match(error.message, /"stratalog recall a --from 1:0:0 --until 2:0:0 --for 7d"/)
       return true
     })
-    assert.ok(performance.now() - beganMs < 1_000, 'it was tried again and again')
+    assert.ok(performance.now() - beganMs < 5_000, 'it was tried again and again')
     assert.equal(freezer.asked.size, 0, 'a read that asks costs money nobody meant to spend')
   })
 

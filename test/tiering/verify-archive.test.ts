@@ -164,8 +164,8 @@ describe('fsck', () => {
     const { ledger } = log.parts.segments
     const [row] = await rowsOf(log, 'a')
     const ledgerId = present(row?.ledgerId, 'ledger')
-    const { metadata } = await ledger.metadata.read(ledgerId)
-    await ledger.metadata.delete(ledgerId)
+    const { metadata, version } = await ledger.metadata.read(ledgerId)
+    await ledger.metadata.delete(ledgerId, version)
     const id = await ledger.metadata.allocateId()
     await ledger.metadata.create(id, { ...metadata, ctimeMs: 1n })
     const found = await fsck(log)

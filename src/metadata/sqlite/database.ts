@@ -30,6 +30,11 @@ export interface OpenDatabaseOptions {
   readonly checkBytesMax?: number
   /** Nothing is durable before the file is closed and synced: for one that is thrown away unless it gets whole. */
   readonly building?: boolean
+  /**
+   * What was changed last may be gone after a power cut, though what is left is as it once was: for a file that can be
+   * brought forward from elsewhere, so that no change waits for the disk.
+   */
+  readonly cache?: boolean
 }
 
 /** "strl": tells our files from other programs' databases. */
@@ -39,7 +44,7 @@ const WAL_KEPT_BYTES = 64 * 2 ** 20
 
 /**
  * One SQLite file: opened, checked and brought to the newest schema. Every change is one transaction that is on
- * disk when `write` returns (WAL, synchronous=FULL).
+ * disk when `write` returns (WAL, synchronous=FULL), but in a cache.
  */
 export class SqliteDatabase {
   readonly file: string
@@ -75,6 +80,7 @@ export class SqliteDatabase {
       // Nothing may be written before the file is known to be ours, sound and not from a newer version.
       const found = inspect(raw, file, options)
       tune(raw, file)
+      if (options.cache === true) raw.pragma('synchronous = NORMAL')
       if (options.building === true) raw.pragma('synchronous = OFF')
       migrate(raw, found.version, options.migrations)
       return new SqliteDatabase(file, raw, found.empty)

@@ -86,24 +86,20 @@ export class SqliteLedgerMetadataStore implements LedgerMetadataStore {
     const version = expectedVersion + 1
     await this.#database.writeSoon('change a ledger', () => {
       const found = this.#find(ledgerId)
-      if (found.version !== expectedVersion) {
-        throw new StratalogError(
-          'conflict',
-          `the metadata of ledger ${ledgerId} was changed by another: read it again`,
-          {
-            expected: expectedVersion,
-            found: found.version,
-          },
-        )
-      }
+      if (found.version !== expectedVersion) throw changedError(ledgerId, expectedVersion, found.version)
       this.#sql.update.run(...withChecksum([ledgerId, whole(version, 'version'), bytes]), ledgerId)
     })
     return { ledgerId, metadata, version }
   }
 
-  async delete(ledgerId: bigint): Promise<void> {
+  async delete(ledgerId: bigint, expectedVersion: number): Promise<void> {
     if (ledgerId < 0n || ledgerId > INT64_MAX) return
-    await this.#database.writeSoon('delete a ledger', () => this.#sql.delete.run(ledgerId))
+    await this.#database.writeSoon('delete a ledger', () => {
+      if (this.#sql.read.get(ledgerId) === undefined) return
+      const found = this.#find(ledgerId)
+      if (found.version !== expectedVersion) throw changedError(ledgerId, expectedVersion, found.version)
+      this.#sql.delete.run(ledgerId)
+    })
   }
 
   async list(after: bigint, limit: number): Promise<bigint[]> {
@@ -154,6 +150,11 @@ export class SqliteLedgerMetadataStore implements LedgerMetadataStore {
   #skip(ledgerId: bigint): void {
     if (this.#next <= ledgerId) this.#next = ledgerId + 1n
   }
+}
+
+function changedError(ledgerId: bigint, expected: number, found: number): StratalogError {
+  const message = `the metadata of ledger ${ledgerId} was changed by another: read it again`
+  return new StratalogError('conflict', message, { expected, found })
 }
 
 type LedgersSql = 'insert' | 'read' | 'update' | 'delete' | 'list' | 'counter' | 'setCounter'

@@ -104,7 +104,7 @@ async function openSuperblock(options: StartOptions): Promise<Superblock> {
   if (!create) {
     throw new StratalogError(
       'file_not_found',
-      `there is no store in ${directory}: check the path, or create the store`,
+      `there is no store in ${directory}: is its disk mounted, is the path right? Nothing makes one where one was`,
     )
   }
   await makeDirectoryDurably(disk, directory)

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { after, afterEach, before, describe, test } from 'node:test'
+import { after, before, describe, test } from 'node:test'
+import { present } from '../../../src/model/assert.js'
 import { isStratalogError } from '../../../src/model/errors.js'
 import type { ArchiveStore } from '../../../src/ports/archive-store.js'
 import { bodyOf } from '../../helpers/archive.js'
@@ -33,6 +34,8 @@ const SIZE = 700_000
 const DATA = createHash('shake256', { outputLength: SIZE }).update('faults').digest()
 const RANGE = { offset: 1000, length: 300_000 }
 const ALWAYS = Number.POSITIVE_INFINITY
+/** Most of the time is spent in waiting for what stalls, so several are had at once, each behind a proxy of its own. */
+const AT_ONCE = 4
 /** No call needs more requests than this. */
 const REQUESTS_MAX = 40
 
@@ -66,6 +69,8 @@ const LASTING = [
 /** A call, what it must have come to, and what must be there afterwards. */
 interface Operation {
   readonly name: string
+  /** Changes nothing: what was prepared once is there for every call. */
+  readonly reads?: boolean
   prepare(archive: FaultedArchive, key: string): Promise<void>
   run(store: ArchiveStore, key: string): Promise<unknown>
   /** Looks at what a call that succeeded returned and did. */
@@ -84,35 +89,56 @@ export function archiveFaults(
   name: string,
   options: ArchiveFaultOptions,
 ): void {
-  describe(`${name}: faults between an engine and its server`, () => {
-    let opened: FaultedArchive | null = null
-    const archive = (): FaultedArchive => {
-      assert.ok(opened, 'the archive is open')
-      return opened
-    }
+  describe(`${name}: faults between an engine and its server`, { concurrency: AT_ONCE }, () => {
+    const all: FaultedArchive[] = []
+    const idle: FaultedArchive[] = []
     before(async () => {
-      opened = await open()
+      for (let i = 0; i < AT_ONCE; i += 1) all.push(await open())
+      idle.push(...all)
     })
-    afterEach(() => opened?.proxy.clear())
     after(async () => {
-      await opened?.store.close()
-      await opened?.direct.close()
-      await opened?.proxy.close()
-      await opened?.cleanup()
+      for (const { store, direct, proxy, cleanup } of all) {
+        await store.close()
+        await direct.close()
+        await proxy.close()
+        await cleanup()
+      }
     })
+    /** As many tests run at once as there are archives, so that one is idle whenever a test begins. */
+    const withOne = async (work: (archive: FaultedArchive) => Promise<void>): Promise<void> => {
+      const archive = present(idle.pop(), 'an idle archive')
+      try {
+        await work(archive)
+      } finally {
+        archive.proxy.clear()
+        idle.push(archive)
+      }
+    }
     for (const operation of OPERATIONS) {
       for (const [what, fault] of FAULTS) {
         test(`${operation.name}: ${what}, at each of its requests`, () =>
-          eachRequest(archive(), operation, fault, options))
+          withOne((archive) => eachRequest(archive, operation, fault, options)))
       }
       test(`${operation.name}: what lasts has a name and an end`, () =>
-        lasting(archive(), operation, options))
+        withOne((archive) => lasting(archive, operation, options)))
     }
   })
 }
 
 let keys = 0
 const newKey = (): string => `faults/k${String(keys++).padStart(6, '0')}`
+
+/** What calls that only read were prepared with. */
+const prepared = new WeakMap<FaultedArchive, Map<string, string>>()
+
+async function keyFor(archive: FaultedArchive, operation: Operation): Promise<string> {
+  const keys = prepared.get(archive) ?? new Map<string, string>()
+  prepared.set(archive, keys)
+  const key = keys.get(operation.name) ?? newKey()
+  if (!keys.has(operation.name)) await operation.prepare(archive, key)
+  if (operation.reads === true) keys.set(operation.name, key)
+  return key
+}
 
 async function eachRequest(
   archive: FaultedArchive,
@@ -122,8 +148,7 @@ async function eachRequest(
 ): Promise<void> {
   for (let nth = 1; ; nth += 1) {
     assert.ok(nth < REQUESTS_MAX, `a call makes more than ${REQUESTS_MAX} requests`)
-    const key = newKey()
-    await operation.prepare(archive, key)
+    const key = await keyFor(archive, operation)
     const injection = archive.proxy.inject({ nth }, fault)
     await suffered(archive, operation, key, options)
     injection.remove()
@@ -137,8 +162,7 @@ async function lasting(
   options: ArchiveFaultOptions,
 ): Promise<void> {
   for (const [what, fault] of FAULTS.filter(([name]) => LASTING.includes(name))) {
-    const key = newKey()
-    await operation.prepare(archive, key)
+    const key = await keyFor(archive, operation)
     const injection = archive.proxy.inject({ times: ALWAYS }, fault)
     assert.equal(await suffered(archive, operation, key, options), false, `${what} can't be overcome`)
     injection.remove()
@@ -182,10 +206,18 @@ async function suffered(
 const described = (error: unknown): string =>
   isStratalogError(error) ? `${error.code}: ${error.message}` : String(error)
 
-async function againAfter(archive: FaultedArchive, operation: Operation, key: string): Promise<void> {
+/** Each connection that the faults left half dead may cost one more call, for which no try is left: six at most. */
+async function againAfter(
+  archive: FaultedArchive,
+  operation: Operation,
+  key: string,
+  triesLeft = 5,
+): Promise<void> {
   try {
     await operation.succeeded(archive, key, await operation.run(archive.store, key))
   } catch (error) {
+    if (isStratalogError(error) && error.retryable && triesLeft > 0)
+      return againAfter(archive, operation, key, triesLeft - 1)
     // The call that failed may have stored the object: this one is another's then, and must find it whole.
     if (!isStratalogError(error, 'object_exists')) throw error
     await isWhole(archive, key)
@@ -226,6 +258,7 @@ const OPERATIONS: readonly Operation[] = [
   },
   {
     name: 'head',
+    reads: true,
     prepare: stored,
     run: (store, key) => store.head(key),
     succeeded: async (archive, key, result) => {
@@ -236,6 +269,7 @@ const OPERATIONS: readonly Operation[] = [
   },
   {
     name: 'head of what is not there',
+    reads: true,
     prepare: async () => undefined,
     run: (store, key) => store.head(key),
     succeeded: async (_, __, result) => assert.equal(result, null),
@@ -243,6 +277,7 @@ const OPERATIONS: readonly Operation[] = [
   },
   {
     name: 'readRange',
+    reads: true,
     prepare: stored,
     run: (store, key) => store.readRange(key, RANGE.offset, RANGE.length),
     succeeded: async (_, __, result) => {
@@ -253,6 +288,7 @@ const OPERATIONS: readonly Operation[] = [
   },
   {
     name: 'listFrom',
+    reads: true,
     prepare: async (archive, key) => {
       for (const i of [1, 2, 3]) await archive.direct.putIfAbsent(`${key}/${i}`, bodyOf('x'))
     },

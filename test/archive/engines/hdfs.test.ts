@@ -38,15 +38,19 @@ describe('an archive in HDFS', { skip: await skipWithout('hdfs') }, () => {
   const open = (path: string, settings: HdfsSettings = {}, host = hdfs().namenode): Promise<ArchiveStore> =>
     hdfsArchive(`hdfs://${host}${path}`, { user: hdfs().user, ...settings }).open(networkContext())
 
-  archiveContract(async () => ({ store: await open('/contract'), cleanup: async () => undefined }), 'HDFS', {
-    names: 1100,
-  })
+  // One copy, for three are no different for who asks and three times the work; names of more than two pages.
+  const one = { replication: 1 }
+  archiveContract(
+    async () => ({ store: await open('/contract', one), cleanup: async () => undefined }),
+    'HDFS',
+    { names: 110, listed: 130 },
+  )
 
   archiveFaults(
     async () => {
-      const direct = await open('/faults')
+      const direct = await open('/faults', one)
       const proxy = await FaultProxy.start(`http://${hdfs().namenode}`)
-      const store = await open('/faults', FAULT_SETTINGS, new URL(proxy.url).host)
+      const store = await open('/faults', { ...one, ...FAULT_SETTINGS }, new URL(proxy.url).host)
       return { store, direct, proxy, cleanup: async () => undefined }
     },
     'HDFS',
@@ -145,6 +149,16 @@ describe('an archive in HDFS', { skip: await skipWithout('hdfs') }, () => {
       await assert.rejects(reader.delete('a/one'), (error) => isStratalogError(error, 'access_denied'))
       await whole(reader, 'a/one')
       await reader.close()
+      // A log that has used it reads its history all the same, and writes again once it may.
+      const log = await engine.open({ ...networkContext(), existing: true })
+      await whole(log, 'a/one')
+      await assert.rejects(log.putIfAbsent('a/two', bodyOf('x')), (error) =>
+        isStratalogError(error, 'access_denied'),
+      )
+      await hdfs().call('PUT', '/rights/.tmp', 'op=SETPERMISSION&permission=777')
+      await hdfs().call('PUT', '/rights/a', 'op=SETPERMISSION&permission=777')
+      await log.putIfAbsent('a/two', bodyOf('x'))
+      await log.close()
     })
 
     test('in safe mode nothing is written and everything is read', async () => {
@@ -157,8 +171,16 @@ describe('an archive in HDFS', { skip: await skipWithout('hdfs') }, () => {
       )
       await assert.rejects(store.delete('a/one'), (error) => isStratalogError(error, 'archive_unavailable'))
       await whole(store, 'a/one')
+      const engine = hdfsArchive(`hdfs://${hdfs().namenode}/safe`, { ...settings, user: hdfs().user })
+      const opened = await engine.open({ ...networkContext(), existing: true })
+      await whole(opened, 'a/one')
+      await assert.rejects(opened.putIfAbsent('a/two', bodyOf('x')), (error) =>
+        isStratalogError(error, 'archive_unavailable'),
+      )
       await hdfs().safeMode(false)
-      await store.putIfAbsent('a/two', bodyOf('x'))
+      await opened.putIfAbsent('a/two', bodyOf('x'))
+      await opened.close()
+      await store.putIfAbsent('a/three', bodyOf('x'))
       await store.close()
     })
 

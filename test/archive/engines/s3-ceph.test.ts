@@ -11,5 +11,5 @@ describe('an archive in Ceph', { skip: await skipWithout('ceph') }, () => {
     server = await startCeph()
   })
   after(() => server?.close())
-  s3Suites(() => present(server, 'Ceph'), 'Ceph', { names: 1100 })
+  s3Suites(() => present(server, 'Ceph'), 'Ceph', { names: 1100, listed: 130 })
 })

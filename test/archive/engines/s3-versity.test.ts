@@ -13,5 +13,9 @@ describe('an archive in versitygw', { skip: await skipWithout('versitygw') }, ()
   })
   after(() => server?.close())
   // The largest goes in parts whatever the settings.
-  s3Suites(() => present(server, 'versitygw'), 'versitygw', { bodyBytes: [0, 1, 5 * MIB + 1, 70 * MIB] })
+  s3Suites(() => present(server, 'versitygw'), 'versitygw', {
+    names: 1100,
+    listed: 130,
+    bodyBytes: [0, 1, 5 * MIB + 1, 70 * MIB],
+  })
 })

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import type { ServerResponse } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
+import { inspect } from 'node:util'
 import { hdfsArchive } from '../../../archive/hdfs/engine.js'
 import type { HdfsSettings } from '../../../archive/hdfs/settings.js'
 import { isStratalogError, type StratalogError } from '../../../src/model/errors.js'
@@ -459,6 +461,42 @@ describe('who we are', () => {
         await writeFile(tokenFile, JSON.stringify({ Token: { urlString: 'SecondSecret' } }))
         assert.equal(await store.head('a/b'), null)
         await store.putIfAbsent('a/b', bodyOf('x'))
+      },
+      { tokenFile },
+    )
+    await rm(directory, { recursive: true })
+  })
+
+  test('a token is told in no form: encoded, cut off, as the name of an exception, nor after it was renewed', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'stratalog-hdfs-'))
+    const tokenFile = join(directory, 'token')
+    const token = 'Kg=+/First-Secret_Of=='
+    await writeFile(tokenFile, token)
+    await withFake(
+      async (fake, store) => {
+        const forms = [
+          token,
+          encodeURIComponent(token),
+          encodeURIComponent(token).replace(/%../g, (hex) => hex.toLowerCase()),
+        ]
+        const told = async (answer: (response: ServerResponse) => void): Promise<void> => {
+          fake.twist = (_, response) => {
+            answer(response)
+            return true
+          }
+          const error = await refusal(store.head('a/b'))
+          const shown = inspect([error, error.message, error.cause], { depth: 8 })
+          assert.doesNotMatch(shown, /First|Secret/i, shown)
+        }
+        for (const form of forms) {
+          await told((response) => fail(response, 400, 'IllegalArgumentException', `bad ${form} there`))
+          await told((response) => fail(response, 400, `Odd ${form}`, 'x'))
+          for (const before of [0, 280, 290])
+            await told((response) => response.writeHead(400).end(`${'x'.repeat(before)} ${form}`))
+        }
+        await writeFile(tokenFile, 'Another')
+        await told((response) => fail(response, 403, 'InvalidToken', `expired: ${token}`))
+        await told((response) => fail(response, 400, 'IllegalArgumentException', `late: ${token}`))
       },
       { tokenFile },
     )

@@ -277,7 +277,7 @@ describe('answers that are none', () => {
     const began = performance.now()
     const error = await fails(store.head('a'), 'archive_unavailable')
     assert.ok(error.retryable)
-    assert.ok(performance.now() - began < 5_000)
+    assert.ok(performance.now() - began < 20_000)
   })
 
   test('one that answers a byte now and then is given up as well', async () => {

@@ -285,6 +285,8 @@ describe('the way to the store', () => {
       '[fe80::1]',
       'fe80::1%eth0',
       'febf::1',
+      'fd00:ec2::254',
+      '[fd20:ce::254]',
     ])
       assert.ok(isLinkLocal(address), address)
     for (const address of ['169.253.1.1', '127.0.0.1', '::1', 'fec0::1', 'example.org'])
