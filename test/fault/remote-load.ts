@@ -129,7 +129,7 @@ export class RemoteLoad {
       this.#check()
       assert.ok(
         waitedMs < SETTLED_MS_MAX,
-        `not in ${SETTLED_MS_MAX} ms: ${what}; the archive was ${this.states.join(', ')}`,
+        `not in ${SETTLED_MS_MAX} ms: ${what}; the archive was ${this.states.join(', ')}; ${this.refused} readers were refused: ${this.refusal}`,
       )
       await sleep(LOOK_PAUSE_MS)
     }

@@ -51,6 +51,8 @@ describe('parts of HDFS that are away under load', { skip: await skipWithout('hd
       await cluster().killDatanode(0)
       await goesOn(load)
       await cluster().startDatanode(0)
+      // What was stored while one was killed may have one copy, on the one that is stopped now.
+      await cluster().replicated()
       cluster().stopDatanode(1)
       try {
         await goesOn(load)

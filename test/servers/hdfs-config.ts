@@ -100,6 +100,8 @@ function hdfsSite(layout: HdfsLayout): Properties {
     'dfs.block.scanner.volume.bytes.per.second': 0,
     // Deleted blocks go soon: the disk of a test is small.
     'dfs.namenode.redundancy.interval.seconds': 1,
+    // A copy that was asked of a DataNode which died is asked of another one; five minutes by default.
+    'dfs.namenode.reconstruction.pending.timeout-sec': 5,
     'dfs.namenode.startup.delay.block.deletion.sec': 0,
   }
 }

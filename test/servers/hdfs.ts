@@ -41,6 +41,8 @@ export interface Hdfs {
   contDatanode(i: number): void
   /** A killed DataNode again; resolves when the NameNode counts on it. */
   startDatanode(i: number): Promise<void>
+  /** Resolves when every block has as many copies as it should: then one DataNode can be missed again. */
+  replicated(): Promise<void>
   /** Read-only by hand, or no longer. */
   safeMode(on: boolean): Promise<void>
   killNamenode(): Promise<void>
@@ -174,6 +176,18 @@ class HdfsCluster implements Hdfs {
   async startDatanode(i: number): Promise<void> {
     this.#start(`dn${i}`, DATANODE)
     await this.#ready()
+  }
+
+  async replicated(): Promise<void> {
+    await this.#house.until(
+      'copies of all blocks',
+      async () => {
+        const [state] = await beans(this.namenode, 'Hadoop:service=NameNode,name=FSNamesystem')
+        return state?.LowRedundancyBlocks === 0 && state.PendingReconstructionBlocks === 0
+      },
+      90_000,
+      [...this.#daemons.values()].filter((daemon) => daemon.running),
+    )
   }
 
   async safeMode(on: boolean): Promise<void> {
