@@ -10,9 +10,8 @@ export {
   encodeSegmentKey,
   type SegmentKey,
 } from '../src/format/archive-names.js'
+export { type BlockRow, decodeBlock } from '../src/format/segment-block.js'
 export {
-  type BlockRow,
-  decodeBlock,
   decodeObjectHeader,
   decodeObjectIndex,
   SEGMENT_OBJECT_VERSION,

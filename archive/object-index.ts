@@ -1,7 +1,7 @@
 import { decodeSegmentKey, type SegmentKey } from '../src/format/archive-names.js'
 import { corrupt } from '../src/format/bytes.js'
+import type { BlockRow } from '../src/format/segment-block.js'
 import {
-  type BlockRow,
   decodeObjectEnvelope,
   decodeObjectIndex,
   isIndexSize,

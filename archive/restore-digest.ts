@@ -1,5 +1,5 @@
 import { createHash, createHmac } from 'node:crypto'
-import { ENTRY_HEADER_BYTES } from '../src/format/segment-object.js'
+import { ENTRY_HEADER_BYTES } from '../src/format/segment-block.js'
 import { assert } from '../src/model/assert.js'
 import type { Dlsn } from '../src/model/dlsn.js'
 

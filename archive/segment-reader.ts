@@ -4,8 +4,10 @@ import {
   type BlockRow,
   blockPayloadOffsets,
   decodeBlock,
-  decodeObjectHeader,
   ENTRY_HEADER_BYTES,
+} from '../src/format/segment-block.js'
+import {
+  decodeObjectHeader,
   type ObjectAccess,
   type SegmentObjectFooter,
 } from '../src/format/segment-object.js'

@@ -1,7 +1,7 @@
 import { corrupt } from '../src/format/bytes.js'
 import { openEnvelope } from '../src/format/entry.js'
 import { decodeRecords } from '../src/format/record.js'
-import type { BlockRow } from '../src/format/segment-object.js'
+import type { BlockRow } from '../src/format/segment-block.js'
 import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
 
 /** The columns of an index row that come from records. */

@@ -1,8 +1,7 @@
 import type { SegmentKey } from '../src/format/archive-names.js'
 import { corrupt } from '../src/format/bytes.js'
+import { type BlockRow, decodeBlock } from '../src/format/segment-block.js'
 import {
-  type BlockRow,
-  decodeBlock,
   decodeObjectHeader,
   FOOTER_BYTES,
   objectHeaderBytes,

@@ -9,13 +9,15 @@ import {
   blockPayloadOffsets,
   ENTRY_HEADER_BYTES,
   encodeBlock,
-  encodeObjectHeader,
-  encodeObjectIndex,
   OBJECT_ENTRY_BYTES_MAX,
-  objectIndexBytes,
-  type SegmentObjectFooter,
   sealBlock,
   storedBlockBytes,
+} from '../src/format/segment-block.js'
+import {
+  encodeObjectHeader,
+  encodeObjectIndex,
+  objectIndexBytes,
+  type SegmentObjectFooter,
 } from '../src/format/segment-object.js'
 import type { SegmentObjectMeta } from '../src/format/segment-object-meta.js'
 import { assert, present } from '../src/model/assert.js'

@@ -12,11 +12,8 @@ import {
   segmentObjectBody,
 } from '../../archive/segment-writer.js'
 import { decodeLedgerMetadata, encodeLedgerMetadata } from '../../src/format/ledger-metadata.js'
-import {
-  type BlockRow,
-  encodeObjectIndex,
-  type SegmentObjectFooter,
-} from '../../src/format/segment-object.js'
+import type { BlockRow } from '../../src/format/segment-block.js'
+import { encodeObjectIndex, type SegmentObjectFooter } from '../../src/format/segment-object.js'
 import { present } from '../../src/model/assert.js'
 import { isStratalogError } from '../../src/model/errors.js'
 import type { ArchivedObject } from '../../src/model/segment.js'

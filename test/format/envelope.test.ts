@@ -14,9 +14,8 @@ import {
   sealSecret,
   WRAPPED_KEY_BYTES,
 } from '../../src/format/envelope.js'
+import { type BlockRow, decodeBlock } from '../../src/format/segment-block.js'
 import {
-  type BlockRow,
-  decodeBlock,
   decodeObjectEnvelope,
   decodeObjectHeader,
   decodeObjectIndex,

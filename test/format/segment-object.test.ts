@@ -4,9 +4,8 @@ import { join } from 'node:path'
 import process from 'node:process'
 import { describe, test } from 'node:test'
 import { crc32c } from '../../src/format/checksum.js'
+import { blockPayloadOffsets, decodeBlock } from '../../src/format/segment-block.js'
 import {
-  blockPayloadOffsets,
-  decodeBlock,
   decodeObjectHeader,
   decodeObjectIndex,
   encodeObjectHeader,
